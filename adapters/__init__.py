@@ -1,0 +1,1 @@
+"""Thin readers of cubes for training frameworks."""

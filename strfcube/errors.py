@@ -1,0 +1,45 @@
+"""The errors strfcube raises: one root, one leaf for each thing a user can do about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class StrfcubeError(Exception):
+    """Root of every error that strfcube raises on purpose; the command line prints it as one line."""
+
+
+class UsageError(StrfcubeError, ValueError):
+    """An argument, option or recipe that cannot be used as given (exit code 2)."""
+
+
+class SelectionError(StrfcubeError, LookupError):
+    """A selection that names a key or a value that nothing has; the message lists what there is."""
+
+
+class StoreError(StrfcubeError):
+    """A cube that is absent, incomplete, damaged, of another format, or cannot be written."""
+
+
+class RawDataError(StrfcubeError):
+    """A raw file that cannot be read as its format says.
+
+    Parameters
+    ----------
+    message : str
+        What was expected, what came, and what to do.
+    file : path-like
+        The file.
+    line : int, optional
+        The 1-based line within it.
+    """
+
+    def __init__(self, message: str, file: Any, line: int | None = None) -> None:
+        super().__init__(message, str(file), line)
+        self.message = message
+        self.file = str(file)
+        self.line = line
+
+    def __str__(self) -> str:
+        place = f"{self.file}, line {self.line}" if self.line else self.file
+        return f"{place}: {self.message}"

@@ -1,0 +1,125 @@
+"""The time grid: bin k is [k dt, (k+1) dt) from stimulus onset, in integer nanoseconds.
+
+Every rule that turns seconds into bins or frames stands here, and all of it is integer arithmetic, so that a spike at
+0.015 s is in bin 3 at 5 ms on every machine, and a spectrogram frame does not drift from its bin at any sample rate.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strfcube.errors import UsageError
+from strfcube.records import Length
+
+NS_PER_S = 1_000_000_000
+Align = Literal["centre", "causal"]
+
+
+def dt_to_ns(dt_ms: float) -> int:
+    """Bin width in whole nanoseconds.
+
+    Raises
+    ------
+    UsageError
+        If `dt_ms` is not a positive number of whole nanoseconds, at most one minute.
+    """
+    try:
+        ns = float(dt_ms) * 1e6
+    except (TypeError, ValueError):
+        ns = math.nan
+    if not 1 <= ns <= 60e9 or abs(ns - round(ns)) > 1e-3:
+        raise UsageError(f"dt={dt_ms!r} is no bin width: give milliseconds, a positive whole number of nanoseconds")
+    return round(ns)
+
+
+def seconds_to_ns(seconds: NDArray[Any] | float) -> NDArray[np.int64]:
+    """Seconds to the nearest nanosecond (finer than any raw clock).
+
+    Parameters
+    ----------
+    seconds : ndarray of float
+        Finite times in s.
+    """
+    return np.rint(np.asarray(seconds, np.float64) * NS_PER_S).astype(np.int64)
+
+
+def bin_of(time_ns: NDArray[np.int64], dt_ns: int) -> NDArray[np.int64]:
+    """Bin that each time falls into; a time on an edge belongs to the bin that starts there."""
+    return time_ns // dt_ns
+
+
+def n_bins(length: Length, dt_ns: int, post_ns: int = 0) -> int:
+    """Number of bins that a stimulus covers.
+
+    The bin of the last sample's instant + 1, so that a clip that overshoots an edge by less than a sample gets no
+    extra bin; with a stated duration, the bins that it reaches into. `post_ns` is added to both.
+
+    Returns
+    -------
+    int
+        0 where the length is unknown.
+    """
+    if length.samples:
+        last = Fraction(length.samples - 1) / Fraction(length.rate) * NS_PER_S + post_ns
+        return int(last // dt_ns) + 1
+    if math.isnan(length.seconds):
+        return 0
+    return -(-(round(length.seconds * NS_PER_S) + post_ns) // dt_ns)
+
+
+def observed_bins(start_ns: int | None, stop_ns: int | None, dt_ns: int, bins: int) -> tuple[int, int]:
+    """Half-open range of the bins that a recorded window holds.
+
+    A bin is observed when it lies in the window with all but a hundredth of its width: recorders state the window to
+    a rounded digit or one sample short (NS1: 5199.99 ms for a sweep of 5200), and a bin that lacks more than that
+    would be undercounted.
+
+    Parameters
+    ----------
+    start_ns, stop_ns : int or None
+        The window; None where it is not stated, and then every bin counts as observed.
+    bins : int
+        Number of bins of the stimulus.
+    """
+    slack = dt_ns // 100
+    first = 0 if start_ns is None else max(0, -((slack - start_ns) // dt_ns))
+    last = bins if stop_ns is None else min(bins, (stop_ns + slack) // dt_ns)
+    return (first, last) if first < last else (0, 0)
+
+
+def frame_starts(frames: int, dt_ns: int, rate: float, width: int, align: Align, onset: float = 0.0) -> NDArray[np.int64]:
+    """First sample of each frame's window.
+
+    Frame k is centred on the sample nearest to the centre of bin k (``centre``), or its last sample is the last one
+    before the end of bin k (``causal``). No rounding accumulates: every frame is placed from the exact rate.
+
+    Parameters
+    ----------
+    frames : int
+        Number of frames.
+    rate : float
+        Hz.
+    width : int
+        Samples in a window.
+    onset : float
+        Time of sample 0 from stimulus onset, in s.
+
+    Returns
+    -------
+    ndarray of int64 [shape=(frames,)]
+        Can be negative or lie past the end: samples there are silence.
+    """
+    exact = Fraction(rate)
+    p, q = exact.numerator, exact.denominator * NS_PER_S * 2
+    shift = round(onset * NS_PER_S) * 2
+    if align == "centre":
+        half = width // 2
+        at = [(((2 * k + 1) * dt_ns - shift) * p * 2 + q) // (2 * q) - half for k in range(frames)]
+    else:
+        at = [-(-((2 * k + 2) * dt_ns - shift) * p // q) - width for k in range(frames)]
+    return np.array(at, np.int64)
