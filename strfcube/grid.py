@@ -72,8 +72,10 @@ def n_bins(length: Length, dt_ns: int, post_ns: int = 0) -> int:
     return -(-(round(length.seconds * NS_PER_S) + post_ns) // dt_ns)
 
 
-def observed_bins(start_ns: int | None, stop_ns: int | None, dt_ns: int, bins: int) -> tuple[int, int]:
-    """Half-open range of the bins that a recorded window holds.
+def observed_bins(
+    start: NDArray[Any], stop: NDArray[Any], bins: NDArray[Any], dt_ns: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Half-open range of the bins that each recorded window holds.
 
     A bin is observed when it lies in the window with all but a hundredth of its width: recorders state the window to
     a rounded digit or one sample short (NS1: 5199.99 ms for a sweep of 5200), and a bin that lacks more than that
@@ -81,15 +83,26 @@ def observed_bins(start_ns: int | None, stop_ns: int | None, dt_ns: int, bins: i
 
     Parameters
     ----------
-    start_ns, stop_ns : int or None
-        The window; None where it is not stated, and then every bin counts as observed.
-    bins : int
-        Number of bins of the stimulus.
+    start, stop : ndarray of float [shape=(trial,)]
+        The windows in s; NaN where not stated, and then every bin counts as observed.
+    bins : ndarray of int [shape=(trial,)]
+        Number of bins of each trial's stimulus.
+    dt_ns : int
+        Bin width in ns.
+
+    Returns
+    -------
+    first, last : ndarray of int64 [shape=(trial,)]
+        Both 0 where no bin was observed.
     """
     slack = dt_ns // 100
-    first = 0 if start_ns is None else max(0, -((slack - start_ns) // dt_ns))
-    last = bins if stop_ns is None else min(bins, (stop_ns + slack) // dt_ns)
-    return (first, last) if first < last else (0, 0)
+    known = np.isfinite(start)
+    first = np.where(known, -((slack - seconds_to_ns(np.where(known, start, 0.0))) // dt_ns), 0).clip(0)
+    known = np.isfinite(stop)
+    last = np.where(known, (seconds_to_ns(np.where(known, stop, 0.0)) + slack) // dt_ns, bins)
+    last = np.minimum(last, bins)
+    some = first < last
+    return np.where(some, first, 0), np.where(some, last, 0)
 
 
 def frame_starts(frames: int, dt_ns: int, rate: float, width: int, align: Align, onset: float = 0.0) -> NDArray[np.int64]:

@@ -28,8 +28,8 @@ class Recipe:
         Time kept after the end of each stimulus, in ns.
     align : {"centre", "causal"}
         Where a spectrogram frame's window lies on its bin.
-    front_end : Mel, Cochleagram or LogDFT
-        From waveform to spectrogram; ready-made spectrograms pass through.
+    front_end : Mel, Cochleagram, LogDFT or Published
+        From waveform to spectrogram, or the published one.
     audio : bool
         Whether the waveforms are kept in the cube.
     only : mapping

@@ -160,11 +160,19 @@ class LogDFT:
         return np.asarray(values.T)
 
 
-FrontEnd = Mel | Cochleagram | LogDFT
-FRONT_ENDS: dict[str, type[FrontEnd]] = {"mel": Mel, "cochleagram": Cochleagram, "dft": LogDFT}
+@dataclass(frozen=True)
+class Published:
+    """The spectrogram that the data set itself publishes, untouched; whole multiples of its step average it."""
+
+    kind: ClassVar[str] = "published"
 
 
-def resolve(front_end: FrontEnd, lowest_rate: float) -> FrontEnd:
+Waveform = Mel | Cochleagram | LogDFT
+FrontEnd = Waveform | Published
+FRONT_ENDS: dict[str, type[FrontEnd]] = {"mel": Mel, "cochleagram": Cochleagram, "dft": LogDFT, "published": Published}
+
+
+def resolve(front_end: Waveform, lowest_rate: float) -> Waveform:
     """The front end with its open upper limit set, once for a whole data set.
 
     Raises
@@ -173,7 +181,7 @@ def resolve(front_end: FrontEnd, lowest_rate: float) -> FrontEnd:
         If a band of the range is above half of `lowest_rate` where the front end cannot leave it out, or if the range
         is empty.
     """
-    resolved = front_end
+    resolved: Waveform = front_end
     if front_end.f_max is None:
         resolved = dataclasses.replace(front_end, f_max=lowest_rate / 2)
     top = float(resolved.f_max or 0)
@@ -187,7 +195,7 @@ def resolve(front_end: FrontEnd, lowest_rate: float) -> FrontEnd:
 
 
 def compute(
-    front_end: FrontEnd, audio: Audio, frames: int, dt_ns: int, align: Align = "centre", onset: float = 0.0
+    front_end: Waveform, audio: Audio, frames: int, dt_ns: int, align: Align = "centre", onset: float = 0.0
 ) -> NDArray[np.float32]:
     """Spectrogram of one whole stimulus on the time grid.
 
