@@ -1,0 +1,365 @@
+"""NS1: natural sounds and dynamic random chords in the primary auditory cortex of the anaesthetised ferret.
+
+What it is
+    119 units from five acute experiments, all below a noise ratio of 40. Every unit heard 20 natural clips of 5 s, 20
+    times each, and 12 dynamic random chords (DRC), 5 times each: 54,740 trials, 103 of them without a spike,
+    3,627,155 spikes.
+Paper
+    Harper NS, Schoppe O, Willmore BDB, Cui Z, Schnupp JWH, King AJ (2016). Network receptive field modeling reveals
+    extensive integration and multi-feature selectivity in auditory cortical neurons. PLoS Comput Biol 12(11):
+    e1005113. https://doi.org/10.1371/journal.pcbi.1005113
+Licence
+    None is stated with the files (https://osf.io/ayw2p/): do not redistribute them; cite the paper.
+
+The raw folder holds::
+
+    MetadataSHEnCneurons.mat                                     struct `neuron`: path, depth, NoiseRatio, singleT, ...
+    spikesandwav/<group>/<penetration>/cluster.<NN>.data.mat     one unit: data.set(s).repeats(r).t in ms
+    spikesandwav/SH.En.C/source.1....fw.2.frozen.<1-12>          wavs without extension, nat01 to nat12
+    spikesandwav/SH.En.C/source.2....fw.1.frozen.<1-8>           nat13 to nat20
+
+What to know about it
+    * A clip is what ``stim_params`` says (Source, Token, Set, StimID): the wav's name holds Set as ``fw`` and StimID as
+      ``frozen``. Sets 1 to 20 are the natural clips in numeric order, which is not the order of a directory listing.
+    * The sounds of the DRC clips are not in the release, nor is anything that states their length: 5 s is what is
+      documented. They are left out unless asked for (``drc``), and have no spectrogram.
+    * The header of the wavs rounds their rate, 48,828.125 Hz. Four clips have 244,141 samples, the others 244,140.
+    * The sweep was recorded for 5.20 or 5.24 s (``length_signal_ms``), so responses after the sound exist (``--post``).
+    * Times within a trial are not always in order, and a trial without spikes is an empty uint8 array.
+    * File names repeat from folder to folder (``cluster.05.data.mat``), so a unit goes by its path.
+    * Negative depths mean that the depth is not known.
+    * ``valid_unit`` is the selection of Rahman et al. 2019 (73 units): singleT is Yes or Maybe and the depth is known.
+      ``split`` is theirs, too: nat04, nat07, nat10 and nat20 test the model.
+    * ``animal`` is the experiment that a folder name begins with (E1, exp42, exp45, exp53, exp57); each spans three
+      days at most, so it stands for one ferret. Folders that differ only in L and R, U and D, or the shank were
+      recorded at the same time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from scipy.io import loadmat
+
+from strfcube.audio import read_wav
+from strfcube.errors import RawDataError
+from strfcube.records import Finding, Length, Neuron, Option, Pipeline, Report, Source, Stimulus, Survey, Trials
+from strfcube.schema import area_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+METADATA = "MetadataSHEnCneurons.mat"
+UNITS = "spikesandwav"
+WAVS = "spikesandwav/SH.En.C"
+RATE = 48828.125
+HEADER_RATE = 48828
+CLIP_SECONDS = 5.0
+
+_FIELDS = ("path", "NrOfElectrodes", "ElectrodeNumber", "depth", "NoiseRatio", "singleT", "singleN")
+_TYPES = {1: "water_sounds", 4: "ferret_vocalization", 7: "insects_buzzing", 20: "water_sounds"} | dict.fromkeys(
+    range(9, 13), "human_speech"
+)
+_CATEGORIES = {
+    "water_sounds": "environmental", "ferret_vocalization": "vocalization", "insects_buzzing": "environmental",
+    "human_speech": "speech", "unknown": "natural", "drc": "drc",
+}  # fmt: skip
+_LEVELS = {13: 82.0, 19: 75.0}
+_RAHMAN_TEST = {4, 7, 10, 20}
+_AGAIN = "unpack spikesandwav.zip again"
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """A row of the table of sounds, the same in all units: `number` is the 1-based position in ``data.set``."""
+
+    id: str
+    number: int
+    source: int
+    token: int
+    set: int
+    stim_id: int
+    type: str
+    level_db: float
+    split: str
+    file: str = ""
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        return self.source, self.token, self.set, self.stim_id
+
+
+def _natural(number: int) -> _Clip:
+    source, fw, frozen = (1, 2, number) if number <= 12 else (2, 1, number - 12)
+    return _Clip(
+        f"nat{number:02d}", number, source, 0, fw, frozen, _TYPES.get(number, "unknown"), _LEVELS.get(number, 80.0),
+        "test" if number in _RAHMAN_TEST else "train",
+        f"{WAVS}/source.{source}.sound.0.snr.0.token.0.fw.{fw}.frozen.{frozen}",
+    )  # fmt: skip
+
+
+NATURAL = tuple(_natural(number) for number in range(1, 21))
+DRC = tuple(_Clip(f"drc{i + 1:02d}", 21 + i, 9, i // 4, 10 * (i % 4 + 1), 0, "drc", 75.0, "") for i in range(12))
+_CLIP_OF = {clip.key: clip for clip in NATURAL + DRC}
+_AT = {clip.number: clip for clip in NATURAL + DRC}
+
+
+class NS1(Pipeline):
+    """Reads the NS1 release; see the module's text for the data set.
+
+    Parameters
+    ----------
+    raw : path
+        Folder with ``MetadataSHEnCneurons.mat`` and ``spikesandwav/``.
+    drc : bool
+        Bring in the 12 DRC clips, whose sounds are not in the release.
+    """
+
+    options: ClassVar[tuple[Option, ...]] = (
+        Option("drc", bool, False, "bring in the 12 dynamic random chords (no sound in the release)"),
+    )
+
+    def survey(self, report: Report) -> Survey:
+        """List clips and units.
+
+        Raises
+        ------
+        RawDataError
+            If the table of units is absent or is another table, or no unit's file is there.
+        """
+        table = _load(self.raw, METADATA, "neuron")
+        columns = {name: _field(table, name, METADATA) for name in _FIELDS}
+        if not (self.raw / UNITS).is_dir():
+            raise RawDataError(f"expected this folder in {self.raw}, but there is none; unpack spikesandwav.zip", UNITS)
+        neurons: dict[str, Neuron] = {}
+        sources = []
+        for row in range(table.size):
+            path = str(_scalar(columns["path"][row]) or "").replace("\\", "/")
+            parts = PurePosixPath(path).parts
+            if len(parts) < 3 or ".." in parts or path.startswith("/"):
+                report(Finding("error", METADATA, f"row {row + 1} of 'neuron' has the path {path!r}, expected "
+                               "<group>/<penetration>/<file>", "this unit is left out"))  # fmt: skip
+                continue
+            name = re.sub(r"(\.data)?\.mat$", "", path)
+            if name in neurons:
+                report(Finding("warning", METADATA, f"row {row + 1} of 'neuron' names {path} for the second time",
+                               "only the first row is used"))  # fmt: skip
+                continue
+            file = self._unit_file(path, report)
+            if file:
+                meta = _unit_meta(name, {key: _scalar(columns[key][row]) for key in _FIELDS})
+                neurons[name] = Neuron(name, name, meta)
+                sources.append(Source(name, (name, file)))
+        if not neurons:
+            raise RawDataError(f"none of the {table.size} units it names is there; {_AGAIN}", METADATA)
+        return Survey(self._stimuli(report), list(neurons.values()), sources)
+
+    def read(self, source: Source, report: Report) -> Iterator[Trials]:
+        """Yield the trials of one unit, clip after clip.
+
+        Raises
+        ------
+        RawDataError
+            If the file is no whole MATLAB 5 file or lacks ``data``, ``set``, ``repeats`` or ``t``.
+        """
+        neuron, file = source.payload
+        sets = _field(_load(self.raw, file, "data"), "set", file)[0]
+        repeats_of = _field(sets, "repeats", file)
+        clips = _clips_of(sets.ravel(), file, report)
+        stops = sets["length_signal_ms"].ravel() if "length_signal_ms" in sets.dtype.names else [None] * sets.size
+        stimuli: list[str] = []
+        repeats: list[int] = []
+        times: list[NDArray[np.float64]] = []
+        stop: list[float] = []
+        for clip, trials, end in zip(clips, repeats_of, stops, strict=True):
+            if clip is None or (clip.type == "drc" and not self.settings["drc"]) or not trials.size:
+                continue
+            spikes = [_times(t, file) for t in _field(trials, "t", file)]
+            times += spikes
+            stimuli += [clip.id] * len(spikes)
+            repeats += range(1, len(spikes) + 1)
+            stop += [_number(_scalar(end)) / 1000] * len(spikes)
+        wanted = NATURAL + DRC if self.settings["drc"] else NATURAL
+        absent = [clip.id for clip in wanted if clip.id not in set(stimuli)]
+        if absent:
+            report(Finding("warning", file, f"no trial of {', '.join(absent)}", "never presented to this unit"))
+        if not stimuli:
+            return
+        row_size = np.array([len(t) for t in times])
+        ends = np.array(stop)
+        spike_times, row_size = _checked(np.concatenate(times) / 1000, row_size, ends, file, report)
+        yield Trials(neuron, stimuli, np.array(repeats), row_size, spike_times, 0.0, ends, file)
+
+    def _unit_file(self, path: str, report: Report) -> str:
+        """Name of a unit's file relative to the raw folder; empty, with a finding, where there is none."""
+        file = f"{UNITS}/{path}"
+        if (self.raw / file).is_file():
+            return file
+        # The table of some copies lacks a `_1` that the file's name has.
+        other = f"{UNITS}/{PurePosixPath(path).with_suffix('')}_1.mat"
+        if (self.raw / other).is_file():
+            report(Finding("info", other, f"{METADATA} names it {path}", "taken for that unit"))
+            return other
+        report(Finding("warning", file, f"{METADATA} names this unit, but there is no such file; {_AGAIN}",
+                       "the unit is left out"))  # fmt: skip
+        return ""
+
+    def _stimuli(self, report: Report) -> list[Stimulus]:
+        absent = [clip.file for clip in NATURAL if not (self.raw / clip.file).is_file()]
+        if absent:
+            names = ", ".join(PurePosixPath(file).name for file in absent)
+            report(Finding("warning", WAVS, f"no wav file {names}; {_AGAIN}", _without_sound(len(absent))))
+        stimuli = [self._stimulus(clip, clip.file not in absent, report) for clip in NATURAL]
+        if self.settings["drc"]:
+            report(Finding("info", UNITS, "the release holds neither the sounds of the DRC clips nor their length",
+                           _without_sound(len(DRC))))  # fmt: skip
+            stimuli += [self._stimulus(clip, False, report) for clip in DRC]
+        return stimuli
+
+    def _stimulus(self, clip: _Clip, has_wav: bool, report: Report) -> Stimulus:
+        length, audio, md5, rate = Length(CLIP_SECONDS, "documentation"), None, "", math.nan
+        if has_wav:
+            path = self.raw / clip.file
+            try:
+                samples, rate = read_wav(path, lazy=True)
+            except RawDataError as error:
+                report(Finding("error", clip.file, error.message, _without_sound(1)))
+            else:
+                if rate == HEADER_RATE:
+                    rate = RATE
+                else:
+                    report(Finding("warning", clip.file, f"its header says {rate:g} Hz, expected {HEADER_RATE}",
+                                   "the header's rate is used"))  # fmt: skip
+                length, audio = Length.of_samples(len(samples), rate), partial(read_wav, path, rate)
+                with path.open("rb") as handle:
+                    md5 = hashlib.file_digest(handle, "md5").hexdigest()
+        meta = {
+            "stim_name": clip.id, "stim_type": clip.type, "stim_category": _CATEGORIES[clip.type],
+            "stim_file": PurePosixPath(clip.file).name, "stim_source": clip.source, "stim_token": clip.token,
+            "stim_set": clip.set, "stim_number": clip.stim_id, "level_db": clip.level_db, "split": clip.split,
+            "sample_rate": rate, "md5": md5,
+        }  # fmt: skip
+        return Stimulus(clip.id, length, audio, meta=meta)
+
+
+def _without_sound(count: int) -> str:
+    return f"{count} stimuli without spectrogram, taken as {CLIP_SECONDS:g} s long as documented; the responses stay"
+
+
+def _unit_meta(name: str, row: dict[str, Any]) -> dict[str, Any]:
+    group, *penetration, _ = name.split("/")
+    experiment = re.match(r"exp\d+|E\d+", group) or re.match(r"exp\d+|E\d+", penetration[0])
+    area, region = area_of("A1") or ("unknown", "unknown")
+    depth, single = _number(row["depth"]), str(row["singleT"] or "")
+    return {
+        "cell_id": name, "animal": experiment[0] if experiment else "", "species": "ferret", "area": area,
+        "region": region, "area_label": "A1", "signal_type": "spikes", "units": "count", "group": group,
+        "site": "/".join([group, *penetration]), "depth": depth if depth >= 0 else math.nan,
+        "noise_ratio": _number(row["NoiseRatio"]), "single_t": single, "single_n": _count(row["singleN"]),
+        "n_electrodes": _count(row["NrOfElectrodes"]), "electrode": _count(row["ElectrodeNumber"]),
+        "valid_unit": single in ("Yes", "Maybe") and depth >= 0,
+    }  # fmt: skip
+
+
+def _load(raw: Path, file: str, variable: str) -> NDArray[Any]:
+    """One struct array of a MATLAB 5 file."""
+    try:
+        value = loadmat(raw / file, variable_names=[variable], appendmat=False).get(variable)
+    except FileNotFoundError:
+        raise RawDataError(f"expected this file in {raw}, but there is none; fetch it", file) from None
+    except Exception as error:  # scipy raises whatever the damaged bytes lead it to
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise RawDataError(f"expected a whole MATLAB 5 file, but {what}; fetch or unpack it again", file) from error
+    if value is None:
+        raise RawDataError(f"expected the variable '{variable}', but there is none; fetch or unpack it again", file)
+    return value
+
+
+def _field(struct: NDArray[Any], name: str, file: str) -> NDArray[Any]:
+    """One field of all elements of a struct array, [shape=(n,)]."""
+    names = struct.dtype.names or ()
+    if name not in names or not struct.size:
+        found = f"the fields {', '.join(names)}" if names else f"{struct.dtype} of shape {struct.shape}"
+        raise RawDataError(f"expected a struct with the field '{name}', found {found}; fetch or unpack it again", file)
+    return struct[name].ravel()
+
+
+def _scalar(value: Any) -> Any:
+    """Get the one element of a MATLAB value; None where it is empty."""
+    flat = np.asarray(value).ravel()
+    return flat[0].item() if flat.size and isinstance(flat[0], np.generic) else flat[0] if flat.size else None
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else math.nan
+
+
+def _count(value: Any) -> int | float:
+    number = _number(value)
+    return int(number) if number.is_integer() else math.nan
+
+
+def _times(t: NDArray[Any], file: str) -> NDArray[np.float64]:
+    if t.dtype.kind not in "fiu":
+        raise RawDataError(f"expected spike times in 't', found {t.dtype}; fetch or unpack it again", file)
+    return t.ravel().astype(np.float64)
+
+
+def _clips_of(sets: NDArray[Any], file: str, report: Report) -> list[_Clip | None]:
+    """Find the clip of each element of ``data.set`` by its ``stim_params``; None where they are of no known clip."""
+    clips: list[_Clip | None] = []
+    odd: dict[str, list[str]] = {"moved": [], "strange": [], "silent": []}
+    for number, entry in enumerate(sets, 1):
+        expected, key = _AT.get(number), _key(entry)
+        clip = expected if key is None else _CLIP_OF.get(key)
+        clips.append(clip)
+        if key is None:
+            odd["silent"].append(f"{number}")
+        elif clip is None:
+            odd["strange"].append(f"{number} (Source, Token, Set, StimID = {key})")
+        elif clip is not expected:
+            odd["moved"].append(f"{number} ({clip.id})")
+    for kind, what, consequence in (
+        ("silent", "no stim_params in set", "taken for the clip of that position"),
+        ("strange", "stim_params of no known clip in set", "these sets are left out"),
+        ("moved", "stim_params name another clip than in the other units in set", "stim_params is believed"),
+    ):
+        if odd[kind]:
+            report(Finding("warning", file, f"{what} {', '.join(odd[kind])}", consequence))
+    return clips
+
+
+def _key(entry: Any) -> tuple[int, ...] | None:
+    """Source, Token, Set and StimID of a set; None where it does not state them all."""
+    params = entry["stim_params"] if "stim_params" in entry.dtype.names else np.empty(0)
+    names = ("Source", "Token", "Set", "StimID")
+    if not params.size or not set(names) <= set(params.dtype.names or ()):
+        return None
+    values = [_number(_scalar(params[name].ravel()[0])) for name in names]
+    return None if any(map(math.isnan, values)) else tuple(map(int, values))
+
+
+def _checked(
+    times: NDArray[np.float64], row_size: NDArray[Any], stop: NDArray[np.float64], file: str, report: Report
+) -> tuple[NDArray[np.float64], NDArray[Any]]:
+    """Spike times without those that are no number, and the row sizes that go with them."""
+    trial = np.repeat(np.arange(len(row_size)), row_size)
+    finite = np.isfinite(times)
+    if not finite.all():
+        report(Finding("warning", file, f"{np.sum(~finite)} spike times are no finite number", "they are left out"))
+        times, trial = times[finite], trial[finite]
+        row_size = np.bincount(trial, minlength=len(row_size))
+    outside = int(np.sum((times < 0) | (times > stop[trial])))
+    if outside:
+        report(Finding("warning", file, f"{outside} spike times lie outside the recorded sweep",
+                       "kept as times; bins outside the sweep are missing"))  # fmt: skip
+    return times, row_size
