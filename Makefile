@@ -1,0 +1,59 @@
+# Needs Python 3.11 or newer and make, nothing else.
+#   make demo     build the demo cube, show it, train on it
+#   make test     what the continuous integration runs
+# Another interpreter: make test PYTHON=/path/to/python VENV=.venv-other
+PYTHON ?= $(shell for p in python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+DEMO := demo
+# pytest-xdist pays for itself from two cores on.
+WORKERS ?= 2
+
+.PHONY: demo test test-without-torch lint format clean
+
+demo: $(VENV)/.demo
+	STRFCUBE_DATA_DIR=$(DEMO) $(BIN)/strfcube build demo
+	$(BIN)/strfcube inspect $(DEMO)/demo-dt5.zarr
+	$(BIN)/python notebooks/demo.py $(DEMO)/demo-dt5.zarr $(DEMO)/demo.png
+
+test: lint
+	$(BIN)/pytest -n $(WORKERS)
+
+# The second leg of the continuous integration: a newer Python, the newest zarr, and no torch.
+test-without-torch: $(VENV)/.without-torch
+	$(BIN)/pytest -n $(WORKERS)
+
+# mypy and import-linter cannot see mapped packages in an editable install: they get a real one.
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build
+	$(PIP_INSTALL) --no-deps --no-build-isolation --target build/lint .
+	cd build/lint && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
+	cd build/lint && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
+		--cache-dir $(CURDIR)/.mypy_cache -p strfcube
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "strfcube needs Python 3.11 or newer; give one with PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP_INSTALL) -e ".[torch,plot]"
+	@touch $@
+
+$(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP_INSTALL) -e ".[torch,plot,test,lint]"
+	@touch $@
+
+$(VENV)/.without-torch: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP_INSTALL) -e ".[plot,test]"
+	@touch $@

@@ -1,0 +1,62 @@
+"""Copies and real installs of the project, for the tests that must not look at the checkout or its editable install."""
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PROJECT = ("adapters", "pipelines", "strfcube", "README.md", "LICENSE", "catalog.yaml", "pyproject.toml")
+
+
+def run(*command, cwd, **environment):
+    """Run a command that must succeed, outside any Python path of ours, and give what it printed."""
+    outside = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=outside | environment, text=True, capture_output=True
+    )
+    assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def copy_project(to):
+    """Copy what a distribution is built from; nothing that a build left behind, and symbolic links as links."""
+    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in PROJECT:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, to / name, symlinks=True, ignore=ignore)
+        else:
+            shutil.copy(source, to / name)
+    return to
+
+
+def install(target, source):
+    """Install the copy or distribution `source` into the folder `target`, without its dependencies."""
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index")
+    run(*pip, "--target", target, source, cwd=target.parent)
+    return target
+
+
+def empty_environment(folder, neighbours):
+    """Make a virtual environment that has strfcube's dependencies and everything else but strfcube.
+
+    The dependencies are those of the running environment, borrowed through links in the folder `neighbours`: to
+    download them again for each test would take minutes.
+
+    Returns
+    -------
+    Path
+        Its interpreter.
+    """
+    venv.create(folder, with_pip=False, symlinks=True)
+    neighbours.mkdir()
+    for place in {Path(p) for p in sys.path if Path(p).name == "site-packages"}:
+        for entry in place.iterdir():
+            if "strfcube" not in entry.name and not (neighbours / entry.name).exists():
+                (neighbours / entry.name).symlink_to(entry)
+    site = next(folder.glob("lib/python*/site-packages"))
+    (site / "neighbours.pth").write_text(f"{neighbours}\n")
+    return folder / "bin" / "python"

@@ -1,0 +1,164 @@
+"""Every code block of README.md, CONTRIBUTING.md and docs/*.md runs, in the order of its page.
+
+A page's ``python`` blocks share one namespace; its ``console`` blocks run in a shell, a command at a time, and output
+that is shown must be what comes (``...`` stands for anything). All of it happens in a temporary folder that holds the
+demo cube, which is also ``$STRFCUBE_DATA_DIR``. A block that needs something that not every machine has says so in a
+comment above it, which the reader of the source sees::
+
+    <!-- needs: torch -->           a package that can be imported
+    <!-- needs: raw ns1 -->         the folder ns1 of the real recordings, found here as raw/ns1
+    <!-- needs: account -->         an account or a download: never run by the tests
+    <!-- needs: checkout -->        a checkout of the project to itself: the continuous integration runs these
+
+Blocks marked ``text``, ``yaml``, ``toml`` or ``bibtex`` are shown, not run; any other kind is an error, so that nothing
+slips through.
+"""
+
+import doctest
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from install import ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHOWN = {"text", "yaml", "toml", "bibtex"}
+FENCE = re.compile(r"(?:<!-- needs: (?P<needs>[^>]*?) -->\n+)?^```(?P<kind>\w*)[^\n]*\n(?P<code>.*?)^```$", re.M | re.S)
+OUTPUT = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: what it needs, its kind, its text and the line of its page where the text begins."""
+
+    kind: str
+    code: str
+    line: int
+    needs: tuple[str, ...] = ()
+
+
+def blocks(text):
+    found = []
+    for match in FENCE.finditer(text):
+        line = text.count("\n", 0, match.start("code")) + 1
+        needs = tuple(part.strip() for part in (match["needs"] or "").split(",") if part.strip())
+        found.append(Block(match["kind"], match["code"], line, needs))
+    assert sum(line.lstrip().startswith("```") for line in text.splitlines()) == 2 * len(found), (
+        "a fence is open or indented"
+    )
+    return found
+
+
+def is_met(need, folder):
+    if need in ("account", "checkout"):
+        return False
+    if need.startswith("raw "):
+        return (folder / "raw" / need.removeprefix("raw ")).is_dir()
+    return importlib.util.find_spec(need) is not None
+
+
+def commands(code):
+    """Yield each command of a console block with the output that is shown below it."""
+    for part in re.split(r"^\$ ", code, flags=re.M)[1:]:
+        command, shown = re.match(r"((?:[^\n]*\\\n)*[^\n]*\n)(.*)", part, re.S).groups()
+        yield command, shown
+
+
+def run_page(page, folder):
+    """Run a page's blocks.
+
+    Returns
+    -------
+    int
+        How many blocks were left out because of what they need.
+    """
+    namespace, skipped = {"__name__": "__main__"}, 0
+    for block in blocks(page.read_text()):
+        place = f"{page.name}, line {block.line}"
+        if block.kind in SHOWN:
+            continue
+        assert block.kind in ("python", "console"), f"{place}: a block of kind {block.kind!r}"
+        if not all(is_met(need, folder) for need in block.needs):
+            skipped += 1
+        elif block.kind == "python":
+            exec(compile("\n" * (block.line - 1) + block.code, str(page), "exec"), namespace)
+        else:
+            assert block.code.startswith("$ "), f"{place}: a console block begins with '$ '"
+            for command, shown in commands(block.code):
+                done = subprocess.run(
+                    ["bash", "-c", command], cwd=folder, text=True,
+                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                )  # fmt: skip
+                assert done.returncode == 0, f"{place}: {command}{done.stdout}"
+                if shown.strip():
+                    same = doctest.OutputChecker().check_output(shown, done.stdout, OUTPUT)
+                    assert same, f"{place}: {command}shown:\n{shown}\ncame:\n{done.stdout}"
+    return skipped
+
+
+@pytest.fixture(scope="session")
+def demo_cube(tmp_path_factory):
+    """The demo cube, built once."""
+    import strfcube
+
+    return Path(strfcube.build("demo", out=tmp_path_factory.mktemp("demo") / "demo-dt5.zarr"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page(page, demo_cube, tmp_path, monkeypatch):
+    shutil.copytree(demo_cube, tmp_path / demo_cube.name)
+    data = Path(os.environ.get("STRFCUBE_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if data.is_dir():
+        (tmp_path / "raw").symlink_to(data.resolve())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STRFCUBE_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    run_page(page, tmp_path)
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+
+
+# The tester tested: a page with a mistake does not pass.
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("```python\nx = 1\n```\n\n```python\nassert x == 2, x\n```\n", "1"),
+        ("```console\n$ false\n```\n", "false"),
+        ("```console\n$ echo one\ntwo\n```\n", "came:"),
+        ("```\nls\n```\n", "kind ''"),
+        ("```ruby\nputs 1\n```\n", "kind 'ruby'"),
+        ("```python\nx = 1\n", "open or indented"),
+        ("- item\n  ```python\n  x = 1\n  ```\n", "open or indented"),
+    ],
+)
+def test_a_mistake_is_noticed(tmp_path, text, complaint):
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    with pytest.raises(AssertionError, match=re.escape(complaint)):
+        run_page(page, tmp_path)
+
+
+def test_what_is_needed_and_absent_is_left_out(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "<!-- needs: raw ns1 -->\n```console\n$ false\n```\n\n"
+        "<!-- needs: json, no_such_package -->\n```python\nraise SystemExit\n```\n\n"
+        "<!-- needs: json -->\n```python\nopen('ran', 'w').close()\n```\n\n"
+        "```console\n$ echo one \\\n  two\none ...\n```\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert run_page(page, tmp_path) == 2
+    assert (tmp_path / "ran").exists()

@@ -1,0 +1,88 @@
+"""The import rule: who may import whom, what `import strfcube` loads, and how long it takes."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from install import ROOT, copy_project, install, run
+
+PROBE = """
+import json, sys, time
+start = time.process_time()
+import strfcube
+print(json.dumps({"seconds": time.process_time() - start, "modules": sorted(sys.modules)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("elsewhere")
+    return [json.loads(run(sys.executable, "-c", PROBE, cwd=folder)) for _ in range(3)]
+
+
+def test_import_takes_less_than_half_a_second(imported):
+    # Processor time: on a busy machine the clock on the wall measures the others.
+    assert min(run["seconds"] for run in imported) < 0.5
+
+
+@pytest.mark.parametrize("name", ["zarr", "dask", "torch", "librosa", "matplotlib", "h5py", "scipy", "distributed"])
+def test_import_does_not_load(imported, name):
+    assert name not in imported[0]["modules"]
+
+
+def test_dir_and_unknown_names(imported):
+    import strfcube
+
+    assert {"build", "open", "select", "concat", "CubeDataset"} <= set(dir(strfcube))
+    with pytest.raises(AttributeError, match="nothing_of_that_name"):
+        _ = strfcube.nothing_of_that_name
+
+
+# What import-linter sees is a real install: it cannot see the mapped packages of an editable one.
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    pytest.importorskip("importlinter")
+    folder = tmp_path_factory.mktemp("linted")
+    return install(folder / "site", copy_project(folder))
+
+
+def lint_imports(folder):
+    command = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+    return subprocess.run(
+        [sys.executable, "-c", command, "--config", str(ROOT / "pyproject.toml"), "--no-cache"],
+        cwd=folder, text=True, capture_output=True,
+    )  # fmt: skip
+
+
+def test_contracts_are_kept(installed):
+    done = lint_imports(installed)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "contract"),
+    [
+        ("grid.py", "import strfcube.pipelines.ns1", "The core imports neither"),
+        ("grid.py", "from strfcube.adapters import torch", "The core imports neither"),
+        ("grid.py", "def later():\n    import strfcube.adapters.torch", "The core imports neither"),
+        ("__init__.py", "from strfcube.pipelines import ns1", "The package itself"),
+        ("schema.py", "import torch", "Nothing but strfcube.adapters.torch"),
+        ("pipelines/ns1.py", "import torch.nn", "Nothing but strfcube.adapters.torch"),
+        ("pipelines/ns1.py", "from strfcube.adapters.torch import CubeDataset", "The core imports neither"),
+        ("adapters/torch.py", "import strfcube.pipelines.ns1", "The core imports neither"),
+        ("unheard_of.py", "", "The core imports neither"),
+    ],
+)
+def test_a_forbidden_import_is_refused(installed, tmp_path, module, line, contract):
+    planted = tmp_path / "site"
+    shutil.copytree(installed, planted, ignore=shutil.ignore_patterns("__pycache__"))
+    with (planted / "strfcube" / module).open("a") as file:
+        file.write(f"\n\n{line}\n")
+    done = lint_imports(planted)
+    broken = [text for text in done.stdout.splitlines() if " BROKEN" in text]
+    assert done.returncode != 0
+    assert any(text.startswith(contract) for text in broken), done.stdout

@@ -1,0 +1,79 @@
+"""Wheel, sdist and editable install: each carries the catalog, the pipelines and the adapters, and runs."""
+
+import json
+import sys
+import tarfile
+import zipfile
+
+import pytest
+from install import ROOT, copy_project, empty_environment, run
+
+PROBE = """
+import importlib.metadata, importlib.resources, json, pathlib
+import strfcube, strfcube.pipelines, strfcube.adapters
+points = importlib.metadata.entry_points(group="strfcube.pipelines")
+for point in points:
+    point.load()
+print(json.dumps({
+    "catalog": importlib.resources.files("strfcube").joinpath("catalog.yaml").read_text(),
+    "places": [list(package.__path__)[0] for package in (strfcube, strfcube.pipelines, strfcube.adapters)],
+    "pipelines": sorted(point.name for point in points),
+    "version": importlib.metadata.version("strfcube"),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory):
+    """The sdist, and the wheel that is built from the unpacked sdist, as installers do it."""
+    source = copy_project(tmp_path_factory.mktemp("source"))
+    out = tmp_path_factory.mktemp("dist")
+    backend = "import setuptools.build_meta as b; print(b.build_{}({!r}))"
+    run(sys.executable, "-c", backend.format("sdist", str(out)), cwd=source)
+    sdist = next(out.glob("*.tar.gz"))
+    with tarfile.open(sdist) as archive:
+        archive.extractall(out / "unpacked", filter="data")
+    unpacked = next((out / "unpacked").iterdir())
+    run(sys.executable, "-c", backend.format("wheel", str(out)), cwd=unpacked)
+    return {"sdist": sdist, "wheel": next(out.glob("*.whl")), "editable": source}
+
+
+def modules():
+    """Every module of the checkout by its name inside the distribution."""
+    mapped = {"strfcube": "strfcube", "pipelines": "strfcube/pipelines", "adapters": "strfcube/adapters"}
+    return {f"{inside}/{path.name}" for folder, inside in mapped.items() for path in (ROOT / folder).glob("*.py")}
+
+
+def test_wheel_holds_every_module_and_the_catalog(distributions):
+    names = set(zipfile.ZipFile(distributions["wheel"]).namelist())
+    assert modules() | {"strfcube/catalog.yaml", "strfcube/py.typed"} <= names
+    assert {name.split("/")[0] for name in names} == {"strfcube", "strfcube-0.1.0.dist-info"}
+
+
+def test_sdist_holds_a_file_not_a_link(distributions):
+    with tarfile.open(distributions["sdist"]) as archive:
+        member = next(m for m in archive if m.name.endswith("strfcube/catalog.yaml"))
+        assert member.isreg()
+        assert any(m.name.endswith("/LICENSE") for m in archive)
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist", "editable"])
+def test_install_into_an_empty_environment(distributions, tmp_path, kind):
+    python = empty_environment(tmp_path / "env", tmp_path / "neighbours")
+    absent = "import importlib.util, sys; sys.exit(importlib.util.find_spec('strfcube') is not None)"
+    run(python, "-c", absent, cwd=tmp_path)
+
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index")
+    switches = ("--no-build-isolation", *(("-e",) if kind == "editable" else ()))
+    run(*pip, *switches, distributions[kind], cwd=tmp_path)
+
+    seen = json.loads(run(python, "-c", PROBE, cwd=tmp_path))
+    home = distributions["editable"] if kind == "editable" else tmp_path / "env"
+    assert all(place.startswith(str(home)) for place in seen["places"])
+    assert seen["catalog"] == (ROOT / "catalog.yaml").read_text()
+    assert {"ns1", "demo"} <= set(seen["pipelines"])
+
+    listed = run(python.parent / "strfcube", "list", cwd=tmp_path, STRFCUBE_DATA_DIR=str(tmp_path))
+    assert all(name in listed for name in seen["pipelines"])
+    version = run(python.parent / "strfcube", "--version", cwd=tmp_path)
+    assert seen["version"] in version
