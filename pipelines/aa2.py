@@ -1,0 +1,115 @@
+"""AA2 (CRCNS aa-2): single units of the auditory midbrain, thalamus and forebrain of the anaesthetised zebra finch.
+
+What it is
+    494 cells of 57 male zebra finches in MLd, OV, field L (L, L1, L2a, L2b, L3) and CM, or in an area not identified.
+    Each heard its own list out of 72 conspecific songs, 20 modulation-limited noises (``flatrip``) and 25 noises with
+    the modulation spectrum of song (``songrip``), of up to 2.6 s, 10 to 20 times: 18,902 of 57,798 pairs, 245,454
+    trials.
+Data and papers
+    doi 10.6080/K0JW8BSC; Gill et al. 2006 (10.1007/s10827-006-7059-4), Amin, Gill & Theunissen 2010
+    (10.1152/jn.00128.2010)
+Licence
+    CRCNS terms: scientific use, no redistribution; name the contributors and crcns.org, cite the papers. Ask the
+    experimenters, S. Woolley and T. Fremouw, before a study.
+
+The raw folder holds, wrapped in ``crcns/aa2`` or not::
+
+    all_stims/<MD5>.wav                         32 kHz, 16 bit, mono; named by the MD5 of the whole file
+    all_cells/<cell>/<class>/stim<k>, spike<k>  text (strfcube/pipelines/crcns.py)
+    cell_regions.csv                            cell, region; no table has a header
+    cell_stim_classes.csv                       cell, class, ...
+    stim_data.csv                               wav, rate in Hz, bits, number of samples, class
+
+What to know about it
+    * A stimulus is a wav as a class: 12 wavs were played both as song and as songrip. ``stim`` is ``<class>/<MD5>``.
+    * A neuron is its cell folder, ``<bird>_<n>[_<rig>]``.
+    * 32 class folders name a wav under two numbers: its trials are pooled. In ``oo1220_6_B`` some stim files lack their
+      spike files, and the other way round.
+    * 40 of the 145 wavs are played to no cell.
+    * Spikes from 2 s before the sound to 4 s after its onset are in the files; what was recorded is not stated.
+    * Areas come from ``cell_regions.csv`` alone; ``stim_data.csv`` is needed only for wavs that are absent.
+"""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING, ClassVar
+
+from strfcube.pipelines.crcns import listing
+from strfcube.pipelines.texttrials import Cell, Stated, TextTrials
+from strfcube.records import Finding, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+
+class AA2(TextTrials):
+    """Reads CRCNS aa-2."""
+
+    marks: ClassVar[tuple[str, ...]] = ("all_cells",)
+
+    def cells(self, root: Path, report: Report) -> list[Cell]:
+        """List the cell folders in the order of their names, with the areas of ``cell_regions.csv``."""
+        table = root / "cell_regions.csv"
+        regions = {row[0]: (row[1], line) for line, row in self._rows(table, 2, report)}
+        cells = []
+        for name in listing(root / "all_cells")[0]:
+            folder = self.relative(root / "all_cells" / name)
+            label, line = regions.pop(name, ("", 0))
+            if not line:
+                report(Finding("warning", folder, f"{table.name} does not name the cell", "its area is unknown"))
+            cells.append(self.located(name, folder, label, report, self.relative(table), line))
+        if regions:
+            what = f"{len(regions)} cells have no folder, the first on this line: {next(iter(regions))}"
+            line = min(line for _, line in regions.values())
+            report(Finding("warning", self.relative(table), what, "the cube lacks them", line))
+        self._check_classes(root, cells, report)
+        return cells
+
+    def stimulus_ids(self, wav: str, played: Mapping[str, str], report: Report) -> dict[str, tuple[str, str]]:
+        """Give a wav one identity for each class it is played as."""
+        return {word: (f"{word}/{wav[:-4]}", word) for word in played}
+
+    def table(self, root: Path, report: Report) -> Mapping[str, Stated]:
+        """Read the lengths of ``stim_data.csv``: file name, rate, bit depth, number of samples, class."""
+        path = root / "stim_data.csv"
+        file = self.relative(path)
+        stated = {}
+        for line, row in self._rows(path, 4, report):
+            try:
+                entry = Stated(int(row[3]), float(row[1]), file, line)
+                if not (entry.samples > 0 and 0 < entry.rate < 1e7):
+                    raise ValueError(row)
+            except ValueError:
+                what = f"expected a rate in Hz and a number of samples, found {row[1]!r} and {row[3]!r}"
+                report(Finding("warning", file, what, "the line is not used", line))
+            else:
+                stated[row[0]] = entry
+        return stated
+
+    def _check_classes(self, root: Path, cells: Sequence[Cell], report: Report) -> None:
+        """Report where ``cell_stim_classes.csv`` and the class folders of a cell disagree."""
+        path = root / "cell_stim_classes.csv"
+        stated = {row[0]: (set(row[1:]) - {""}, line) for line, row in self._rows(path, 2, report)}
+        for cell in cells:
+            heard, line = stated.get(cell.name, (set(), 0))
+            there = set(listing(self.raw / cell.folder)[0])
+            if line and heard != there:
+                what = f"{cell.name}: stated {', '.join(sorted(heard))}; there are {', '.join(sorted(there)) or 'none'}"
+                report(Finding("warning", self.relative(path), what, "the folders are read as they are", line))
+
+    def _rows(self, path: Path, width: int, report: Report) -> Iterator[tuple[int, list[str]]]:
+        """Line number and fields of each line of a table, one at a time; what is too short is reported."""
+        if not path.is_file():
+            report(Finding("info", self.relative(path), "the table is not there", "what only it states is unknown"))
+            return
+        with path.open(encoding="latin-1", newline="") as lines:
+            reader = csv.reader((line.replace("\0", "?") for line in lines), skipinitialspace=True)
+            for row in reader:
+                fields = [field.strip() for field in row]
+                if len(fields) >= width and fields[0]:
+                    yield reader.line_num, fields
+                elif any(fields):
+                    what = f"expected at least {width} fields, found {','.join(fields)[:40]!r}"
+                    report(Finding("warning", self.relative(path), what, "the line is not used", reader.line_num))
