@@ -31,11 +31,11 @@ def test_pipeline_is_one(name):
 @pytest.mark.parametrize("name", sorted(CATALOG))
 def test_entry_says_what_a_user_must_know(name):
     entry = CATALOG[name]
-    assert {*TEXT, "areas", "citation", "files", "recipe", "figures"} <= set(entry)
+    assert {*TEXT, "areas", "citation", "recipe", "figures"} <= set(entry)
     assert all(isinstance(entry[key], str) for key in TEXT)
     assert all(entry[key] for key in ("title", "description", "species", "account", "terms", "licence"))
     assert set(entry["areas"]) <= set(AREAS)
-    assert entry["account"] in ("none", "crcns")
+    assert re.fullmatch(r"none|https://\S+", entry["account"])
     assert not entry["doi"] or re.fullmatch(r"10\.\d{4,}/\S+", entry["doi"])
     if name != "demo":
         assert entry["citation"]
@@ -54,7 +54,7 @@ def test_recipe_and_figures(name):
 
 @pytest.mark.parametrize("name", sorted(CATALOG))
 def test_files(name):
-    for file in CATALOG[name]["files"]:
+    for file in CATALOG[name].get("files", ()):
         assert file["name"]
         assert file["url"].startswith("https://")
         assert re.fullmatch(r"[0-9a-f]{32}|[0-9a-f]{64}", file.get("md5") or file.get("sha256") or "0" * 32)
