@@ -22,8 +22,9 @@ What to know about it
     * A clip is what ``stim_params`` says (Source, Token, Set, StimID): the wav's name holds Set as ``fw`` and StimID as
       ``frozen``. Sets 1 to 20 are the natural clips in numeric order, which is not the order of a directory listing.
     * The sounds of the DRC clips are not in the release, nor is anything that states their length: 5 s is what is
-      documented. They are left out unless asked for (``drc``), and have no spectrogram.
+      documented, and where responses fall off. They are left out unless asked for (``drc``), without spectrogram.
     * The header of the wavs rounds their rate, 48,828.125 Hz. Four clips have 244,141 samples, the others 244,140.
+      Samples are in pascals: their rms is the nominal level of the clip (80 dB SPL, but 82 for nat13, 75 for nat19).
     * The sweep was recorded for 5.20 or 5.24 s (``length_signal_ms``), so responses after the sound exist (``--post``).
     * Times within a trial are not always in order, and a trial without spikes is an empty uint8 array.
     * File names repeat from folder to folder (``cluster.05.data.mat``), so a unit goes by its path.
@@ -46,12 +47,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from scipy.io import loadmat
 
 from strfcube.audio import read_wav
 from strfcube.errors import RawDataError
+from strfcube.pipelines import matlab
 from strfcube.records import Finding, Length, Neuron, Option, Pipeline, Report, Source, Stimulus, Survey, Trials
-from strfcube.schema import area_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,16 +66,15 @@ HEADER_RATE = 48828
 CLIP_SECONDS = 5.0
 
 _FIELDS = ("path", "NrOfElectrodes", "ElectrodeNumber", "depth", "NoiseRatio", "singleT", "singleN")
-_TYPES = {1: "water_sounds", 4: "ferret_vocalization", 7: "insects_buzzing", 20: "water_sounds"} | dict.fromkeys(
-    range(9, 13), "human_speech"
-)
+_TYPES = dict.fromkeys((1, 20), "water_sounds") | dict.fromkeys((9, 10, 11, 12), "human_speech")
+_TYPES |= {4: "ferret_vocalization", 7: "insects_buzzing"}
 _CATEGORIES = {
     "water_sounds": "environmental", "ferret_vocalization": "vocalization", "insects_buzzing": "environmental",
     "human_speech": "speech", "unknown": "natural", "drc": "drc",
 }  # fmt: skip
 _LEVELS = {13: 82.0, 19: 75.0}
 _RAHMAN_TEST = {4, 7, 10, 20}
-_AGAIN = "unpack spikesandwav.zip again"
+_AGAIN = "fetch it, or unpack spikesandwav.zip, again"
 
 
 @dataclass(frozen=True)
@@ -136,10 +135,10 @@ class NS1(Pipeline):
         RawDataError
             If the table of units is absent or is another table, or no unit's file is there.
         """
-        table = _load(self.raw, METADATA, "neuron")
-        columns = {name: _field(table, name, METADATA) for name in _FIELDS}
+        table = _load(self.raw / METADATA, "neuron")
+        columns = {name: _field(table, name, self.raw / METADATA) for name in _FIELDS}
         if not (self.raw / UNITS).is_dir():
-            raise RawDataError(f"expected this folder in {self.raw}, but there is none; unpack spikesandwav.zip", UNITS)
+            raise RawDataError("expected this folder, but there is none; unpack spikesandwav.zip", self.raw / UNITS)
         neurons: dict[str, Neuron] = {}
         sources = []
         for row in range(table.size):
@@ -160,7 +159,7 @@ class NS1(Pipeline):
                 neurons[name] = Neuron(name, name, meta)
                 sources.append(Source(name, (name, file)))
         if not neurons:
-            raise RawDataError(f"none of the {table.size} units it names is there; {_AGAIN}", METADATA)
+            raise RawDataError(f"none of the {table.size} units it names is there; {_AGAIN}", self.raw / METADATA)
         return Survey(self._stimuli(report), list(neurons.values()), sources)
 
     def read(self, source: Source, report: Report) -> Iterator[Trials]:
@@ -172,8 +171,9 @@ class NS1(Pipeline):
             If the file is no whole MATLAB 5 file or lacks ``data``, ``set``, ``repeats`` or ``t``.
         """
         neuron, file = source.payload
-        sets = _field(_load(self.raw, file, "data"), "set", file)[0]
-        repeats_of = _field(sets, "repeats", file)
+        path = self.raw / file
+        sets = _field(_load(path, "data"), "set", path)[0]
+        repeats_of = _field(sets, "repeats", path)
         clips = _clips_of(sets.ravel(), file, report)
         stops = sets["length_signal_ms"].ravel() if "length_signal_ms" in sets.dtype.names else [None] * sets.size
         stimuli: list[str] = []
@@ -183,7 +183,7 @@ class NS1(Pipeline):
         for clip, trials, end in zip(clips, repeats_of, stops, strict=True):
             if clip is None or (clip.type == "drc" and not self.settings["drc"]) or not trials.size:
                 continue
-            spikes = [_times(t, file) for t in _field(trials, "t", file)]
+            spikes = [_times(t, path) for t in _field(trials, "t", path)]
             times += spikes
             stimuli += [clip.id] * len(spikes)
             repeats += range(1, len(spikes) + 1)
@@ -194,8 +194,10 @@ class NS1(Pipeline):
             report(Finding("warning", file, f"no trial of {', '.join(absent)}", "never presented to this unit"))
         if not stimuli:
             return
-        row_size = np.array([len(t) for t in times])
-        ends = np.array(stop)
+        ends, row_size = np.array(stop), np.array([len(t) for t in times])
+        if np.isnan(ends).any():
+            report(Finding("warning", file, f"no length_signal_ms for {np.isnan(ends).sum()} trials",
+                           "the end of their recorded window is not known"))  # fmt: skip
         spike_times, row_size = _checked(np.concatenate(times) / 1000, row_size, ends, file, report)
         yield Trials(neuron, stimuli, np.array(repeats), row_size, spike_times, 0.0, ends, file)
 
@@ -258,11 +260,10 @@ def _without_sound(count: int) -> str:
 def _unit_meta(name: str, row: dict[str, Any]) -> dict[str, Any]:
     group, *penetration, _ = name.split("/")
     experiment = re.match(r"exp\d+|E\d+", group) or re.match(r"exp\d+|E\d+", penetration[0])
-    area, region = area_of("A1") or ("unknown", "unknown")
     depth, single = _number(row["depth"]), str(row["singleT"] or "")
     return {
-        "cell_id": name, "animal": experiment[0] if experiment else "", "species": "ferret", "area": area,
-        "region": region, "area_label": "A1", "signal_type": "spikes", "units": "count", "group": group,
+        "cell_id": name, "animal": experiment[0] if experiment else "", "species": "ferret", "area": "A1",
+        "region": "A1", "area_label": "A1", "signal_type": "spikes", "units": "count", "group": group,
         "site": "/".join([group, *penetration]), "depth": depth if depth >= 0 else math.nan,
         "noise_ratio": _number(row["NoiseRatio"]), "single_t": single, "single_n": _count(row["singleN"]),
         "n_electrodes": _count(row["NrOfElectrodes"]), "electrode": _count(row["ElectrodeNumber"]),
@@ -270,33 +271,26 @@ def _unit_meta(name: str, row: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _load(raw: Path, file: str, variable: str) -> NDArray[Any]:
-    """One struct array of a MATLAB 5 file."""
-    try:
-        value = loadmat(raw / file, variable_names=[variable], appendmat=False).get(variable)
-    except FileNotFoundError:
-        raise RawDataError(f"expected this file in {raw}, but there is none; fetch it", file) from None
-    except Exception as error:  # scipy raises whatever the damaged bytes lead it to
-        what = " ".join(str(error).split()) or type(error).__name__
-        raise RawDataError(f"expected a whole MATLAB 5 file, but {what}; fetch or unpack it again", file) from error
-    if value is None:
-        raise RawDataError(f"expected the variable '{variable}', but there is none; fetch or unpack it again", file)
-    return value
+def _load(path: Path, name: str) -> NDArray[Any]:
+    found = matlab.load(path, name)
+    if name not in found:
+        raise RawDataError(f"expected the variable '{name}', but there is none; {_AGAIN}", path)
+    return np.asarray(found[name])
 
 
-def _field(struct: NDArray[Any], name: str, file: str) -> NDArray[Any]:
+def _field(struct: NDArray[Any], name: str, path: Path) -> NDArray[Any]:
     """One field of all elements of a struct array, [shape=(n,)]."""
     names = struct.dtype.names or ()
     if name not in names or not struct.size:
         found = f"the fields {', '.join(names)}" if names else f"{struct.dtype} of shape {struct.shape}"
-        raise RawDataError(f"expected a struct with the field '{name}', found {found}; fetch or unpack it again", file)
-    return struct[name].ravel()
+        raise RawDataError(f"expected a struct with the field '{name}', found {found}; {_AGAIN}", path)
+    return np.asarray(struct[name]).ravel()
 
 
 def _scalar(value: Any) -> Any:
-    """Get the one element of a MATLAB value; None where it is empty."""
-    flat = np.asarray(value).ravel()
-    return flat[0].item() if flat.size and isinstance(flat[0], np.generic) else flat[0] if flat.size else None
+    """Get the one number or text of a MATLAB value; None where it is empty."""
+    flat = np.asarray(value).ravel().tolist()
+    return flat[0] if flat else None
 
 
 def _number(value: Any) -> float:
@@ -308,9 +302,9 @@ def _count(value: Any) -> int | float:
     return int(number) if number.is_integer() else math.nan
 
 
-def _times(t: NDArray[Any], file: str) -> NDArray[np.float64]:
+def _times(t: NDArray[Any], path: Path) -> NDArray[np.float64]:
     if t.dtype.kind not in "fiu":
-        raise RawDataError(f"expected spike times in 't', found {t.dtype}; fetch or unpack it again", file)
+        raise RawDataError(f"expected spike times in 't', found {t.dtype}; {_AGAIN}", path)
     return t.ravel().astype(np.float64)
 
 
@@ -322,10 +316,10 @@ def _clips_of(sets: NDArray[Any], file: str, report: Report) -> list[_Clip | Non
         expected, key = _AT.get(number), _key(entry)
         clip = expected if key is None else _CLIP_OF.get(key)
         clips.append(clip)
-        if key is None:
+        if clip is None:
+            odd["strange"].append(f"{number} (Source, Token, Set, StimID = {key or 'not stated'})")
+        elif key is None:
             odd["silent"].append(f"{number}")
-        elif clip is None:
-            odd["strange"].append(f"{number} (Source, Token, Set, StimID = {key})")
         elif clip is not expected:
             odd["moved"].append(f"{number} ({clip.id})")
     for kind, what, consequence in (
@@ -340,9 +334,9 @@ def _clips_of(sets: NDArray[Any], file: str, report: Report) -> list[_Clip | Non
 
 def _key(entry: Any) -> tuple[int, ...] | None:
     """Source, Token, Set and StimID of a set; None where it does not state them all."""
-    params = entry["stim_params"] if "stim_params" in entry.dtype.names else np.empty(0)
+    params: Any = entry["stim_params"] if "stim_params" in entry.dtype.names else None
     names = ("Source", "Token", "Set", "StimID")
-    if not params.size or not set(names) <= set(params.dtype.names or ()):
+    if params is None or not params.size or not set(names) <= set(params.dtype.names or ()):
         return None
     values = [_number(_scalar(params[name].ravel()[0])) for name in names]
     return None if any(map(math.isnan, values)) else tuple(map(int, values))

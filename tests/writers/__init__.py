@@ -1,0 +1,1 @@
+"""Writers of synthetic raw files, one a data set: the layout and every quirk, with the truth beside it."""
