@@ -1,0 +1,295 @@
+"""``ds.strf``: the measures, views and pictures of a cube, on the Dataset itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from strfcube.errors import SelectionError, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from strfcube.plot import Plots
+    from strfcube.quality import Per
+
+
+@xr.register_dataset_accessor("strf")  # type: ignore[no-untyped-call]
+class StrfAccessor:
+    """What strfcube adds to a cube that is open as an `xarray.Dataset`.
+
+    Lazy where the Dataset is: a result that is not yet computed is computed with ``.compute()``, and several that share
+    their reading with ``dask.compute(...)`` in one pass.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        A cube, or a part of one.
+    """
+
+    def __init__(self, ds: xr.Dataset) -> None:
+        self._ds = ds
+
+    def __repr__(self) -> str:
+        """Names what there is to call."""
+        names = [n for n in dir(type(self)) if not n.startswith("_")]
+        return f"<ds.strf: {', '.join(names)}>"
+
+    @property
+    def _response(self) -> xr.DataArray:
+        self._need("response", "n_repeats")
+        return self._ds["response"]
+
+    def _need(self, *names: str) -> None:
+        missing = [n for n in names if n not in self._ds.variables]
+        if missing:
+            raise UsageError(f"expected a cube, but it has no {' or '.join(missing)}; open it with strfcube.open")
+
+    def coverage(self, by: str | tuple[str, ...] | None = None) -> xr.DataArray:
+        """Which pairs of stimulus and neuron have data; reads nothing but `n_repeats`.
+
+        Parameters
+        ----------
+        by : str or tuple of str, optional
+            Coordinates on stim and neuron to sum up by: ``"area"``, ``("stim_type", "area")``.
+
+        Returns
+        -------
+        xarray.DataArray [dims=(stim, neuron) or those of `by`]
+            Without `by`, True where ``n_repeats > 0``. With it, the fraction of the possible pairs that have data.
+            Attributes ``pairs``, ``possible`` and ``fraction`` give the whole; with `by`, coordinates ``pairs`` and
+            ``possible`` each part.
+
+        Raises
+        ------
+        SelectionError
+            If `by` is no coordinate on stim or on neuron alone.
+        """
+        self._need("n_repeats")
+        has = self._ds["n_repeats"].transpose("stim", "neuron") > 0
+        pairs, possible = int(has.sum()), int(has.size)
+        attrs = {"long_name": "coverage", "units": "1", "pairs": pairs, "possible": possible}
+        attrs["fraction"] = pairs / possible if possible else np.nan
+        if by is None:
+            return has.rename("coverage").assign_attrs(attrs)
+        keys = (by,) if isinstance(by, str) else tuple(by)
+        for key in keys:
+            if key not in self._ds.coords or self._ds[key].dims not in (("stim",), ("neuron",)):
+                there = sorted(str(n) for n, c in self._ds.coords.items() if c.dims in (("stim",), ("neuron",)))
+                raise SelectionError(f"by={key!r}: no coordinate on stim or on neuron; there are {there}")
+        levels, codes = zip(*(np.unique(self._ds[k].values, return_inverse=True) for k in keys), strict=True)
+        shape = tuple(len(v) for v in levels)
+        grids = [c[:, None] if self._ds[k].dims == ("stim",) else c[None, :] for k, c in zip(keys, codes, strict=True)]
+        cell = np.broadcast_to(np.ravel_multi_index(np.broadcast_arrays(*grids), shape), has.shape).ravel()
+        with_data = np.bincount(cell, has.values.ravel(), minlength=int(np.prod(shape))).astype(int).reshape(shape)
+        all_pairs = np.bincount(cell, minlength=int(np.prod(shape))).reshape(shape)
+        with np.errstate(invalid="ignore"):
+            fraction = with_data / np.where(all_pairs > 0, all_pairs, np.nan)
+        coords: dict[str, Any] = dict(zip(keys, levels, strict=True))
+        coords |= {"pairs": (keys, with_data), "possible": (keys, all_pairs)}
+        return xr.DataArray(fraction, coords=coords, dims=keys, name="coverage", attrs=attrs)
+
+    def select(
+        self,
+        *,
+        where: Callable[[xr.Dataset], xr.DataArray] | xr.DataArray | None = None,
+        heard: Mapping[str, Any] | None = None,
+        **keys: Any,
+    ) -> xr.Dataset:
+        """Part of the cube, chosen by its coordinates: see `strfcube.select`."""
+        from strfcube.select import select
+
+        return select(self._ds, where=where, heard=heard, **keys)
+
+    def split(self, name: str) -> xr.Dataset:
+        """Part of the cube that a published choice names: a value of ``split`` or ``subset``, or a bool coordinate.
+
+        Parameters
+        ----------
+        name : str
+            ``train``, ``test``, ``est``, ``val``, ...
+
+        Returns
+        -------
+        xarray.Dataset
+
+        Raises
+        ------
+        SelectionError
+            If the cube has no such choice; the message lists those it has.
+        """
+        from strfcube.select import published, select
+
+        return select(self._ds, **published(self._ds, name))
+
+    def psth(self, smooth_ms: float | None = None) -> xr.DataArray:
+        """Mean over repeats, in spikes/s or mV: see `strfcube.transform.psth`.
+
+        Parameters
+        ----------
+        smooth_ms : float, optional
+            Full width in ms of a Hann window that sums to 1.
+
+        Returns
+        -------
+        xarray.DataArray [dims=(stim, neuron, time)]
+        """
+        from strfcube.transform import psth
+
+        dt_ms = float(self._ds.attrs["dt_ms"])
+        parts, order = [], []
+        for most, stims in self._by_repeats():
+            part = self._response.isel(stim=stims, repeat=slice(0, max(most, 1)))
+            parts.append(psth(part, dt_ms, smooth_ms))
+            order.append(stims)
+        if len(parts) == 1:
+            return parts[0]
+        joined: xr.DataArray = xr.concat(parts, "stim")
+        return joined.isel(stim=np.argsort(np.concatenate(order)))
+
+    def _by_repeats(self) -> list[tuple[int, np.ndarray[Any, Any]]]:
+        """Stimuli by the most repeats that a neuron has of them, so that no absent repeats are read."""
+        most = self._ds["n_repeats"].max("neuron").values
+        return [(int(n), np.flatnonzero(most == n)) for n in np.unique(most)]
+
+    def _repeated(self) -> xr.DataArray:
+        """Responses to the stimuli that any neuron heard at least twice: the others tell nothing of the noise."""
+        most = self._ds["n_repeats"].max("neuron").values
+        if (most >= 2).all():
+            return self._response
+        return self._response.isel(stim=np.flatnonzero(most >= 2))
+
+    def _complete(self, values: Any) -> Any:
+        """Put the stimuli back that `_repeated` left out, as NaN."""
+        if "stim" not in values.dims or values.sizes["stim"] == self._ds.sizes["stim"]:
+            return values
+        names = [n for n, c in self._ds.coords.items() if set(c.dims) <= {"stim"} and n != "stim"]
+        return values.drop_vars(names, errors="ignore").reindex(stim=self._ds["stim"]).assign_coords(
+            {n: self._ds[n] for n in names}
+        )  # fmt: skip
+
+    def quality(self, per: Per = "neuron") -> xr.Dataset:
+        """Signal power, noise power, SNR and CCmax, reading the response once: see `strfcube.quality.measures`.
+
+        Parameters
+        ----------
+        per : {"neuron", "pair"}
+            From the powers averaged over stimuli (weighted by duration), or for each pair.
+
+        Returns
+        -------
+        xarray.Dataset [dims=(neuron,) or (stim, neuron)]
+        """
+        from strfcube.quality import measures
+
+        result: xr.Dataset = self._complete(measures(self._repeated(), per))
+        return result
+
+    def signal_power(self, per: Per = "neuron") -> xr.DataArray:
+        """Variance of the repeatable part of the response: see `strfcube.quality.signal_power`."""
+        return self.quality(per)["signal_power"]
+
+    def noise_power(self, per: Per = "neuron") -> xr.DataArray:
+        """Variance of the part that differs between repeats: see `strfcube.quality.noise_power`."""
+        return self.quality(per)["noise_power"]
+
+    def snr(self, per: Per = "neuron") -> xr.DataArray:
+        """Signal-to-noise ratio of a single repeat: see `strfcube.quality.snr`."""
+        return self.quality(per)["snr"]
+
+    def ccmax(self, per: Per = "neuron") -> xr.DataArray:
+        """Highest correlation with the PSTH that a model can reach: see `strfcube.quality.ccmax`."""
+        return self.quality(per)["ccmax"]
+
+    def ccnorm(self, pred: xr.DataArray, per: Per = "neuron") -> xr.DataArray:
+        """Correlation of a prediction with the PSTH, relative to CCmax: see `strfcube.quality.ccnorm`.
+
+        Parameters
+        ----------
+        pred : xarray.DataArray [dims=(stim, neuron, time)]
+            In any unit; aligned by label.
+        per : {"neuron", "pair"}
+            As for `quality`.
+
+        Returns
+        -------
+        xarray.DataArray [dims=(neuron,) or (stim, neuron)]
+        """
+        from strfcube.quality import ccnorm
+
+        result: xr.DataArray = self._complete(ccnorm(pred, self._repeated(), per))
+        return result
+
+    def spontaneous_rate(
+        self, window: tuple[float, float] | None = None, per: Per = "neuron", trials: xr.Dataset | None = None
+    ) -> xr.DataArray:
+        """Spikes per second in the silence before the sound: see `strfcube.quality.spontaneous_rate`.
+
+        Parameters
+        ----------
+        window : tuple of float, optional
+            What was recorded around stimulus onset, in s, where the files do not state it.
+        per : {"neuron", "pair"}
+            As for `quality`.
+        trials : xarray.Dataset, optional
+            The group ``trials`` of this very cube; default: read from the store that the cube was opened from.
+
+        Returns
+        -------
+        xarray.DataArray [dims=(neuron,) or (stim, neuron)]
+            NaN where no time before the sound is known to have been recorded.
+
+        Raises
+        ------
+        StoreError
+            If the cube does not know its store any more, or the store was built without trials.
+        """
+        from strfcube.quality import spontaneous_rate
+
+        whole = self._ds
+        if trials is None:
+            whole, trials = self._stored_trials()
+        result = spontaneous_rate(trials, whole, window, per)
+        return result.sel({dim: self._ds[dim].values for dim in result.dims})
+
+    def _stored_trials(self) -> tuple[xr.Dataset, xr.Dataset]:
+        source = self._ds.encoding.get("source")
+        if source is None:
+            raise StoreError("the cube does not know its store any more: open it with strfcube.open, or give trials=")
+        # Positions in the trials are those of the whole cube, which this may be a part of.
+        whole = xr.open_zarr(source, chunks=None)
+        try:
+            return whole, xr.open_zarr(source, group="trials", chunks=None)
+        except (FileNotFoundError, KeyError) as error:
+            raise StoreError(f"{source} has no group 'trials': it was built without spikes") from error
+
+    def standardize(self, stims: Any = None, per: Literal["band", "all"] = "band") -> xr.Dataset:
+        """Cube whose spectrograms have mean 0 and standard deviation 1: see `strfcube.transform.standardize`.
+
+        Parameters
+        ----------
+        stims : str or sequence of str or of bool, optional
+            Stimuli that the statistics are taken of: labels, a mask, or the name of a published part (``train``).
+            Default: all.
+        per : {"band", "all"}
+            One mean and standard deviation for each frequency, or one for all.
+
+        Returns
+        -------
+        xarray.Dataset
+            The same cube with another `stimulus`.
+        """
+        from strfcube.transform import standardize
+
+        self._need("stimulus")
+        chosen = self.split(stims)["stim"].values if isinstance(stims, str) else stims
+        return self._ds.assign(stimulus=standardize(self._ds["stimulus"], chosen, per))
+
+    @property
+    def plot(self) -> Plots:
+        """Pictures: ``plot.response``, ``plot.coverage``, ``plot.prediction``, ``plot.strf``; needs matplotlib."""
+        from strfcube.plot import Plots
+
+        return Plots(self._ds)

@@ -1,0 +1,218 @@
+"""What is done to a cube on reading: averaging over repeats, smoothing, standardising.
+
+Functions of labelled arrays, lazy where the input is dask; the store keeps raw counts.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from strfcube.errors import SelectionError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+BLOCK_VALUES = 1 << 17  # of float64 at a time: what fits the cache
+
+
+def blocks(shape: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
+    """Cut the leading dims of an array (..., repeat, time) into indices of about `BLOCK_VALUES` values."""
+    lead = shape[:-2]
+    if not lead:
+        yield ()
+        return
+    step = max(1, BLOCK_VALUES // max(1, shape[-2] * shape[-1]))
+    for index in np.ndindex(lead[:-1]):
+        for first in range(0, lead[-1], step):
+            yield (*index, slice(first, first + step))
+
+
+def blockwise(
+    function: Callable[..., NDArray[Any]], arrays: Sequence[xr.DataArray], core: Sequence[Sequence[str]],
+    out: Mapping[str, int], dtype: Any, **kwargs: Any,
+) -> xr.DataArray:  # fmt: skip
+    """Apply a function of numpy arrays, lazily where they are dask.
+
+    Parameters
+    ----------
+    function : callable
+        Takes arrays with their core dims last, and gives one with the dims of `out` last.
+    arrays, core : sequence
+        The arrays and the names of their core dims.
+    out : mapping
+        Core dims of the result and their sizes.
+    dtype : dtype
+        Of the result.
+    **kwargs
+        Passed to `function`.
+    """
+    arrays = [a.chunk(dict.fromkeys(dims, -1)) if a.chunks else a for a, dims in zip(arrays, core, strict=True)]
+    result: xr.DataArray = xr.apply_ufunc(
+        function, *arrays, input_core_dims=core, output_core_dims=[list(out)], kwargs=kwargs, dask="parallelized",
+        output_dtypes=[dtype], dask_gufunc_kwargs={"output_sizes": dict(out)}, keep_attrs=False,
+    )  # fmt: skip
+    return result
+
+
+def hann_kernel(dt_ms: float, smooth_ms: float) -> NDArray[np.float64]:
+    """Hann window of full width `smooth_ms`, sampled at whole bins; sums to 1, so that rates keep their scale.
+
+    ``cos(pi t / smooth_ms)**2`` for ``|t| < smooth_ms / 2``, the smoothing window of Hsu, Borst and Theunissen (2004,
+    doi 10.1088/0954-898X_15_2_002; theirs is 21 ms wide), normalised.
+
+    Parameters
+    ----------
+    dt_ms, smooth_ms : float
+        Bin width and full width in ms. A width of two bins or less smooths nothing.
+
+    Returns
+    -------
+    ndarray [shape=(odd,)]
+
+    Raises
+    ------
+    UsageError
+        If a width is not a positive number.
+    """
+    if not (dt_ms > 0 and 0 < smooth_ms < np.inf):
+        raise UsageError(f"smooth_ms={smooth_ms!r} at dt_ms={dt_ms!r}: give two positive widths in ms")
+    half = int(np.ceil(smooth_ms / 2 / dt_ms)) - 1
+    kernel = np.cos(np.pi * np.arange(-half, half + 1) * dt_ms / smooth_ms) ** 2
+    return np.asarray(kernel / kernel.sum())
+
+
+def _smooth(x: NDArray[Any], kernel: NDArray[Any]) -> NDArray[Any]:
+    from scipy.ndimage import convolve1d
+
+    missing = np.isnan(x)
+    out = convolve1d(np.where(missing, 0, x), kernel, axis=-1, mode="constant")
+    # Where the window hangs over an edge or a gap, its weights there are shared out among the observed bins.
+    weight = convolve1d((~missing).astype(x.dtype), kernel, axis=-1, mode="constant")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(missing, np.nan, out / weight).astype(x.dtype, copy=False)
+
+
+def smooth(values: xr.DataArray, dt_ms: float, smooth_ms: float) -> xr.DataArray:
+    """Smooth along ``time`` with `hann_kernel`; bins that were not observed stay NaN and lend no weight.
+
+    Parameters
+    ----------
+    values : xarray.DataArray [dims=(..., time)]
+        A response or a PSTH.
+    dt_ms, smooth_ms : float
+        Bin width and full width of the window in ms.
+
+    Raises
+    ------
+    UsageError
+        If a width is not a positive number.
+    """
+    kernel = hann_kernel(dt_ms, smooth_ms)
+    if len(kernel) == 1:
+        return values
+    out = blockwise(_smooth, [values], [["time"]], {"time": values.sizes["time"]}, values.dtype, kernel=kernel)
+    return out.transpose(*values.dims).assign_attrs(values.attrs)
+
+
+def _mean(x: NDArray[Any]) -> NDArray[Any]:
+    out = np.empty((*x.shape[:-2], x.shape[-1]), np.result_type(x.dtype, np.float32))
+    for at in blocks(x.shape):
+        part = x[at]
+        observed = ~np.isnan(part)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            out[at] = np.where(observed, part, 0).sum(-2) / observed.sum(-2)
+    return out
+
+
+def psth(response: xr.DataArray, dt_ms: float, smooth_ms: float | None = None) -> xr.DataArray:
+    """Mean over repeats: in spikes/s for counts, in mV for membrane potentials.
+
+    Parameters
+    ----------
+    response : xarray.DataArray [dims=(..., repeat, time)]
+        Its ``units`` attribute is ``count``, ``mV``, or ``mixed`` with a coordinate ``units`` on neuron.
+    dt_ms : float
+        Bin width in ms.
+    smooth_ms : float, optional
+        Full width in ms of the Hann window (`smooth`) that the mean is smoothed with.
+
+    Returns
+    -------
+    xarray.DataArray [dims=(..., time)]
+        Each bin is the mean of the repeats that observed it; NaN where none did.
+
+    Raises
+    ------
+    UsageError
+        If the response states no unit, or `smooth_ms` is not positive.
+    """
+    units = str(response.attrs.get("units", ""))
+    if units not in ("count", "mV", "mixed"):
+        raise UsageError(f"response.attrs['units'] is {units!r}, expected 'count', 'mV' or 'mixed'")
+    dtype = np.result_type(response.dtype, np.float32)
+    out = blockwise(_mean, [response], [["repeat", "time"]], {"time": response.sizes["time"]}, dtype)
+    if smooth_ms is not None:
+        out = smooth(out, dt_ms, smooth_ms)
+    scale: Any = out.dtype.type(1000 / dt_ms)
+    if units == "mixed":
+        counts = response["units"] == "count"
+        scale = counts.copy(data=np.where(counts, scale, out.dtype.type(1)))
+    if units != "mV":
+        out = out * scale
+    if "units" in response.coords:
+        own = response["units"]
+        out = out.assign_coords(units=own.copy(data=np.where(own == "count", "spikes/s", own).astype(object)))
+    dims = [d for d in response.dims if d != "repeat"]
+    window = "" if smooth_ms is None else f", smoothed by a Hann window {smooth_ms:g} ms wide that sums to 1"
+    attrs = {"long_name": "PSTH", "units": "spikes/s" if units == "count" else units, "estimator": f"mean{window}"}
+    return out.transpose(*dims).rename("psth").assign_attrs(attrs)
+
+
+def standardize(stimulus: xr.DataArray, stims: Any = None, per: Literal["band", "all"] = "band") -> xr.DataArray:
+    """Subtract the mean of a spectrogram and divide by its standard deviation.
+
+    Parameters
+    ----------
+    stimulus : xarray.DataArray [dims=(stim, frequency, time)]
+        NaN past the end of a stimulus.
+    stims : sequence of str, or DataArray of bool [shape=(stim,)], optional
+        Stimuli that mean and standard deviation are taken of, all of their bins together: the training set, so that
+        nothing is learnt from the test stimuli. Default: all.
+    per : {"band", "all"}
+        One mean and standard deviation for each frequency, or one for all.
+
+    Returns
+    -------
+    xarray.DataArray [dims=(stim, frequency, time)]
+        Dimensionless, of the dtype that came. A constant band becomes 0.
+
+    Raises
+    ------
+    SelectionError
+        If `stims` names a stimulus that is not there, or none at all.
+    UsageError
+        If `per` is neither.
+    """
+    if per not in ("band", "all"):
+        raise UsageError(f"per={per!r}, expected 'band' or 'all'")
+    labels = np.asarray(stimulus["stim"].values, object)
+    chosen = np.ones(len(labels), bool)
+    if stims is not None:
+        wanted = np.asarray(stims)
+        chosen = wanted if wanted.dtype == bool else np.isin(labels.astype(str), wanted.astype(str))
+        strange = [] if wanted.dtype == bool else sorted(set(wanted.astype(str).ravel()) - set(labels.astype(str)))
+        if strange or not chosen.any() or chosen.shape != labels.shape:
+            raise SelectionError(
+                f"stims: {strange[:5] or 'nothing chosen'}; there are {len(labels)}: {list(labels[:5])} ..."
+            )
+    part = stimulus.isel(stim=np.flatnonzero(chosen)).astype(np.float64)
+    dims = ["stim", "time"] if per == "band" else list(part.dims)
+    mean, deviation = part.mean(dims), part.std(dims)
+    out = ((stimulus - mean) / deviation.where(deviation > 0, 1)).astype(stimulus.dtype)
+    attrs = stimulus.attrs | {"units": "1", "estimator": f"standardised per {per} over {int(chosen.sum())} stimuli"}
+    return out.transpose(*stimulus.dims).assign_attrs(attrs)
