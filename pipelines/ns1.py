@@ -5,9 +5,8 @@ What it is
     times each, and 12 dynamic random chords (DRC), 5 times each: 54,740 trials, 103 of them without a spike,
     3,627,155 spikes.
 Paper
-    Harper NS, Schoppe O, Willmore BDB, Cui Z, Schnupp JWH, King AJ (2016). Network receptive field modeling reveals
-    extensive integration and multi-feature selectivity in auditory cortical neurons. PLoS Comput Biol 12(11):
-    e1005113. https://doi.org/10.1371/journal.pcbi.1005113
+    Harper, Schoppe, Willmore, Cui, Schnupp, King (2016). Network receptive field modeling reveals extensive
+    integration and multi-feature selectivity in auditory cortical neurons. PLoS Comput Biol 12(11): e1005113.
 Licence
     None is stated with the files (https://osf.io/ayw2p/): do not redistribute them; cite the paper.
 
@@ -79,10 +78,9 @@ _AGAIN = "fetch it, or unpack spikesandwav.zip, again"
 
 @dataclass(frozen=True)
 class _Clip:
-    """A row of the table of sounds, the same in all units: `number` is the 1-based position in ``data.set``."""
+    """A row of the table of sounds, which is the same in all units and in the order of ``data.set``."""
 
     id: str
-    number: int
     source: int
     token: int
     set: int
@@ -100,16 +98,16 @@ class _Clip:
 def _natural(number: int) -> _Clip:
     source, fw, frozen = (1, 2, number) if number <= 12 else (2, 1, number - 12)
     return _Clip(
-        f"nat{number:02d}", number, source, 0, fw, frozen, _TYPES.get(number, "unknown"), _LEVELS.get(number, 80.0),
+        f"nat{number:02d}", source, 0, fw, frozen, _TYPES.get(number, "unknown"), _LEVELS.get(number, 80.0),
         "test" if number in _RAHMAN_TEST else "train",
         f"{WAVS}/source.{source}.sound.0.snr.0.token.0.fw.{fw}.frozen.{frozen}",
     )  # fmt: skip
 
 
 NATURAL = tuple(_natural(number) for number in range(1, 21))
-DRC = tuple(_Clip(f"drc{i + 1:02d}", 21 + i, 9, i // 4, 10 * (i % 4 + 1), 0, "drc", 75.0, "") for i in range(12))
+DRC = tuple(_Clip(f"drc{i + 1:02d}", 9, i // 4, 10 * (i % 4 + 1), 0, "drc", 75.0, "") for i in range(12))
 _CLIP_OF = {clip.key: clip for clip in NATURAL + DRC}
-_AT = {clip.number: clip for clip in NATURAL + DRC}
+_AT = dict(enumerate(NATURAL + DRC, 1))
 
 
 class NS1(Pipeline):
@@ -123,9 +121,7 @@ class NS1(Pipeline):
         Bring in the 12 DRC clips, whose sounds are not in the release.
     """
 
-    options: ClassVar[tuple[Option, ...]] = (
-        Option("drc", bool, False, "bring in the 12 dynamic random chords (no sound in the release)"),
-    )
+    options: ClassVar[tuple[Option, ...]] = (Option("drc", bool, False, "add the 12 dynamic random chords (no sound)"),)
 
     def survey(self, report: Report) -> Survey:
         """List clips and units.
@@ -153,8 +149,7 @@ class NS1(Pipeline):
                 report(Finding("warning", METADATA, f"row {row + 1} of 'neuron' names {path} for the second time",
                                "only the first row is used"))  # fmt: skip
                 continue
-            file = self._unit_file(path, report)
-            if file:
+            if file := self._unit_file(path, report):
                 meta = _unit_meta(name, {key: _scalar(columns[key][row]) for key in _FIELDS})
                 neurons[name] = Neuron(name, name, meta)
                 sources.append(Source(name, (name, file)))
@@ -189,8 +184,7 @@ class NS1(Pipeline):
             repeats += range(1, len(spikes) + 1)
             stop += [_number(_scalar(end)) / 1000] * len(spikes)
         wanted = NATURAL + DRC if self.settings["drc"] else NATURAL
-        absent = [clip.id for clip in wanted if clip.id not in set(stimuli)]
-        if absent:
+        if absent := [clip.id for clip in wanted if clip.id not in set(stimuli)]:
             report(Finding("warning", file, f"no trial of {', '.join(absent)}", "never presented to this unit"))
         if not stimuli:
             return
@@ -206,8 +200,7 @@ class NS1(Pipeline):
         file = f"{UNITS}/{path}"
         if (self.raw / file).is_file():
             return file
-        # The table of some copies lacks a `_1` that the file's name has.
-        other = f"{UNITS}/{PurePosixPath(path).with_suffix('')}_1.mat"
+        other = f"{UNITS}/{PurePosixPath(path).with_suffix('')}_1.mat"  # the table of some copies lacks the `_1`
         if (self.raw / other).is_file():
             report(Finding("info", other, f"{METADATA} names it {path}", "taken for that unit"))
             return other
@@ -216,8 +209,7 @@ class NS1(Pipeline):
         return ""
 
     def _stimuli(self, report: Report) -> list[Stimulus]:
-        absent = [clip.file for clip in NATURAL if not (self.raw / clip.file).is_file()]
-        if absent:
+        if absent := [clip.file for clip in NATURAL if not (self.raw / clip.file).is_file()]:
             names = ", ".join(PurePosixPath(file).name for file in absent)
             report(Finding("warning", WAVS, f"no wav file {names}; {_AGAIN}", _without_sound(len(absent))))
         stimuli = [self._stimulus(clip, clip.file not in absent, report) for clip in NATURAL]
@@ -236,11 +228,10 @@ class NS1(Pipeline):
             except RawDataError as error:
                 report(Finding("error", clip.file, error.message, _without_sound(1)))
             else:
-                if rate == HEADER_RATE:
-                    rate = RATE
-                else:
+                if rate != HEADER_RATE:
                     report(Finding("warning", clip.file, f"its header says {rate:g} Hz, expected {HEADER_RATE}",
                                    "the header's rate is used"))  # fmt: skip
+                rate = RATE if rate == HEADER_RATE else rate
                 length, audio = Length.of_samples(len(samples), rate), partial(read_wav, path, rate)
                 with path.open("rb") as handle:
                     md5 = hashlib.file_digest(handle, "md5").hexdigest()
