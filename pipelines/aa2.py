@@ -52,7 +52,13 @@ class AA2(TextTrials):
     def cells(self, root: Path, report: Report) -> list[Cell]:
         """List the cell folders in the order of their names, with the areas of ``cell_regions.csv``."""
         table = root / "cell_regions.csv"
-        regions = {row[0]: (row[1], line) for line, row in self._rows(table, 2, report)}
+        regions: dict[str, tuple[str, int]] = {}
+        for line, row in self._rows(table, 2, report):
+            if row[0] in regions:
+                what = f"{row[0]} is named on line {regions[row[0]][1]} already"
+                report(Finding("warning", self.relative(table), what, "the first line counts", line))
+            else:
+                regions[row[0]] = (row[1], line)
         cells = []
         for name in listing(root / "all_cells")[0]:
             folder = self.relative(root / "all_cells" / name)

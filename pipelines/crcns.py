@@ -2,7 +2,8 @@
 
 A class folder holds pairs of files. ``stim<k>`` names a wav on its first line. ``spike<k>`` holds the trials, one a
 line: spike times in ms from sound onset, negative ones before it, a blank after each. A trial without spikes is an
-empty line. ``k`` counts from 1 without padding, so the order is numeric; a wav under two numbers was played in two blocks.
+empty line. ``k`` counts from 1 without padding, so the order is numeric; a wav under two numbers was played in two
+blocks.
 
 Any white space is taken for the blank, also where the last one is missing, and LF, CR LF and CR all end a line. Dot
 files are ignored.

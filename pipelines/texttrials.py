@@ -19,8 +19,16 @@ import numpy as np
 from strfcube.audio import read_wav
 from strfcube.errors import RawDataError
 from strfcube.pipelines.crcns import (
-    Numbered, TrialLines, find_root, listing, pair_files, parse_trials, quote, some, trial_text,
-)  # fmt: skip
+    Numbered,
+    TrialLines,
+    find_root,
+    listing,
+    pair_files,
+    parse_trials,
+    quote,
+    some,
+    trial_text,
+)
 from strfcube.records import Finding, Length, Neuron, Option, Pipeline, Report, Source, Stimulus, Survey, Trial, Trials
 from strfcube.schema import area_of
 
@@ -152,9 +160,8 @@ class TextTrials(Pipeline):
         last = np.cumsum(parsed.row_size)
         for i in _rejected(parsed, lines, files, kept, report):
             times = parsed.times_ms[last[i] - parsed.row_size[i] : last[i]] / 1000
-            yield Trial(
-                stimulus_of[i], source.id, int(number[i]), times, file=file_of[i], rejected_by=MALFORMED
-            )  # fmt: skip
+            trial = int(number[i])
+            yield Trial(stimulus_of[i], source.id, trial, times, file=file_of[i], rejected_by=MALFORMED)
         rows = np.flatnonzero(kept).tolist()
         yield Trials(
             neuron=source.id,

@@ -1,0 +1,221 @@
+"""AA2: identity, pooling, holes, tables, and the real part of the set."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from writers.aa import RATE, spike_text, write_aa2, write_pair, write_wav
+
+from strfcube.errors import RawDataError
+from strfcube.pipelines.aa2 import AA2
+from strfcube.records import Trial, Trials
+
+
+def read_all(pipeline):
+    """Survey, findings, and the spike times in s and original numbers of each pair, kept and rejected."""
+    found, kept, numbers, rejected = [], {}, {}, []
+    survey = pipeline.survey(found.append)
+    for source in survey.sources:
+        for item in type(pipeline)(pipeline.raw, **pipeline.settings).read(source, found.append):
+            if isinstance(item, Trial):
+                rejected.append(item)
+                continue
+            assert isinstance(item, Trials)
+            assert np.isnan(item.start)
+            assert np.isnan(item.stop)
+            assert len(item.files) == len(item.stimuli) == len(item.row_size) == len(item.repeats)
+            assert item.row_size.sum() == len(item.spike_times)
+            ends = np.cumsum(item.row_size)
+            for stimulus, number, size, end in zip(item.stimuli, item.repeats, item.row_size, ends, strict=True):
+                kept.setdefault((item.neuron, stimulus), []).append(item.spike_times[end - size : end].tolist())
+                numbers.setdefault((item.neuron, stimulus), []).append(int(number))
+    return survey, found, kept, numbers, rejected
+
+
+def seconds(truth):
+    return {
+        (cell, f"{word}/{wav[:-4]}"): [[t / 1000 for t in trial] for trial in trials]
+        for (cell, word, wav), trials in truth.trials.items()
+    }
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_every_trial_of_every_pair(tmp_path, wrap):
+    truth = write_aa2(tmp_path, wrap=wrap)
+    survey, found, kept, numbers, rejected = read_all(AA2(tmp_path))
+    assert kept == seconds(truth)
+    assert not rejected
+    assert sum(trial == [] for trials in kept.values() for trial in trials) > 5
+    twice = next(key for key in kept if key[0] == "gr0869_2" and len(kept[key]) == 14)
+    assert numbers[twice] == [*range(10), *range(4)]
+    assert {f.severity for f in found} == {"info", "warning"}
+    assert [n.id for n in survey.neurons] == ["gr0869_2", "oo1220_6_B", "oo1712_4_A", "pupu2122_2_B"]
+    assert len({s.id for s in survey.stimuli}) == len(survey.stimuli) == len({key[1] for key in kept})
+
+
+def test_coordinates(tmp_path):
+    truth = write_aa2(tmp_path)
+    survey, *_ = read_all(AA2(tmp_path))
+    neurons = {n.id: n.meta for n in survey.neurons}
+    assert len({tuple(meta) for meta in neurons.values()}) == 1
+    assert neurons["oo1712_4_A"] == {
+        "cell_id": "oo1712_4_A", "animal": "oo1712", "species": "zebra finch", "area": "MLd", "region": "MLd",
+        "area_label": "mld", "signal_type": "spikes", "units": "count", "cell_seq": 4.0, "rig": "A", "sex": "male",
+        "state": "anaesthetised",
+    }  # fmt: skip
+    assert neurons["gr0869_2"]["area"] == neurons["gr0869_2"]["region"] == "unknown"
+    assert neurons["gr0869_2"]["area_label"] == "None"
+    assert neurons["gr0869_2"]["rig"] == ""
+    assert (neurons["oo1220_6_B"]["area"], neurons["oo1220_6_B"]["region"]) == ("L2a", "Field_L")
+    assert len({tuple(s.meta) for s in survey.stimuli}) == 1
+    both = [s for s in survey.stimuli if s.meta["stim_name"] == next(iter(truth.samples))]
+    assert [(s.meta["stim_type"], s.meta["stim_category"]) for s in both] == [
+        ("conspecific", "song"),
+        ("songrip", "song_ripple"),
+    ]
+    for stimulus in survey.stimuli:
+        wav = stimulus.meta["stim_name"]
+        assert stimulus.meta["md5"] == wav[:-4].lower()
+        if wav in truth.samples:
+            assert (stimulus.length.samples, stimulus.length.source) == (truth.samples[wav], "wav")
+            assert len(stimulus.audio().samples) == truth.samples[wav]
+            assert stimulus.meta["sample_rate"] == RATE
+            assert stimulus.meta["bit_depth"] == 16
+
+
+def test_a_sound_that_is_not_there(tmp_path):
+    truth = write_aa2(tmp_path)
+    survey, found, kept, *_ = read_all(AA2(tmp_path))
+    silent = {s.meta["stim_name"]: s for s in survey.stimuli if s.audio is None}
+    assert set(silent) == truth.missing
+    assert {f.file for f in found if "wav is not there" in f.what} == {f"all_stims/{wav}" for wav in truth.missing}
+    sources = {s.length.source: s for s in silent.values()}
+    assert sources["table"].length.samples == 40000
+    assert np.isnan(sources["last spike"].length.seconds)
+    assert all(any(key[1] == s.id for key in kept) for s in silent.values())
+
+    survey, found, kept, *_ = read_all(AA2(tmp_path, require_sound=True))
+    assert all(s.audio is not None for s in survey.stimuli)
+    assert kept == {key: trials for key, trials in seconds(truth).items() if key[1][-32:] + ".wav" in truth.samples}
+    assert sum("left out (require_sound)" in f.consequence for f in found) == len(truth.missing)
+
+
+def test_tables_are_optional_and_their_mistakes_are_named(tmp_path):
+    truth = write_aa2(tmp_path, tables=False)
+    survey, found, kept, *_ = read_all(AA2(tmp_path))
+    assert kept == seconds(truth)
+    assert {n.meta["area"] for n in survey.neurons} == {"unknown"}
+    assert sum("the table is not there" in f.what for f in found) == 3
+    assert sum("does not name the cell" in f.what for f in found) == 4
+
+    wavs = list(truth.samples)
+    (tmp_path / "cell_regions.csv").write_bytes(
+        b"gr0869_2,OV\r\noo1220_6_B,Hippocampus\n\npupu2122_2_B\nzz_9,L1\n\0\xff,\ngr0869_2,CM\n"
+    )
+    (tmp_path / "cell_stim_classes.csv").write_text("gr0869_2,conspecific,songrip\n")
+    (tmp_path / "stim_data.csv").write_text(f"{wavs[0]},{RATE},16,1,conspecific\n{wavs[1]},{RATE},16,many,x\n")
+    survey, found, *_ = read_all(AA2(tmp_path))
+    areas = {n.id: (n.meta["area"], n.meta["area_label"]) for n in survey.neurons}
+    assert areas == {
+        "gr0869_2": ("OV", "OV"), "oo1220_6_B": ("unknown", "Hippocampus"), "oo1712_4_A": ("unknown", ""),
+        "pupu2122_2_B": ("unknown", ""),
+    }  # fmt: skip
+    told = {(f.file, f.line) for f in found if f.line}
+    assert told == {
+        ("cell_regions.csv", 2), ("cell_regions.csv", 4), ("cell_regions.csv", 5), ("cell_regions.csv", 7),
+        ("cell_stim_classes.csv", 1), ("stim_data.csv", 1), ("stim_data.csv", 2),
+    }  # fmt: skip
+    assert next(s for s in survey.stimuli if s.meta["stim_name"] == wavs[0]).length.samples == truth.samples[wavs[0]]
+
+
+def test_damage_is_named_by_file_and_line_and_the_rest_is_read(tmp_path):
+    truth = write_aa2(tmp_path)
+    cells = tmp_path / "all_cells"
+    whole = seconds(truth)
+    pair = next(key for key in whole if key[0] == "oo1712_4_A")
+    lines = (cells / "oo1712_4_A" / "conspecific" / "spike1").read_bytes().split(b"\n")
+    lines[4] = b"12.5 3x4 99.0 "
+    (cells / "oo1712_4_A" / "conspecific" / "spike1").write_bytes(b"\n".join(lines))
+    (cells / "oo1220_6_B" / "conspecific" / "spike1").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+    (cells / "oo1220_6_B" / "conspecific" / "spike2").write_bytes(b"")
+    (cells / "pupu2122_2_B" / "conspecific" / "spike2").write_bytes(b"<html>\n\n<p>Log in to go on</p>\n</html>\n")
+    (cells / "empty_1_A").mkdir()
+    (cells / "pupu2122_2_B" / "odd").mkdir()
+    (cells / "pupu2122_2_B" / "readme.txt").write_text("x")
+    write_pair(cells / "pupu2122_2_B" / "noise", 1, next(iter(truth.samples)), [[1.0]])
+    bad_wav = tmp_path / "all_stims" / list(truth.samples)[3]
+    bad_wav.write_bytes(bad_wav.read_bytes()[:3000])
+
+    survey, found, kept, numbers, rejected = read_all(AA2(tmp_path))
+    kept_of_cell = whole[pair][:4] + whole[pair][5:]
+    assert kept[pair] == kept_of_cell
+    assert numbers[pair] == [0, 1, 2, 3, *range(5, 14)]
+    (trial,) = rejected
+    assert (trial.repeat, trial.spike_times.tolist(), trial.rejected_by) == (4, [0.0125, 0.099], "malformed number")
+    lost = {("oo1220_6_B", 55105), ("oo1220_6_B", 37368), ("oo1220_6_B", 81714), ("pupu2122_2_B", 37368)}
+    sizes = {wav[:-4]: n for wav, n in truth.samples.items()}
+    gone = {(cell, sizes.get(stim.split("/")[1])) for cell, stim in set(whole) - set(kept)}
+    assert gone <= lost
+    assert {key: t for key, t in kept.items() if key != pair and key[1][:5] != "noise"} == {
+        key: t for key, t in whole.items() if key in kept and key != pair
+    }
+    errors = {(f.file, f.line) for f in found if f.severity == "error"}
+    assert errors == {
+        ("all_cells/oo1712_4_A/conspecific/spike1", 5), ("all_cells/oo1220_6_B/conspecific/spike1", 1),
+        ("all_cells/pupu2122_2_B/conspecific/spike2", 1), (f"all_stims/{bad_wav.name}", 0),
+    }  # fmt: skip
+    warned = {f.file for f in found if f.severity == "warning"}
+    assert {"all_cells/oo1220_6_B/conspecific/spike2", "all_cells/empty_1_A", "all_cells/pupu2122_2_B/odd",
+            "all_cells/pupu2122_2_B/noise"} <= warned  # fmt: skip
+    assert {"all_cells/pupu2122_2_B"} <= {f.file for f in found if f.severity == "info"}
+    noise = next(s for s in survey.stimuli if s.meta["stim_type"] == "noise")
+    assert noise.meta["stim_category"] == "unknown"
+
+
+def test_a_stimulus_in_another_rate_and_depth(tmp_path):
+    wav = write_wav(tmp_path / "all_stims", 24414, 1, rate=24414)
+    write_pair(tmp_path / "all_cells" / "strange" / "flatrip", 1, wav.lower(), [[1.0]])
+    survey, found, *_ = read_all(AA2(tmp_path))
+    assert survey.stimuli[0].length.seconds == 1.0
+    assert survey.neurons[0].meta["animal"] == "strange"
+    assert np.isnan(survey.neurons[0].meta["cell_seq"])
+    assert any("<bird>_<number>" in f.what for f in found)
+
+
+def test_nothing_to_build(tmp_path):
+    with pytest.raises(RawDataError, match="expected the folder all_cells"):
+        AA2(tmp_path).survey(print)
+    (tmp_path / "all_cells" / "gr0869_2").mkdir(parents=True)
+    with pytest.raises(RawDataError, match="pairs of stim"):
+        AA2(tmp_path).survey(lambda finding: None)
+
+
+def test_real_part(real_data):
+    """Spike times equal an independent parse; the findings name exactly the wavs that are missing."""
+    raw = real_data / "aa2"
+    survey, found, kept, _, rejected = read_all(AA2(raw))
+    independent: dict = {}
+    for stim in raw.glob("all_cells/*/*/stim*"):
+        spikes = stim.with_name(stim.name.replace("stim", "spike"))
+        key = (stim.parts[-3], f"{stim.parts[-2]}/{stim.read_text().split('.')[0]}")
+        assert key not in independent
+        independent[key] = [[float(t) / 1000 for t in line.split()] for line in spikes.read_text().split("\n")[:-1]]
+    assert kept == independent
+    assert not rejected
+    assert sum(map(len, kept.values())) == 1720
+    assert sum(len(trial) for trials in kept.values() for trial in trials) == 126869
+    named = {s.meta["stim_name"] for s in survey.stimuli}
+    there = {path.name for path in raw.glob("all_stims/*")}
+    assert sorted(f.file for f in found) == sorted(f"all_stims/{wav}" for wav in named - there)
+    assert len(found) == 25
+    assert Counter(n.meta["area"] for n in survey.neurons) == {"MLd": 2, "OV": 1, "L2a": 1}
+    lengths = {s.meta["stim_name"]: s.length.samples for s in survey.stimuli}
+    assert lengths["058767E725C83836F405A97FD7D1E751.wav"] == 62144
+
+
+def test_text_of_the_writer_is_that_of_the_real_files(real_data):
+    path = real_data / "aa2" / "all_cells" / "pupi0414_1" / "conspecific" / "spike1"
+    trials = [[float(t) for t in line.split()] for line in path.read_text().split("\n")[:-1]]
+    assert spike_text(trials) == path.read_bytes()
