@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def read_wav(path: Path | str, rate: float | None = None, *, lazy: bool = False)
                 header_rate, samples = wavfile.read(path)  # 24-bit samples cannot be mapped
     except FileNotFoundError:
         raise RawDataError("expected a wav file, but there is none", path) from None
-    except (ValueError, EOFError, OSError, wavfile.WavFileWarning) as error:
+    except (ValueError, EOFError, OSError, struct.error, wavfile.WavFileWarning) as error:
         raise RawDataError(f"expected a whole RIFF/WAVE file, but {error}; fetch it again", path) from error
     if samples.ndim != 1:
         raise RawDataError(f"expected one channel, found {samples.shape[1]}; mix it down first", path)
