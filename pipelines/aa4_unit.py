@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 SILENT = -999
 # What h5py's low-level calls raise for damaged, absent or unexpected objects.
-BROKEN = (KeyError, OSError, RuntimeError, TypeError, ValueError)
+BROKEN = (KeyError, MemoryError, OSError, OverflowError, RuntimeError, TypeError, ValueError)
 
 _METADATA = (b"class_info", b"extra_info")
 _MD5 = re.compile(r"[0-9a-fA-F]{32}")
@@ -227,11 +228,13 @@ class TrialColumns:
         """Read a number from a trial's attributes; NaN where there is none."""
         try:
             h5a.open(group, name, obj_name=trial).read(self._one, h5t.NATIVE_DOUBLE)
+            return float(self._one)
         except KeyError:
             return math.nan
-        except BROKEN:  # text, or an array of one element
-            return as_number(attribute(group, name, trial))
-        return float(self._one)
+        except BROKEN:  # text, or an array of one element, or damaged
+            with suppress(*BROKEN):
+                return as_number(attribute(group, name, trial))
+        return math.nan
 
 
 def _numbered(group: Any) -> list[tuple[int, bytes]]:
