@@ -184,12 +184,16 @@ class Trial:
         Seconds from stimulus onset, in any order, negative ones and those after the stimulus included. Empty when
         the neuron was silent.
     trace, rate : ndarray [shape=(n,)], float, optional
-        A sampled response and its rate in Hz. Sample i is at ``window[0] + i / rate`` (from onset where the window is
-        not stated). A bin holds the mean of its samples, or their sum where the neuron's units are ``count``.
+        A sampled response and its rate in Hz. A bin holds the mean of its samples, or their sum where the neuron's
+        units are ``count``.
+    trace_start : float
+        Time of sample 0 from stimulus onset in s; NaN means the start of the window, or onset where none is stated.
     window : tuple of float
         What was recorded around stimulus onset, in s; NaN where the files do not state it.
     file : str
         The raw file, relative to the raw folder.
+    sampled : bool
+        Whether a rejected trial without its trace was a sampled one.
     rejected_by, value : str, float
         The test that rejected the trial, and the value that failed it. Empty for a trial that is kept.
     """
@@ -200,8 +204,10 @@ class Trial:
     spike_times: NDArray[Any] | None = None
     trace: NDArray[Any] | None = None
     rate: float = math.nan
+    trace_start: float = math.nan
     window: tuple[float, float] = (math.nan, math.nan)
     file: str = ""
+    sampled: bool = False
     rejected_by: str = ""
     value: float = math.nan
 

@@ -84,12 +84,14 @@ def linear(values: int, chunk: int, per_shard: int) -> tuple[tuple[int], tuple[i
 
 
 def create(store: str, layout: Layout) -> None:
-    """Write the metadata of an array; its chunks follow shard by shard."""
+    """Write the metadata of an array, unless it is there; its chunks follow shard by shard."""
     import zarr
     from zarr.codecs import BloscCodec
 
     group, _, name = layout.name.rpartition("/")
     parent = zarr.open_group(store, path=group, mode="a")
+    if name in parent:
+        return
     parent.create_array(
         name,
         shape=layout.shape,
@@ -100,7 +102,6 @@ def create(store: str, layout: Layout) -> None:
         compressors=BloscCodec(cname="zstd", clevel=5, shuffle=layout.shuffle),
         dimension_names=layout.dims,
         attributes=dict(layout.attrs),
-        overwrite=True,
     )
 
 
@@ -141,7 +142,7 @@ def write_shard(
             padded = np.full(layout.chunk, layout.fill, layout.dtype)
             padded[tuple(slice(n) for n in values.shape)] = values
             values = padded
-        part = blosc.compress(values, b"zstd", 5, _SHUFFLE[layout.shuffle])
+        part = blosc.compress(values, b"zstd", 5, _SHUFFLE[layout.shuffle], values.nbytes)
         slot = np.ravel_multi_index([a - f for a, f in zip(at, first, strict=True)], layout.per_shard)
         index[slot] = offset, len(part)
         offset += len(part)

@@ -22,6 +22,7 @@ from strfcube.records import Audio
 Compression = Literal["cubic", "log", "db", "none"]
 _UNITS = {"cubic": "power^(1/3)", "log": "log(1 + power)", "db": "dB", "none": "power"}
 _BATCH = 1 << 20  # samples gathered at a time: 8 MB of float64
+SIGNIFICANT_BITS = 16
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,8 @@ def compute(
     Returns
     -------
     ndarray of float32 [shape=(frequency, frame)]
-        One BLAS thread: float32 products change with the number of threads.
+        Rounded to 16 significant bits (within 8e-6 of the value), which nearly halves what is stored; one BLAS thread,
+        since products change with the number of threads.
     """
     from threadpoolctl import threadpool_limits
 
@@ -232,7 +234,15 @@ def compute(
             inside = (index >= 0) & (index < len(samples))
             windows = np.where(inside, samples[np.clip(index, 0, len(samples) - 1)], 0.0)
             out[:, first : first + step] = front_end.apply(windows, audio.rate)
-    return out
+    return _round_bits(out)
+
+
+def _round_bits(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """To the nearest float32 with `SIGNIFICANT_BITS` bits, ties to even; NaN and infinity stay."""
+    drop = 24 - SIGNIFICANT_BITS
+    bits = values.view(np.uint32)
+    rounded = ((bits + ((1 << (drop - 1)) - 1) + ((bits >> drop) & 1)) >> drop) << drop
+    return np.where(np.isfinite(values), rounded.view(np.float32), values)
 
 
 def regrid(values: NDArray[Any], dt_from: float, frames: int, dt_ns: int) -> NDArray[np.float32]:

@@ -1,0 +1,48 @@
+"""Open recordings of auditory neurons as one labelled, chunked, analysis-ready Zarr cube."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from strfcube.accessor import StrfAccessor as _StrfAccessor  # registers ds.strf
+from strfcube.build import build
+from strfcube.errors import RawDataError, SelectionError, StoreError, StrfcubeError, UsageError
+from strfcube.rebin import rebin
+from strfcube.select import select
+from strfcube.store import open, verify
+
+if TYPE_CHECKING:
+    from strfcube.adapters.torch import CubeDataset as CubeDataset
+
+try:
+    __version__ = version("strfcube")
+except PackageNotFoundError:  # a checkout that is not installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "CubeDataset",
+    "RawDataError",
+    "SelectionError",
+    "StoreError",
+    "StrfcubeError",
+    "UsageError",
+    "build",
+    "open",
+    "rebin",
+    "select",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # By name, not by import: the core knows no adapter, and torch is imported on first use only.
+    if name == "CubeDataset":
+        try:
+            return import_module("strfcube.adapters.torch").CubeDataset
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise ImportError("CubeDataset needs PyTorch: pip install 'strfcube[torch]'") from error
+    raise AttributeError(f"module 'strfcube' has no attribute '{name}'")

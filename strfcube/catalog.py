@@ -1,0 +1,137 @@
+"""What exists: the data sets of ``catalog.yaml`` and the pipelines that read them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from strfcube.errors import StrfcubeError, UsageError
+from strfcube.records import Pipeline
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file to fetch.
+
+    Attributes
+    ----------
+    name, url : str
+        Name below the raw folder, and where it comes from.
+    bytes, md5 : int, str
+        Size and checksum where they are published; 0 and empty where they are not.
+    unpack : str
+        Folder below the raw folder that an archive is unpacked into; empty for a plain file.
+    """
+
+    name: str
+    url: str
+    bytes: int = 0
+    md5: str = ""
+    unpack: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One data set of the catalog; the keys of ``catalog.yaml``."""
+
+    name: str
+    title: str
+    description: str
+    species: str
+    areas: tuple[str, ...]
+    account: str
+    terms: str
+    licence: str
+    homepage: str
+    doi: str
+    citation: tuple[str, ...]
+    recipe: Mapping[str, Any]
+    files: tuple[RemoteFile, ...] = ()
+    figures: Mapping[str, int] = field(default_factory=dict)
+    notes: str = ""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether strfcube writes the raw files itself."""
+        return not self.files
+
+
+@cache
+def entries() -> dict[str, Entry]:
+    """Every data set by name."""
+    import yaml
+
+    text = Path(__file__).with_name("catalog.yaml").read_text(encoding="utf-8")
+    parsed: dict[str, Entry] = {}
+    for name, given in yaml.load(text, yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader).items():
+        values = dict(given)
+        values["areas"] = tuple(values["areas"])
+        values["citation"] = tuple(values["citation"])
+        values["files"] = tuple(RemoteFile(**f) for f in values.get("files", ()))
+        parsed[name] = Entry(name=name, **values)
+    return parsed
+
+
+def entry(name: str) -> Entry:
+    """One data set.
+
+    Raises
+    ------
+    UsageError
+        If the catalog does not have it.
+    """
+    known = entries()
+    if name not in known:
+        raise UsageError(f"no data set '{name}' in the catalog: there are {', '.join(sorted(known))}")
+    return known[name]
+
+
+def pipeline_class(name: str) -> type[Pipeline]:
+    """The pipeline registered for a data set as an entry point of ``strfcube.pipelines``.
+
+    Raises
+    ------
+    UsageError
+        If none is registered.
+    StrfcubeError
+        If it cannot be imported.
+    """
+    found = entry_points(group="strfcube.pipelines")
+    if name not in found.names:
+        known = ", ".join(sorted(found.names)) or "none: is strfcube installed?"
+        raise UsageError(f"no pipeline '{name}' is registered: there are {known}")
+    try:
+        loaded: type[Pipeline] = found[name].load()
+    except ImportError as error:
+        raise StrfcubeError(f"pipeline '{name}' cannot be imported: {error}") from error
+    return loaded
+
+
+def data_dir() -> Path:
+    """Where cubes lie: ``$STRFCUBE_DATA_DIR``, else the platform's data folder (never its cache)."""
+    from platformdirs import user_data_path
+
+    given = os.environ.get("STRFCUBE_DATA_DIR")
+    return Path(given).expanduser() if given else user_data_path("strfcube", appauthor=False)
+
+
+def raw_dir(name: str) -> Path:
+    """Where the raw files of a data set are looked for when ``--raw`` does not say."""
+    return data_dir() / "raw" / name
+
+
+def how_to_get(e: Entry, folder: Path) -> str:
+    """Which files to get, from where, under which terms, and where to put them."""
+    lines = [f"the raw files of {e.name} are not in {folder}. Get them once:"]
+    for f in e.files:
+        size = f" ({f.bytes / 1e6:.1f} MB)" if f.bytes else ""
+        where = f", unpack into {(folder / f.unpack)}" if f.unpack else ""
+        lines.append(f"  {f.url}{size} -> {f.name}{where}")
+    account = "no account is needed" if e.account == "none" else f"a free account is needed: {e.account}"
+    lines += [f"Terms: {e.terms}", f"Account: {account}", f"Then: strfcube build {e.name} --raw {folder}"]
+    return "\n".join(lines)
