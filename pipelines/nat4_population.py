@@ -1,0 +1,158 @@
+"""NAT4 responses that only the population recording has, in spikes per bin; and the cutting of trials by epochs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from strfcube.errors import RawDataError
+from strfcube.grid import NS_PER_S, seconds_to_ns
+from strfcube.pipelines.nems import read_bundle
+from strfcube.records import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from strfcube.pipelines.nems import Bundle, Epochs, Header, Signal
+    from strfcube.records import Report
+
+STIM = "STIM_"
+VAL = "STIM_00"
+_TOLERANCE = 0.05  # between a population response and the spikes it was made of
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A per-site recording whose head could be read; `source` is the id of the source that reads it."""
+
+    bundle: Bundle
+    header: Header
+    epochs: Epochs
+    source: str
+
+
+def presentations(epochs: Epochs) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
+    """Names, starts and ends (s) of the stimulus epochs, by start time; a row listed twice counts once."""
+    rows = list({(epochs.names[r], epochs.starts[r], epochs.ends[r]): r for r in epochs.occurrences(STIM)}.values())
+    return tuple(epochs.names[row] for row in rows), epochs.starts[rows], epochs.ends[rows]
+
+
+def cut(
+    times: NDArray[np.float64], starts: NDArray[np.float64], ends: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Events within each of n epochs, in integer nanoseconds: one on the edge between two belongs to the later.
+
+    Parameters
+    ----------
+    times : ndarray of float
+        Sorted event times in s.
+    starts, ends : ndarray of float [shape=(n,)]
+        In s.
+
+    Returns
+    -------
+    sizes : ndarray of int64 [shape=(n,)]
+        Events in each epoch.
+    relative : ndarray of float [shape=(sizes.sum(),)]
+        Times in s from the start of their epoch, epoch after epoch.
+    """
+    at, first = seconds_to_ns(times), seconds_to_ns(starts)
+    low = np.searchsorted(at, first)
+    sizes = np.searchsorted(at, seconds_to_ns(ends)) - low
+    before = np.cumsum(sizes) - sizes
+    index = np.arange(sizes.sum()) + np.repeat(low - before, sizes)
+    return sizes, (at[index] - np.repeat(first, sizes)) / NS_PER_S
+
+
+def population_only(
+    resp: Signal, file: str, by_cell: Mapping[str, Recorded], report: Report
+) -> dict[str, tuple[tuple[str, ...], NDArray[np.float16]]]:
+    """Spikes per bin of every cell and est sound that no per-site recording has."""
+    rows = {resp.epochs.names[row]: row for row in reversed(resp.epochs.occurrences(STIM))}
+    est = [name for name in sorted(rows) if not name.startswith(VAL)]
+    heard = {site.source: set(site.epochs.names) for site in by_cell.values()}
+    missing = {
+        cell: names
+        for cell in resp.chans
+        if (names := [n for n in est if cell not in by_cell or n not in heard[by_cell[cell].source]])
+    }
+    if not missing:
+        return {}
+    unit = _unit(resp, [rows[name] for name in est], by_cell, file, report)
+    if unit is None:
+        what = f"est responses of {some(list(missing))} are only in the population recording, in an unknown unit"
+        report(Finding("error", file, what, "they stay out of the cube"))
+        return {}
+    counts: dict[str, tuple[tuple[str, ...], NDArray[np.float16]]] = {}
+    strange = []
+    for cell, names in missing.items():
+        values = _values(resp, [rows[name] for name in names], resp.chans.index(cell)) / unit
+        whole = np.round(values)
+        if not np.all((np.abs(values - whole) < 0.01) & (values >= 0) | np.isnan(values)):
+            strange.append(cell)
+            continue
+        seen = np.isfinite(whole).any(1)
+        counts[cell] = (tuple(np.array(names, object)[seen]), whole[seen].astype(np.float16))
+    if strange:
+        what = f"est responses of {some(strange)} are no whole numbers of spikes (one spike is {unit:g})"
+        report(Finding("error", file, what, "they stay out of the cube"))
+    return counts
+
+
+def _values(resp: Signal, rows: list[int], channel: int) -> NDArray[np.float64]:
+    """One cell's values in the given epochs [shape=(epoch, bin)]; NaN past their end and past the signal's."""
+    fs = resp.header.fs
+    first, last = (np.rint(t[rows] * fs).astype(np.int64) for t in (resp.epochs.starts, resp.epochs.ends))
+    column = resp.values[:, [channel]].toarray()[:, 0].astype(np.float64)
+    index = first[:, None] + np.arange((last - first).max(initial=0))
+    inside = (index < last[:, None]) & (index >= 0) & (index < len(column))
+    return np.where(inside, column[np.where(inside, index, 0)], np.nan)
+
+
+def _unit(resp: Signal, rows: list[int], by_cell: Mapping[str, Recorded], file: str, report: Report) -> float | None:
+    """Value of one spike in the population recording, from the cells of one site; None where that does not hold.
+
+    The smallest value above zero is taken for one spike. Summed over each sound, the values must then be the spikes
+    that the per-site recording has in the same epochs, but for a few at the edges of bins.
+    """
+    names = [resp.epochs.names[row] for row in rows]
+    why = "no cell of it has a per-site recording"
+    for site in dict.fromkeys(by_cell[cell].source for cell in resp.chans if cell in by_cell):
+        cells = [cell for cell in resp.chans if cell in by_cell and by_cell[cell].source == site]
+        bundle = by_cell[cells[0]].bundle
+        try:
+            events = read_bundle(bundle, ("resp",))["resp"].events or {}
+        except RawDataError as error:
+            why = f"{error}"
+            continue
+        heard, starts, ends = presentations(by_cell[cells[0]].epochs)
+        first = {name: trial for trial, name in reversed(list(enumerate(heard)))}
+        shared = [sound for sound, name in enumerate(names) if name in first]
+        trials = [first[names[sound]] for sound in shared]
+        spikes = np.array([cut(np.sort(events[cell]), starts[trials], ends[trials])[0] for cell in cells], float)
+        values = np.array([_values(resp, rows, resp.chans.index(cell))[shared] for cell in cells])
+        positive = values[values > 0]
+        sums = values.sum(-1)
+        known = np.isfinite(sums)
+        if not len(positive) or not spikes[known].any():
+            why = f"no spike of {bundle} to compare with"
+            continue
+        unit = float(positive.min())
+        off = np.abs(sums[known] / unit - spikes[known]).sum() / spikes[known].sum()
+        what = f"one spike is {unit:g}; {off:.2%} of the est spikes of {len(cells)} cells differ from {bundle}"
+        if off <= _TOLERANCE:
+            report(Finding("info", file, what, "its est responses are converted by that factor"))
+            return unit
+        why = f"{what}, at most {_TOLERANCE:.0%} expected"
+        break
+    report(Finding("warning", file, f"the unit of the population responses cannot be checked: {why}", "see below"))
+    return None
+
+
+def some(names: list[str]) -> str:
+    """Names for a message, the first three of many."""
+    return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:3])} and {len(names) - 3} more"
