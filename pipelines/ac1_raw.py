@@ -1,0 +1,355 @@
+"""The AC-1 folders: which recordings there are, and which sound each of their triggers presented."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from strfcube.errors import RawDataError
+from strfcube.pipelines import matlab
+from strfcube.records import Finding, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+WEHR_FOLDERS = ("fragments", "category1", "category2", "category3")
+# Types of natural-sound triggers, in lower case and without blanks; the misspelt one is in the files.
+NATURAL = frozenset({"naturalsound", "nauralsound", "natural"})
+
+_FOLDER = re.compile(r"\d{8}-[a-z]+\d*-\d+", re.IGNORECASE)
+_SEGMENT = re.compile(r"(?:.*[/\\])?(class\d+)[/\\]([^/\\]+?)(?:\.mat)?", re.IGNORECASE)
+_SEQUENCE = re.compile(r"\s*sequence\s+(\d+)\s*:\s*(\d+(?:\s+\d+)*)\s*", re.IGNORECASE)
+_LEFT_OUT = "these presentations are left out"
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A stimulus file.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    samples, rate : int, float
+        Length, and rate in Hz.
+    description : str
+        The file's own words.
+    """
+
+    path: Path
+    samples: int
+    rate: float
+    description: str
+
+    @property
+    def name(self) -> str:
+        """Folder and name, such as ``category1/12``."""
+        return f"{self.path.parent.name}/{self.path.stem}"
+
+
+class Heard(NamedTuple):
+    """A stimulus that some trigger presented: the sounds it is made of and the trigger's words for it."""
+
+    id: str
+    sounds: tuple[Sound, ...]
+    description: str
+
+    @property
+    def seconds(self) -> float:
+        """Length in s."""
+        return sum(sound.samples for sound in self.sounds) / self.sounds[0].rate
+
+
+class Presentation(NamedTuple):
+    """A natural-sound trigger: number in its file (from 1), sample of its onset (from 0), length in ms, stimulus."""
+
+    trigger: int
+    onset: int
+    ms: float
+    stimulus: str
+
+
+class Recording(NamedTuple):
+    """A recording file, relative to the raw folder: the file's words for site and type, and its presentations."""
+
+    file: str
+    site: str
+    type: str
+    presentations: tuple[Presentation, ...]
+
+
+def load_sound(path: Path) -> tuple[Any, float, str]:
+    """Read samples [shape=(n,)], rate in Hz and description of a stimulus file.
+
+    Raises
+    ------
+    RawDataError
+        If it is absent, damaged, empty, or no stimulus.
+    """
+    try:
+        stimulus = matlab.load(path, "stimulus").get("stimulus")
+        samples = matlab.vector(matlab.field(stimulus, "samples" if matlab.has(stimulus, "samples") else "sample"))
+        param = matlab.field(stimulus, "param")
+        rate = matlab.number(matlab.field(param, "sf"))
+        description = matlab.text(matlab.field(param, "description")) if matlab.has(param, "description") else ""
+    except ValueError as error:
+        raise RawDataError(f"in 'stimulus': {error}", path) from None
+    if not len(samples) or not 0 < rate < math.inf:
+        raise RawDataError(f"expected samples at a rate, found {len(samples)} at {rate:g} Hz", path)
+    return samples, rate, description
+
+
+def load_trace(path: Path) -> tuple[Any, float]:
+    """Read the potential in mV [shape=(n,)] as float32, and its rate in Hz, of a recording file.
+
+    Raises
+    ------
+    RawDataError
+        If it is damaged, or lacks ``response.trace``, ``.scale`` or ``.sf``.
+    """
+    try:
+        response = matlab.load(path, "response").get("response")
+        trace = matlab.vector(matlab.field(response, "trace"))
+        scale = matlab.number(matlab.field(response, "scale"))
+        rate = matlab.number(matlab.field(response, "sf"))
+    except ValueError as error:
+        raise RawDataError(f"in 'response': {error}", path) from None
+    if not 0 < rate < math.inf:
+        raise RawDataError(f"expected a rate in 'response.sf', found {rate:g} Hz", path)
+    return trace.astype("f4") * scale, rate
+
+
+def natural_key(text: str) -> tuple[tuple[bool, int, str], ...]:
+    """Sorting key that puts 2 before 10."""
+    return tuple((part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", text))
+
+
+class Book:
+    """One experimenter's recordings.
+
+    Parameters
+    ----------
+    raw : Path
+        The raw folder.
+    report : callable
+        Takes findings.
+
+    Attributes
+    ----------
+    recordings : dict of list of Path
+        Files of each recording folder.
+    heard : dict of Heard
+        Every stimulus that a trigger seen so far presented.
+    """
+
+    experimenter: ClassVar[str]
+    stimuli: ClassVar[str]
+    results: ClassVar[str]
+    has_param: ClassVar[bool]
+
+    def __init__(self, raw: Path, report: Report) -> None:
+        self.raw, self.report = raw, report
+        self.recordings = self._list_recordings()
+        self.heard: dict[str, Heard] = {}
+        self._other: Counter[str] = Counter()
+        self._sounds: dict[Path, Sound | str] = {}
+
+    def identify(self, description: str, ms: float, param: Any) -> Heard:
+        """Find the stimulus of a trigger; `ValueError` says why there is none."""
+        raise NotImplementedError
+
+    def relative(self, path: Path) -> str:
+        """Write a path as findings name it."""
+        return path.relative_to(self.raw).as_posix()
+
+    def scan(self, path: Path) -> Recording | None:
+        """Triggers of one file; None, with a finding, where it cannot be read, or where none is a natural sound."""
+        file = self.relative(path)
+        try:
+            found = matlab.load(path, "triggers", *(["param"] if self.has_param else []))
+            if "triggers" not in found:
+                message = "expected the variable 'triggers', but there is none, or the file is cut short before it"
+                raise ValueError(f"{message}; unpack the archive again")
+            triggers = matlab.elements(found["triggers"])
+            param = found.get("param")
+            words = [self._word(param, name) for name in ("site", "type")]
+        except (RawDataError, ValueError) as error:
+            what = error.message if isinstance(error, RawDataError) else str(error)
+            self.report(Finding("error", file, what, "the file is left out"))
+            return None
+        notes: dict[tuple[str, str], list[int]] = defaultdict(list)
+        presentations = []
+        for number, trigger in enumerate(triggers, 1):
+            try:
+                kind = matlab.text(matlab.field(trigger, "type")).lower()
+                if "".join(kind.split()) not in NATURAL:
+                    self._other[kind] += 1
+                    continue
+                onset, ms, heard = self._presented(trigger, param)
+            except ValueError as error:
+                notes[str(error), _LEFT_OUT].append(number)
+                continue
+            self.heard.setdefault(heard.id, heard)
+            presentations.append(Presentation(number, onset, ms, heard.id))
+            if not _as_long(heard.seconds, ms):
+                note = f"the trigger lasts {ms:g} ms, its sound {1000 * heard.seconds:g} ms"
+                notes[note, "the response is as long as the trigger says"].append(number)
+        for (what, consequence), numbers in notes.items():
+            self.report(Finding("warning", file, f"{name_triggers(numbers)}: {what}", consequence))
+        return Recording(file, *words, tuple(presentations)) if presentations else None
+
+    def report_other_triggers(self) -> None:
+        """One finding for all triggers that were no natural sounds."""
+        if self._other:
+            kinds = ", ".join(f"{n} {kind or 'unnamed'}" for kind, n in sorted(self._other.items()))
+            self.report(Finding("info", self.experimenter, f"triggers of other kinds: {kinds}", "they are not read"))
+
+    def _presented(self, trigger: Any, param: Any) -> tuple[int, float, Heard]:
+        own = matlab.field(trigger, "param")
+        time, ms = matlab.number(matlab.field(trigger, "time")), matlab.number(matlab.field(own, "duration"))
+        if not math.isfinite(time) or not 0 < ms < math.inf:
+            raise ValueError(f"expected an onset and a duration, found sample {time:g} and {ms:g} ms")
+        return round(time) - 1, ms, self.identify(matlab.text(matlab.field(own, "description")), ms, param)
+
+    def _word(self, param: Any, name: str) -> str:
+        return matlab.text(matlab.field(matlab.field(param, "recording"), name)) if self.has_param else ""
+
+    def _sound(self, path: Path) -> Sound:
+        """Read a stimulus file, once, for its length; `ValueError` where it cannot be used."""
+        if path not in self._sounds:
+            try:
+                samples, rate, description = load_sound(path)
+                self._sounds[path] = Sound(path, len(samples), rate, description)
+            except RawDataError as error:
+                self._sounds[path] = error.message
+                self.report(Finding("error", self.relative(path), error.message, "its presentations are left out"))
+        sound = self._sounds[path]
+        if isinstance(sound, str):
+            raise ValueError(f"its stimulus file {self.relative(path)} cannot be used")
+        return sound
+
+    def _folders(self, pattern: str) -> list[Path]:
+        """Folders of that name, below up to two outer folders."""
+        return sorted(path for depth in ("", "*/", "*/*/") for path in self.raw.glob(depth + pattern) if path.is_dir())
+
+    def _list_recordings(self) -> dict[str, list[Path]]:
+        """Files of each recording folder; a folder that both archives have is one."""
+        found: dict[str, list[Path]] = defaultdict(list)
+        for folder in (path for parent in self._folders(self.results) for path in sorted(parent.iterdir())):
+            files = [file for file in folder.glob("*.mat") if not file.name.startswith(".")] if folder.is_dir() else []
+            if files and _FOLDER.fullmatch(folder.name):
+                found[folder.name] += sorted(files, key=lambda file: natural_key(file.name))
+            elif files:
+                what = "expected recordings in folders named <yyyymmdd>-<animal>-<number>"
+                self.report(Finding("warning", self.relative(folder), what, f"its {len(files)} files are left out"))
+        return dict(sorted(found.items()))
+
+
+class Wehr(Book):
+    """M. Wehr's recordings: a trigger names its sound by the description in the stimulus file."""
+
+    experimenter = "wehr"
+    stimuli = "wehr/Stimuli"
+    results = "wehr/Results"
+    has_param = False
+
+    def __init__(self, raw: Path, report: Report) -> None:
+        super().__init__(raw, report)
+        self._by_description: dict[str, list[Sound]] = defaultdict(list)
+        if self.recordings:
+            self._read_sounds()
+
+    def identify(self, description: str, ms: float, param: Any) -> Heard:
+        """Find the file with that description; of several, the one as long as the trigger."""
+        sounds = self._by_description.get(_plain(description), [])
+        if len(sounds) > 1:
+            sounds = [sound for sound in sounds if _as_long(sound.samples / sound.rate, ms)]
+        if len(sounds) == 1:
+            return Heard(f"wehr/{sounds[0].name}", (sounds[0],), sounds[0].description)
+        if sounds:
+            names = ", ".join(sound.name for sound in sounds)
+            raise ValueError(f"its description '{description}' and length are those of {names}")
+        raise ValueError(f"no file in {self.stimuli} has its description '{description}' (and, of several, its length)")
+
+    def _read_sounds(self) -> None:
+        ignored = []
+        for folder in (parent / name for parent in self._folders(self.stimuli) for name in WEHR_FOLDERS):
+            for path in sorted(folder.glob("*.mat"), key=lambda path: natural_key(path.name)):
+                if not path.stem.isdecimal():
+                    ignored.append(self.relative(path))
+                    continue
+                try:
+                    sound = self._sound(path)
+                except ValueError:
+                    continue  # reported where it was read
+                self._by_description[_plain(sound.description)].append(sound)
+        if ignored:
+            self.report(Finding("info", ignored[0], f"{len(ignored)} files in {self.stimuli} are not named by a number",
+                                "they are no stimuli"))  # fmt: skip
+
+
+class Asari(Book):
+    """H. Asari's recordings: a trigger is a sequence of segments out of the list in the recording file."""
+
+    experimenter = "asari"
+    stimuli = "asari/Stimuli"
+    results = "asari-results-*"
+    has_param = True
+
+    def __init__(self, raw: Path, report: Report) -> None:
+        super().__init__(raw, report)
+        # Names as the files on disk have them, looked up without regard to case.
+        self._paths = {
+            (path.parent.name.lower(), path.stem.lower()): path
+            for parent in self._folders(self.stimuli)
+            for path in sorted(parent.glob("*/*.mat"))
+        }
+
+    def identify(self, description: str, ms: float, param: Any) -> Heard:
+        """Join the segments that ``Sequence n: i j k`` lists."""
+        match = _SEQUENCE.fullmatch(description)
+        if not match:
+            raise ValueError(f"expected a description 'Sequence n: i j k', found '{description}'")
+        listed = matlab.elements(matlab.field(param, "stimulus"))
+        sounds = tuple(self._segment(listed, int(index)) for index in match[2].split())
+        if len({sound.rate for sound in sounds}) > 1:
+            rates = ", ".join(f"{sound.name} {sound.rate:g} Hz" for sound in sounds)
+            raise ValueError(f"its segments differ in rate: {rates}")
+        classes = {sound.path.parent.name for sound in sounds}
+        names = [sound.path.stem if len(classes) == 1 else sound.name for sound in sounds]
+        return Heard("/".join(["asari", *(classes if len(classes) == 1 else ()), "+".join(names)]), sounds, description)
+
+    def _segment(self, listed: list[Any], index: int) -> Sound:
+        if not 1 <= index <= len(listed):
+            raise ValueError(f"it names segment {index}, but param.stimulus has {len(listed)}")
+        file = matlab.text(matlab.field(listed[index - 1], "file"))
+        match = _SEGMENT.fullmatch(file.strip())
+        path = self._paths.get((match[1].lower(), match[2].lower())) if match else None
+        if path is None:
+            raise ValueError(f"its stimulus file '{file}' is not in {self.stimuli}")
+        return self._sound(path)
+
+
+def books(raw: Path, report: Report) -> Iterator[Book]:
+    """List the recordings of each experimenter that are there."""
+    for book in (Wehr(raw, report), Asari(raw, report)):
+        if book.recordings:
+            yield book
+
+
+def name_triggers(numbers: list[int]) -> str:
+    """Write trigger numbers as findings name them."""
+    return f"trigger{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+
+
+def _plain(description: str) -> str:
+    return " ".join(description.lower().split())
+
+
+def _as_long(seconds: float, ms: float) -> bool:
+    """Whether a trigger's duration is that of a sound, to 1 % or 20 ms: both are rounded in the files."""
+    return abs(seconds - ms / 1000) <= max(0.01 * seconds, 0.02)

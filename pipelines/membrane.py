@@ -1,0 +1,239 @@
+"""Voltage traces: drift taken off, bad repeats found, spikes detected. Pure functions of arrays.
+
+The steps and their constants are those of the analyses of the AC-1 recordings (Machens, Wehr & Zador 2004,
+https://doi.org/10.1523/JNEUROSCI.4445-03.2004; Asari & Zador 2009, https://doi.org/10.1152/jn.00577.2009).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d, median_filter
+from scipy.signal import find_peaks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What a repeat must pass.
+
+    Attributes
+    ----------
+    range_mv : float
+        Largest deviation allowed, in mV: beyond it the amplifier was saturated.
+    step_mv, step_fraction, step_median_ms : float
+        At most this fraction of the samples may be further than `step_mv` from the trace's median, after a median
+        filter of that width: more of them are jumps of the electrode.
+    min_r : float
+        Lowest correlation with the median of the other repeats; asked only where there are three repeats.
+    """
+
+    range_mv: float = 150.0
+    step_mv: float = 30.0
+    step_fraction: float = 0.005
+    step_median_ms: float = 5.0
+    min_r: float = 0.05
+
+
+class Verdict(NamedTuple):
+    """The first test that a repeat failed, and the value that failed it; ``""`` and NaN where it passed.
+
+    Attributes
+    ----------
+    test : {"", "range", "step", "xcorr"}
+        Largest deviation in mV, fraction of samples in jumps, correlation.
+    value : float
+        What the test measured.
+    """
+
+    test: str = ""
+    value: float = math.nan
+
+
+def running_median(trace: NDArray[Any], rate: float, width_ms: float) -> NDArray[Any]:
+    """Median in a window centred on each sample.
+
+    Parameters
+    ----------
+    trace : ndarray [shape=(n,)]
+        Finite samples.
+    rate : float
+        Hz.
+    width_ms : float
+        Width of the window in ms, rounded to an odd number of samples so that it has a middle.
+
+    Returns
+    -------
+    ndarray [shape=(n,)]
+        Exact everywhere; beyond its ends the trace goes on as its mirror image, the last sample repeated.
+    """
+    half = round(width_ms * rate / 2000)
+    if not half or not len(trace):
+        return trace
+    # Padding by ourselves keeps the window shorter than the array, which is where scipy's fast filter works.
+    return median_filter(np.pad(trace, half, mode="symmetric"), size=2 * half + 1)[half:-half]
+
+
+def detrend(trace: NDArray[Any], rate: float, median_ms: float = 100.0, sigma_ms: float = 10.0) -> NDArray[np.float32]:
+    """Take slow drift off a membrane potential.
+
+    Subtracts the running median (`running_median`) smoothed with a Gaussian, cut off at four sigma. A sample depends
+    on those within ``median_ms / 2 + 4 sigma_ms`` of it (90 ms); closer than that to an end of the trace it depends on
+    the mirrored samples too.
+
+    Parameters
+    ----------
+    trace : ndarray [shape=(n,)]
+        Potential in mV. Samples that are not finite stay so, and are passed over.
+    rate : float
+        Hz.
+    median_ms, sigma_ms : float
+        Width of the median window and standard deviation of the Gaussian, in ms. A median of 0 takes nothing off.
+
+    Returns
+    -------
+    ndarray of float32 [shape=(n,)]
+        Signed deviation from the drift, in mV.
+    """
+    potential = np.array(trace, np.float32)
+    if median_ms <= 0 or not len(potential):
+        return potential
+    gaps = ~np.isfinite(potential)
+    if gaps.any():
+        potential[gaps] = 0 if gaps.all() else np.median(potential[~gaps])
+    drift = running_median(potential, rate, median_ms)
+    if sigma_ms > 0:
+        drift = gaussian_filter1d(drift, sigma_ms * rate / 1000, mode="reflect")
+    potential -= drift
+    potential[gaps] = np.nan
+    return potential
+
+
+def gate(
+    traces: Sequence[NDArray[Any]], rate: float, gates: Gates | None = None, *, correlate: bool = True
+) -> list[Verdict]:
+    """Test the repeats of one stimulus in one cell: range, then step, then correlation.
+
+    Parameters
+    ----------
+    traces : sequence of ndarray [shape=(n_i,)]
+        Detrended repeats in mV, each as long as it was recorded.
+    rate : float
+        Hz.
+    gates : Gates, optional
+        Thresholds.
+    correlate : bool
+        Whether the repeats must correlate with each other. Those that failed an earlier test are not asked.
+
+    Returns
+    -------
+    list of Verdict
+        One a repeat.
+    """
+    gates = gates or Gates()
+    verdicts = [_electrode(trace, rate, gates) for trace in traces]
+    passed = [i for i, verdict in enumerate(verdicts) if not verdict.test]
+    if correlate:
+        for i, r in zip(passed, trial_correlations([traces[i] for i in passed]), strict=True):
+            if r < gates.min_r:
+                verdicts[i] = Verdict("xcorr", float(r))
+    return verdicts
+
+
+def _electrode(trace: NDArray[Any], rate: float, gates: Gates) -> Verdict:
+    if not len(trace):
+        return Verdict()
+    most = float(np.max(np.abs(trace)))
+    if not most <= gates.range_mv:  # a gap in the recording is NaN, and fails too
+        return Verdict("range", most)
+    smooth = running_median(trace, rate, gates.step_median_ms)
+    far = float(np.mean(np.abs(smooth - np.median(trace)) > gates.step_mv))
+    return Verdict("step", far) if far > gates.step_fraction else Verdict()
+
+
+def trial_correlations(traces: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+    """Pearson correlation of each repeat with the median of the others.
+
+    Parameters
+    ----------
+    traces : sequence of ndarray [shape=(n_i,)]
+        Repeats; each is compared as far as it and at least two others reach.
+
+    Returns
+    -------
+    ndarray of float64 [shape=(R,)]
+        NaN with fewer than three repeats, which say nothing about which of them is odd; 0 for a constant trace.
+    """
+    lengths = [len(trace) for trace in traces]
+    others: list[list[NDArray[Any]]] = [[] for _ in traces]
+    for start, stop in pairwise(sorted({0, *lengths})):
+        there = [i for i, length in enumerate(lengths) if length >= stop]
+        if len(there) < 3:
+            break
+        block = np.stack([traces[i][start:stop] for i in there], axis=1)
+        for i, median in zip(there, _leave_one_out_median(block).T, strict=True):
+            others[i].append(median)
+    correlations = np.full(len(traces), np.nan)
+    for i, medians in enumerate(others):
+        if medians:
+            y = np.concatenate(medians).astype(np.float64)
+            x = np.asarray(traces[i][: len(y)], np.float64)
+            x, y = x - x.mean(), y - y.mean()
+            norm = math.sqrt((x @ x) * (y @ y))
+            correlations[i] = x @ y / norm if norm else 0.0
+    return correlations
+
+
+def _leave_one_out_median(block: NDArray[Any]) -> NDArray[Any]:
+    """Median of the other columns [shape=(n, R)], R >= 3, for each column, from one partial sort.
+
+    Without x, the k-th smallest of the rest is the k-th of all, or the next one where x is at or below the k-th.
+    """
+    repeats = block.shape[1]
+    low, high = (repeats - 2) // 2, (repeats - 1) // 2
+    ranked = np.partition(block, sorted({low, high, high + 1}), axis=1)
+
+    def rest(k: int) -> NDArray[Any]:
+        kth, following = ranked[:, k, None], ranked[:, k + 1, None]
+        return np.where(block <= kth, following, kth)
+
+    return rest(low) if low == high else (rest(low) + rest(high)) / 2
+
+
+def find_spikes(
+    trace: NDArray[Any], rate: float, threshold: float = 2.5, median_ms: float = 10.0, refractory_ms: float = 2.0
+) -> NDArray[np.int64]:
+    """Spikes of a cell-attached recording: peaks above a multiple of the standard deviation.
+
+    Parameters
+    ----------
+    trace : ndarray [shape=(n,)]
+        Detrended voltage, spikes upwards; the whole recording, so that a silent presentation does not lower the
+        threshold to its noise.
+    rate : float
+        Hz.
+    threshold : float
+        In standard deviations of the trace less its running median.
+    median_ms : float
+        Width of that median in ms.
+    refractory_ms : float
+        Of two peaks closer than this, in ms, only the higher is a spike.
+
+    Returns
+    -------
+    ndarray of int64 [shape=(spike,)]
+        Sample of each spike's peak, ascending.
+    """
+    sharp = np.nan_to_num(trace, nan=0.0)
+    sharp = sharp - running_median(sharp, rate, median_ms)
+    level = threshold * float(np.std(sharp, dtype=np.float64)) if len(sharp) else 0.0
+    peaks, _ = find_peaks(sharp, height=level, distance=max(1, math.ceil(refractory_ms * rate / 1000)))
+    return np.asarray(peaks, np.int64)
