@@ -139,20 +139,17 @@ class StrfAccessor:
         from strfcube.transform import psth
 
         dt_ms = float(self._ds.attrs["dt_ms"])
-        parts, order = [], []
-        for most, stims in self._by_repeats():
-            part = self._response.isel(stim=stims, repeat=slice(0, max(most, 1)))
-            parts.append(psth(part, dt_ms, smooth_ms))
-            order.append(stims)
-        if len(parts) == 1:
-            return parts[0]
+        single = self._ds["n_repeats"].max("neuron").values <= 1
+        if single.all() or not single.any():
+            return psth(self._response, dt_ms, smooth_ms)
+        # Where most stimuli were played once and some twenty times, the nineteen absent repeats are not read.
+        once, often = np.flatnonzero(single), np.flatnonzero(~single)
+        parts = [
+            psth(self._response.isel(stim=once, repeat=slice(0, 1)), dt_ms, smooth_ms),
+            psth(self._response.isel(stim=often), dt_ms, smooth_ms),
+        ]
         joined: xr.DataArray = xr.concat(parts, "stim")
-        return joined.isel(stim=np.argsort(np.concatenate(order)))
-
-    def _by_repeats(self) -> list[tuple[int, np.ndarray[Any, Any]]]:
-        """Stimuli by the most repeats that a neuron has of them, so that no absent repeats are read."""
-        most = self._ds["n_repeats"].max("neuron").values
-        return [(int(n), np.flatnonzero(most == n)) for n in np.unique(most)]
+        return joined.isel(stim=np.argsort(np.concatenate([once, often])))
 
     def _repeated(self) -> xr.DataArray:
         """Responses to the stimuli that any neuron heard at least twice: the others tell nothing of the noise."""
@@ -165,10 +162,9 @@ class StrfAccessor:
         """Put the stimuli back that `_repeated` left out, as NaN."""
         if "stim" not in values.dims or values.sizes["stim"] == self._ds.sizes["stim"]:
             return values
-        names = [n for n, c in self._ds.coords.items() if set(c.dims) <= {"stim"} and n != "stim"]
-        return values.drop_vars(names, errors="ignore").reindex(stim=self._ds["stim"]).assign_coords(
-            {n: self._ds[n] for n in names}
-        )  # fmt: skip
+        of_stim = {n: c for n, c in self._ds.coords.items() if "stim" in c.dims and n != "stim"}
+        full = values.drop_vars(of_stim, errors="ignore").reindex(stim=self._ds["stim"])
+        return full.assign_coords({n: c for n, c in of_stim.items() if set(c.dims) <= set(values.dims)})
 
     def quality(self, per: Per = "neuron") -> xr.Dataset:
         """Signal power, noise power, SNR and CCmax, reading the response once: see `strfcube.quality.measures`.
@@ -209,7 +205,7 @@ class StrfAccessor:
         Parameters
         ----------
         pred : xarray.DataArray [dims=(stim, neuron, time)]
-            In any unit; aligned by label.
+            In any unit; aligned by label. Stimuli that it lacks are left out.
         per : {"neuron", "pair"}
             As for `quality`.
 

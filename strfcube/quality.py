@@ -234,8 +234,9 @@ def ccnorm(prediction: xr.DataArray, response: xr.DataArray, per: Per = "neuron"
     Parameters
     ----------
     prediction : xarray.DataArray [dims=(stim, neuron, time)]
-        In any unit: offset and scale do not matter. Bins where it is not finite are left out. Further dims (models,
-        say) are kept.
+        In any unit: offset and scale do not matter. Aligned with the response by label; stimuli, neurons and bins that
+        one of the two lacks are left out, and bins where the prediction is not finite. Further dims (models, say) are
+        kept.
     response, per
         As for `measures`.
 
@@ -243,7 +244,16 @@ def ccnorm(prediction: xr.DataArray, response: xr.DataArray, per: Per = "neuron"
     -------
     xarray.DataArray [dims=(stim, neuron) or (neuron,), and further ones of the prediction]
         NaN where the estimated signal power is not positive or the prediction is constant.
+
+    Raises
+    ------
+    UsageError
+        If the two have no stimulus, neuron or bin in common.
     """
+    prediction, response = xr.align(prediction, response, join="inner", copy=False)
+    empty = [d for d, size in prediction.sizes.items() if not size]
+    if empty:
+        raise UsageError(f"prediction and response have no {' and no '.join(map(str, empty))} in common")
     p = powers(response, prediction, per)
     scale = p["prediction_power"] * p["signal_power"]
     value = p["covariance"] / scale.where(scale > 0) ** 0.5
