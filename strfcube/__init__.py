@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from strfcube.accessor import StrfAccessor as _StrfAccessor  # registers ds.strf
 from strfcube.build import build
+from strfcube.concat import concat
 from strfcube.errors import RawDataError, SelectionError, StoreError, StrfcubeError, UsageError
 from strfcube.rebin import rebin
 from strfcube.select import select
@@ -29,6 +30,7 @@ __all__ = [
     "StrfcubeError",
     "UsageError",
     "build",
+    "concat",
     "open",
     "rebin",
     "select",

@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,56 @@ def build(
     StrfcubeError
         If a pipeline fails, or at the first warning of a strict build.
     """
+    request = prepare(
+        dataset, dt=dt, raw=raw, out=out, only=only, post=post, align=align, audio=audio, **flags
+    )
+    return run(request, jobs=jobs, force=force, strict=strict, progress=progress)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to build, from what, and where to.
+
+    Attributes
+    ----------
+    pipeline : Pipeline
+        On its raw folder.
+    recipe : Recipe
+        What to build.
+    target : str
+        Path or URL of the cube.
+    fingerprint : str
+        Of the raw files.
+    entry : Entry or None
+        The catalog's; None for a pipeline of the user's own.
+    figures : mapping
+        What a complete default build must show.
+    attrs : mapping
+        Root attributes that replace the computed ones.
+    """
+
+    pipeline: Pipeline
+    recipe: Recipe
+    target: str
+    fingerprint: str
+    entry: catalog.Entry | None = None
+    figures: Mapping[str, int] = field(default_factory=dict)
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def prepare(
+    dataset: str | Pipeline,
+    *,
+    dt: float | None = None,
+    raw: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    only: Mapping[str, Any] | None = None,
+    post: float = 0.0,
+    align: Align = "centre",
+    audio: bool = True,
+    **flags: Any,
+) -> Request:
+    """Check the arguments of `build`, and find the raw files. Parameters and errors as there."""
     name = dataset if isinstance(dataset, str) else type(dataset).__name__.lower()
     entry = catalog.entry(name) if isinstance(dataset, str) else None
     kind = catalog.pipeline_class(name) if isinstance(dataset, str) else type(dataset)
@@ -111,8 +162,24 @@ def build(
     target = str(out) if out is not None else str(catalog.data_dir() / recipe.store_name(default))
     pipeline = kind(_raw_folder(entry, raw), **options) if isinstance(dataset, str) else dataset
     figures = dict(entry.figures) if entry and recipe.to_json() == default.to_json() else {}
-    return run(pipeline, recipe, target, entry=entry, figures=figures, fingerprint=fingerprint(pipeline.raw),
-               jobs=jobs, force=force, strict=strict, progress=progress)  # fmt: skip
+    return Request(pipeline, recipe, target, fingerprint(pipeline.raw), entry, figures)
+
+
+def preview(request: Request) -> dict[str, int]:
+    """What a build would list, without building: chosen stimuli, neurons and sources, and findings so far.
+
+    Raises
+    ------
+    RawDataError
+        If the raw folder is not the data set.
+    SelectionError
+        If `only` names what nothing has.
+    """
+    findings: list[Finding] = []
+    survey = request.pipeline.survey(findings.append)
+    keep_stim, keep_neuron = _chosen(survey, request.recipe.only)
+    sources = {n.source for n, keep in zip(survey.neurons, keep_neuron, strict=True) if keep}
+    return {"stimuli": sum(keep_stim), "neurons": sum(keep_neuron), "sources": len(sources), "findings": len(findings)}
 
 
 def default_recipe(name: str, dt_ns: int) -> Recipe:
@@ -124,34 +191,30 @@ def default_recipe(name: str, dt_ns: int) -> Recipe:
 
 
 def run(
-    pipeline: Pipeline,
-    recipe: Recipe,
-    target: str,
+    request: Request,
     *,
-    entry: catalog.Entry | None,
-    figures: Mapping[str, int],
-    fingerprint: str,
-    attrs: Mapping[str, Any] | None = None,
     jobs: int | None = None,
     force: bool = False,
     strict: bool = False,
     progress: tasks.Progress | None = None,
 ) -> str:
-    """Build one recipe with one pipeline instance; `build` and `rebin` end here. Parameters as there."""
+    """Build what was requested; `build` and `rebin` end here. Parameters, result and errors as there."""
     if jobs is not None and jobs < 1:
         raise UsageError(f"jobs={jobs}: give 1 or more")
-    if not force and _up_to_date(target, recipe, fingerprint):
+    target = request.target
+    if not force and _up_to_date(request):
         return target
     work = work_folder(target)
     with _writable(target), _locked(work):
-        if not force and _up_to_date(target, recipe, fingerprint):
+        if not force and _up_to_date(request):
             shutil.rmtree(work)  # another build finished it while this one waited
             return target
-        _resume_or_restart(work, recipe, fingerprint)
+        existing_cube(target)  # never replaces what is no cube, not even by force
+        _resume_or_restart(work, request)
         try:
             with tasks.workers(tasks.default_jobs() if jobs is None else jobs) as pool:
-                built = _build(pipeline, recipe, target, work, pool, strict, progress)
-            finalise.finalise(built, recipe, entry, figures, fingerprint, attrs or {})
+                built = _build(request, work, pool, strict, progress)
+            finalise.finalise(built, request.recipe, request.entry, request.figures, request.fingerprint, request.attrs)
         except BaseException:
             if not any((work / "spool").iterdir()):
                 shutil.rmtree(work)  # nothing that a resumed build could use
@@ -160,7 +223,7 @@ def run(
     return target
 
 
-def _up_to_date(target: str, recipe: Recipe, fingerprint: str) -> bool:
+def _up_to_date(request: Request) -> bool:
     """Whether the cube is there already.
 
     Raises
@@ -168,20 +231,21 @@ def _up_to_date(target: str, recipe: Recipe, fingerprint: str) -> bool:
     StoreError
         If something else is in its place.
     """
+    target = request.target
     existing = existing_cube(target)
     if existing is None:
         return False
-    if existing.get("recipe") != recipe.to_json():
+    if existing.get("recipe") != request.recipe.to_json():
         raise StoreError(f"{target} holds another recipe: give another --out, or --force to replace it")
-    if existing.get("fingerprint") != fingerprint:
+    if existing.get("fingerprint") != request.fingerprint:
         raise StoreError(f"{target} was built from other raw files, or they changed since: --force builds it again")
     return True
 
 
 def _build(
-    pipeline: Pipeline, recipe: Recipe, target: str, work: Path, pool: Any, strict: bool,
-    progress: tasks.Progress | None,
-) -> finalise.Built:  # fmt: skip
+    request: Request, work: Path, pool: Any, strict: bool, progress: tasks.Progress | None
+) -> finalise.Built:
+    pipeline, recipe, target = request.pipeline, request.recipe, request.target
     findings: list[Finding] = []
 
     def report(finding: Finding) -> None:
@@ -423,10 +487,10 @@ def work_folder(target: str) -> Path:
     return path.with_name(f"{path.name}.building")
 
 
-def _resume_or_restart(work: Path, recipe: Recipe, fingerprint: str) -> None:
+def _resume_or_restart(work: Path, request: Request) -> None:
     from strfcube import __version__
 
-    stamp = json.dumps([__version__, recipe.to_json(), fingerprint])
+    stamp = json.dumps([__version__, request.recipe.to_json(), request.fingerprint])
     marker = work / "recipe.json"
     if not marker.exists() or marker.read_text() != stamp:
         for name in ("spool", "ingest", "write", "store.zarr"):

@@ -1,7 +1,7 @@
 """Direct reading of a local cube's own shards: index cached, exactly the chunks needed, decoded in place.
 
-zarr-python reads any store; this reads ours, ten times faster, into arrays that the caller owns. It serves only a
-``response`` that is still the very array that `strfcube.open` gave (or a selection or concatenation of it made by this
+zarr-python reads any store; this reads ours, ten times faster, into arrays that the caller owns. It serves only an
+array that is still the very one that `strfcube.open` gave (or a selection or concatenation of it made by this
 package): `register` notes the name of its dask graph, which every transform changes. Everything else is read
 through dask.
 """
@@ -15,6 +15,7 @@ import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ _ORIGINS: OrderedDict[str, tuple[Part, ...]] = OrderedDict()
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Where some neurons of an opened ``response`` are stored.
+    """Where some neurons of an opened cube are stored.
 
     Attributes
     ----------
@@ -56,32 +57,38 @@ class Part:
 
 
 def register(ds: xr.Dataset, path: Path | str) -> None:
-    """Note that a Dataset's lazy ``response`` is that of a local store, just opened and not yet transformed."""
+    """Note that the lazy arrays of a Dataset are those of a local store, just opened and not yet transformed."""
     if "://" not in str(path):
         sizes = ds["response"].sizes
         remember(ds, (Part(str(path), np.arange(sizes["stim"]), np.arange(sizes["neuron"])),))
 
 
 def remember(ds: xr.Dataset, parts: tuple[Part, ...]) -> None:
-    """Note where a Dataset's lazy ``response`` is stored."""
-    name = getattr(ds["response"].data, "name", None)
-    if name is not None:
-        _ORIGINS[name] = parts
-        _ORIGINS.move_to_end(name)
-        while len(_ORIGINS) > _REMEMBERED:
-            _ORIGINS.popitem(last=False)
+    """Note where the lazy ``response`` and ``stimulus`` of a Dataset are stored."""
+    for variable in ("response", "stimulus"):
+        name = _graph(ds, variable)
+        if name:
+            _ORIGINS[name] = parts
+            _ORIGINS.move_to_end(name)
+    while len(_ORIGINS) > _REMEMBERED:
+        _ORIGINS.popitem(last=False)
 
 
 def register_selected(selected: xr.Dataset, ds: xr.Dataset, stim: Index, neuron: Index) -> None:
-    """Note that a Dataset's ``response`` is that of another at these positions."""
+    """Note that the lazy arrays of a Dataset are those of another at these positions."""
     parts = origin(ds)
-    if parts:
+    if parts and parts is origin(ds, "stimulus"):
         remember(selected, cut(parts, stim, neuron))
 
 
-def origin(ds: xr.Dataset) -> tuple[Part, ...]:
-    """Where a Dataset's ``response`` is stored; empty where it is not known to be an opened array."""
-    return _ORIGINS.get(getattr(ds["response"].data, "name", ""), ())
+def origin(ds: xr.Dataset, variable: str = "response") -> tuple[Part, ...]:
+    """Where a lazy variable is stored; empty where it is not known to be an opened array."""
+    return _ORIGINS.get(_graph(ds, variable), ())
+
+
+def _graph(ds: xr.Dataset, variable: str) -> str:
+    """Name of a variable's dask graph; "" where it has none (asking an array that is not dask would load it)."""
+    return "" if ds[variable].chunks is None else str(ds[variable].data.name)
 
 
 def cut(parts: tuple[Part, ...], stim: Index, neuron: Index) -> tuple[Part, ...]:
@@ -249,7 +256,7 @@ class ResponseReader:
     """
 
     def __init__(self, parts: tuple[Part, ...], arrays: dict[str, ShardedArray]) -> None:
-        self.dtype = np.result_type(*(arrays[p.path].dtype for p in parts))
+        self.dtypes = {arrays[p.path].dtype for p in parts}
         self.fill = arrays[parts[0].path].fill
         # Of each run of neurons that one chunk holds: array, stored stimuli, chunk, positions here, rows there
         self._blocks: list[tuple[ShardedArray, Index, int, slice, slice | Index]] = []
@@ -279,7 +286,7 @@ class ResponseReader:
         n_bins : int
             Bins to read; the rest of `out` is missing.
         out : ndarray [shape=(neuron, repeat, time)]
-            Float32, missing as NaN; or the stored dtype, missing as `fill`.
+            Float32, missing as NaN; or the one stored dtype, missing as `fill`.
         mask : ndarray of bool [shape=(neuron, repeat, time)], optional
             What is not missing.
         """
@@ -323,14 +330,11 @@ class LazyReader:
         Positions of the neurons to read.
     """
 
-    dtype = np.dtype(np.float32)
-    fill = math.nan
-
     def __init__(self, response: xr.DataArray, neuron: Index) -> None:
         response = response.transpose("stim", "neuron", "repeat", "time")
         low, high = (int(neuron.min()), int(neuron.max()) + 1) if len(neuron) else (0, 0)
         # A slice, then the rows of it in memory: an index array makes dask cut every chunk.
-        self._data = response.isel(neuron=slice(low, high)).data
+        self._data = response.isel(neuron=slice(low, high))
         rows = neuron - low
         self._rows: slice | Index = slice(None) if np.array_equal(rows, np.arange(high - low)) else rows
 
@@ -342,12 +346,7 @@ class LazyReader:
         threads : bool
             Whether dask may use threads: in a forked process they hang once the parent has used them.
         """
-        lazy = [self._data[s] for s in stims]
-        if hasattr(self._data, "dask"):
-            from dask.base import compute
-
-            lazy = list(compute(*lazy, scheduler="threads" if threads else "synchronous"))
-        return [np.asarray(values)[self._rows] for values in lazy]
+        return [values[self._rows] for values in computed([self._data.isel(stim=s) for s in stims], threads=threads)]
 
     def place(
         self, values: NDArray[Any], n_repeats: NDArray[Any], n_bins: int, out: NDArray[Any], mask: NDArray[np.bool_]
@@ -361,6 +360,20 @@ class LazyReader:
             if count:
                 _decode(values[a:b, :count, :n_bins], math.nan, np.nan, out[a:b, :count, :n_bins],
                         mask[a:b, :count, :n_bins])  # fmt: skip
+
+
+def computed(arrays: list[xr.DataArray], *, threads: bool) -> list[NDArray[Any]]:
+    """Values of lazy arrays, in one computation.
+
+    Parameters
+    ----------
+    threads : bool
+        Whether dask may use threads: in a forked process they hang once the parent has used them.
+    """
+    if not arrays or arrays[0].chunks is None:
+        return [array.values for array in arrays]
+    compute: Any = import_module("dask").compute  # untyped
+    return [np.asarray(v) for v in compute(*(a.data for a in arrays), scheduler="threads" if threads else "synchronous")]
 
 
 def _decode(

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strfcube import build, catalog
+from strfcube import catalog
+from strfcube.build import Request, default_recipe, run
 from strfcube.errors import StoreError, UsageError
 from strfcube.grid import dt_to_ns
 from strfcube.recipe import Recipe
@@ -98,15 +99,13 @@ def rebin(
                 f"a whole multiple of {attrs['dt_ms']:g} ms, or build from the raw files"
             )
     entry = catalog.entries().get(recipe.dataset)
-    default = build.default_recipe(recipe.dataset, recipe.dt_ns)
+    default = default_recipe(recipe.dataset, recipe.dt_ns)
     target = str(out) if out is not None else str(Path(path).with_name(recipe.store_name(default)))
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     kept = {k: attrs[k] for k in ("sources", "fingerprint", "licence", "citation", "doi", "title") if k in attrs}
     history = f"{attrs['history']}\n{now} rebinned from {attrs['dt_ms']:g} ms to {recipe.dt_ms:g} ms"
-    return build.run(
-        pipeline, recipe, target, entry=entry, figures={}, fingerprint=attrs["fingerprint"],
-        attrs=kept | {"history": history}, jobs=jobs, force=force, progress=progress,
-    )  # fmt: skip
+    request = Request(pipeline, recipe, target, attrs["fingerprint"], entry, {}, kept | {"history": history})
+    return run(request, jobs=jobs, force=force, progress=progress)
 
 
 class StoredCube(Pipeline):

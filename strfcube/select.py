@@ -114,13 +114,18 @@ def select(
     --------
     >>> strfcube.select(ds, area=["MLd", "OV"], stim_type="conspecific")  # doctest: +SKIP
     """
+    choice = Choice.everything(ds).narrowed(*masks(ds, keys, where, heard))
+    chosen = apply(ds, choice)
+    if not chosen.sizes["stim"]:
+        raise nothing_left(keys, where, heard)
+    return chosen
+
+
+def apply(ds: xr.Dataset, choice: Choice) -> xr.Dataset:
+    """What is visible of a choice, as a lazy Dataset."""
     from strfcube import reader
 
-    choice = Choice.everything(ds).narrowed(*masks(ds, keys, where, heard))
-    n_repeats = np.asarray(ds["n_repeats"].values)
-    stim, neuron, _ = choice.visible(n_repeats)
-    if not len(stim):
-        raise nothing_left(keys, where, heard)
+    stim, neuron, _ = choice.visible(np.asarray(ds["n_repeats"].values))
     chosen = ds.isel(stim=as_slice(stim), neuron=as_slice(neuron))
     if choice.pairs is None:
         reader.register_selected(chosen, ds, stim, neuron)

@@ -1,0 +1,343 @@
+"""The command line. Exit codes: 0 done, 1 failed, 2 wrong usage."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import textwrap
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+from strfcube import catalog
+from strfcube.describe import card, findings, one_line, summary
+from strfcube.errors import SelectionError, StrfcubeError, UsageError
+
+_WIDTH = 78
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(package_name="strfcube")
+def cli() -> None:
+    """Open recordings of auditory neurons as one labelled Zarr cube.
+
+    \b
+    Examples:
+      strfcube build demo
+      strfcube build ns1 --raw ~/raw/ns1 --dt 5
+      strfcube inspect ns1
+    """
+
+
+@cli.command("list")
+def list_() -> None:
+    """List the data sets, and the cubes that are built."""
+    for e in catalog.entries().values():
+        figures = f"{e.figures['neuron']:,} neurons" if "neuron" in e.figures else ""
+        click.echo(f"{e.name:<6}{figures:>15}  {textwrap.shorten(e.title, 54, placeholder=' ...')}")
+    cubes = sorted(catalog.data_dir().glob("*.zarr"))
+    click.echo(f"\nCubes in {catalog.data_dir()}: {'' if cubes else 'none yet'}")
+    for path in cubes:
+        click.echo(f"  {path.name}")
+
+
+@cli.command()
+@click.argument("name")
+def info(name: str) -> None:
+    """Show what is known of a data set: files, terms, recipe and options.
+
+    \b
+    Example:
+      strfcube info ns1
+    """
+    click.echo(card(catalog.entry(name), _WIDTH))
+
+
+@cli.command()
+@click.argument("name")
+def cite(name: str) -> None:
+    """Print what to cite for a data set.
+
+    \b
+    Example:
+      strfcube cite ns1
+    """
+    e = catalog.entry(name)
+    for text in e.citation:
+        click.echo(textwrap.fill(text, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
+    click.echo("Built with strfcube: see CITATION.cff of the package.")
+
+
+class _Datasets(click.Group):
+    """One subcommand a data set, each with the flags of its own recipe."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(catalog.entries())
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in catalog.entries():
+            raise UsageError(f"no data set '{name}' in the catalog: there are {', '.join(catalog.entries())}")
+        return _build_command(catalog.entry(name))
+
+
+@cli.command("build", cls=_Datasets)
+def build() -> None:
+    """Build a cube from the raw files of a data set.
+
+    \b
+    Examples:
+      strfcube build demo
+      strfcube build aa2 --raw ~/raw/aa2 --dt 5 --only area=MLd --jobs 4
+      strfcube build ns1 --help
+    """
+
+
+def _build_command(e: catalog.Entry) -> click.Command:
+    kind = catalog.pipeline_class(e.name)
+    common: list[click.Parameter] = [
+        click.Option(["--dt"], type=float, help=f"Bin width in ms. [default: {e.recipe['dt']}]"),
+        click.Option(["--raw"], type=click.Path(), help="Folder of the raw files."),
+        click.Option(["--out"], type=click.Path(), help="Path or URL of the cube."),
+        click.Option(["--only"], multiple=True, metavar="KEY=VALUE[,VALUE]", help="Build only what has this value."),
+        click.Option(["--post"], type=float, default=0.0, help="Time kept after each stimulus, in ms."),
+        click.Option(["--align"], type=click.Choice(["centre", "causal"]), default="centre",
+                     help="Spectrogram window around the bin's centre, or ending with it."),
+        click.Option(["--audio/--no-audio"], default=True, help="Keep the waveforms in the cube."),
+        click.Option(["--jobs"], type=int, help="Worker processes. [default: all processors]"),
+        click.Option(["--dry-run"], is_flag=True, help="Say what would be built, and stop."),
+        click.Option(["--strict"], is_flag=True, help="Stop at the first warning."),
+        click.Option(["--force"], is_flag=True, help="Build again, replace another recipe."),
+    ]  # fmt: skip
+    own = [_flag(o.name, o.type, f"{o.help} [default: {o.default}]", o.choices) for o in kind.options]
+    front = [_flag(name, type_, text, choices) for name, type_, text, choices in _front_end_flags()]
+
+    def callback(**values: Any) -> None:
+        _build(e, values)
+
+    text = f"Build {e.name}: {e.title}.\n\n\b\nExample:\n  strfcube build {e.name}" + (
+        "" if e.simulated else f" --raw ~/raw/{e.name}"
+    )
+    return click.Command(e.name, params=[*common, *own, *front], callback=callback, help=text, short_help=e.title,
+                         context_settings=CONTEXT)  # fmt: skip
+
+
+def _flag(name: str, type_: type, text: str, choices: Sequence[str] = ()) -> click.Option:
+    # None means "not given": the recipe's own default stands.
+    flag = "--" + name.replace("_", "-")
+    if type_ is bool:
+        return click.Option([f"{flag}/--no-{flag[2:]}", name], default=None, help=text)
+    return click.Option([flag, name], type=click.Choice(list(choices)) if choices else type_, default=None, help=text)
+
+
+def _front_end_flags() -> list[tuple[str, type, str, tuple[str, ...]]]:
+    from strfcube.spectrogram import FRONT_ENDS
+
+    text = {
+        "bands": (int, "Number of frequency bands."),
+        "f_min": (float, "Lowest frequency in Hz."),
+        "f_max": (float, "Highest frequency in Hz."),
+        "window_ms": (float, "Spectrogram window in ms."),
+        "compression": (str, "Of the band power."),
+        "floor_db": (float, "Lowest level of the db compression."),
+        "per_octave": (int, "Frequencies an octave (dft)."),
+    }
+    fields = dict.fromkeys(f.name for kind in FRONT_ENDS.values() for f in dataclasses.fields(kind))
+    spec = ("spec", str, "Front end of the spectrogram.", tuple(FRONT_ENDS))
+    return [spec] + [
+        (name, *text[name], ("cubic", "log", "db", "none") if name == "compression" else ()) for name in fields
+    ]
+
+
+def _build(e: catalog.Entry, values: dict[str, Any]) -> None:
+    from strfcube.build import prepare, preview, run
+
+    how = {key: values.pop(key) for key in ("jobs", "force", "strict")}
+    dry_run = values.pop("dry_run")
+    given = {key: value for key, value in values.items() if value is not None}
+    request = prepare(e.name, **given | {"only": _parse_only(values["only"])})
+    if dry_run:
+        seen = preview(request)
+        click.echo(f"would build {request.target} from {request.pipeline.raw}")
+        click.echo(", ".join(f"{count:,} {what}" for what, count in seen.items()))
+        return
+    started = time.perf_counter()
+    with _Progress() as progress:
+        path = run(request, progress=progress, **how)
+    _report(path, time.perf_counter() - started)
+
+
+def _report(path: str, seconds: float) -> None:
+    from strfcube.store import open
+
+    ds = open(path)
+    for line in findings(path, _WIDTH):
+        click.echo(line, err=True)
+    click.echo(path)
+    click.echo(one_line(ds, path, seconds))
+
+
+def _parse_only(pairs: Iterable[str]) -> dict[str, list[str]]:
+    only: dict[str, list[str]] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key or not value:
+            raise UsageError(f"--only {pair}: give KEY=VALUE, for example --only area=MLd")
+        only.setdefault(key, []).extend(value.split(","))
+    return only
+
+
+class _Progress:
+    """One bar a stage, on standard error."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+        self.stage = ""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if stage != self.stage:
+            self.close()
+            self.stage = stage
+            self.bar = tqdm(total=total, desc=stage, unit="task", ncols=_WIDTH, file=sys.stderr, mininterval=0.2)
+        self.bar.update(done - self.bar.n)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+_DT = click.option("--dt", type=float, help="Bin width in ms, where STORE is a data set's name.")
+
+
+@cli.command()
+@click.argument("store")
+@_DT
+@click.option("--findings", "all_findings", is_flag=True, help="Show every finding.")
+def inspect(store: str, dt: float | None, all_findings: bool) -> None:
+    """Show what a cube holds.
+
+    \b
+    Examples:
+      strfcube inspect demo
+      strfcube inspect ./aa2-dt5.zarr --findings
+    """
+    from strfcube.store import locate, open
+
+    path = locate(store, dt)
+    click.echo(summary(open(path), path, _WIDTH))
+    for line in findings(path, _WIDTH, most=None if all_findings else 8):
+        click.echo(line)
+
+
+@cli.command()
+@click.argument("store")
+@_DT
+def verify(store: str, dt: float | None) -> None:
+    """Read a cube again, and hold it against its digest.
+
+    \b
+    Example:
+      strfcube verify demo
+    """
+    from strfcube.store import existing_cube, locate
+    from strfcube.store import verify as check
+
+    path = locate(store, dt)
+    wrong = check(path)
+    if wrong:
+        raise StrfcubeError(f"{path} is damaged: {'; '.join(wrong)}; build it again with --force")
+    click.echo(f"{path} is as it was built: digest {(existing_cube(path) or {})['digest']}")
+
+
+@cli.command()
+@click.argument("store")
+@click.option("--dt", type=float, required=True, help="New bin width in ms.")
+@click.option("--from-dt", type=float, help="Bin width of the cube, where STORE is a data set's name.")
+@click.option("--out", type=click.Path(), help="Path of the new cube. [default: beside STORE]")
+@click.option("--jobs", type=int, help="Worker processes. [default: all processors]")
+@click.option("--force", is_flag=True, help="Build again, replace another recipe.")
+def rebin(store: str, dt: float, from_dt: float | None, out: str | None, jobs: int | None, force: bool) -> None:
+    """Make a cube at another bin width, without the raw files.
+
+    \b
+    Example:
+      strfcube rebin demo --dt 1
+    """
+    from strfcube.rebin import rebin as make
+    from strfcube.store import locate
+
+    started = time.perf_counter()
+    with _Progress() as progress:
+        path = make(locate(store, from_dt), dt, out=out, jobs=jobs, force=force, progress=progress)
+    _report(path, time.perf_counter() - started)
+
+
+@cli.command()
+@click.argument("store")
+@_DT
+@click.option("--stim", help="Stimulus label. [default: the first that was heard]")
+@click.option("--neuron", help="Neuron label. [default: the first that has data]")
+@click.option("--out", type=click.Path(), default="strfcube.png", show_default=True, help="Picture to write.")
+def plot(store: str, dt: float | None, stim: str | None, neuron: str | None, out: str) -> None:
+    """Draw one stimulus with the raster and PSTH of one neuron.
+
+    \b
+    Example:
+      strfcube plot demo --out demo.png
+    """
+    from strfcube.store import open
+
+    figure = open(store, dt).strf.plot.response(stim=stim, neuron=neuron)
+    try:
+        figure.savefig(out, dpi=150)
+    except (OSError, ValueError) as error:
+        raise StrfcubeError(f"cannot write {out}: {error}") from None
+    click.echo(out)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point of the ``strfcube`` command."""
+    code = 0
+    try:
+        cli.main(args=args, prog_name="strfcube", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except (UsageError, SelectionError) as error:
+        code = _fail(error, 2)
+    except StrfcubeError as error:
+        code = _fail(error, 1)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("strfcube: interrupted; the same command goes on where this one ended", err=True)
+        code = 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception as error:
+        code = _fail(f"{type(error).__name__}: {error}; this is a fault of strfcube: report it, with the output of "
+                     "the same command under STRFCUBE_DEBUG=1", 1)  # fmt: skip
+    sys.exit(code)
+
+
+def _fail(error: Any, code: int) -> int:
+    if os.environ.get("STRFCUBE_DEBUG"):
+        raise
+    click.echo(f"strfcube: error: {error}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()
