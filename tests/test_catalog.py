@@ -48,7 +48,7 @@ def test_recipe_and_figures(name):
     assert recipe["dt"] > 0
     front_end = dict(recipe["front_end"])
     FRONT_ENDS[front_end.pop("kind")](**front_end)
-    assert set(figures) >= {"stim", "neuron"}
+    assert "neuron" in figures
     assert all(isinstance(value, int) and value > 0 for value in figures.values())
 
 
