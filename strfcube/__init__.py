@@ -6,7 +6,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from strfcube.accessor import StrfAccessor as _StrfAccessor  # registers ds.strf
+from strfcube.accessor import StrfAccessor as _StrfAccessor  # noqa: F401 (registers ds.strf)
 from strfcube.build import build
 from strfcube.concat import concat
 from strfcube.errors import RawDataError, SelectionError, StoreError, StrfcubeError, UsageError

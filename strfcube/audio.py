@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import struct
 import warnings
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from strfcube.errors import RawDataError
 from strfcube.records import Audio
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
 
 def read_wav(path: Path | str, rate: float | None = None, *, lazy: bool = False) -> Audio:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from strfcube.errors import StrfcubeError, UsageError
-from strfcube.records import Pipeline
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from strfcube.records import Pipeline
 
 
 @dataclass(frozen=True)

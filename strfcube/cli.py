@@ -7,14 +7,16 @@ import os
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from strfcube import catalog
 from strfcube.describe import card, findings, one_line, summary
 from strfcube.errors import SelectionError, StrfcubeError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 _WIDTH = 78
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
@@ -23,7 +25,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 @click.group(context_settings=CONTEXT)
 @click.version_option(package_name="strfcube")
 def cli() -> None:
-    """Open recordings of auditory neurons as one labelled Zarr cube.
+    r"""Open recordings of auditory neurons as one labelled Zarr cube.
 
     \b
     Examples:
@@ -48,7 +50,7 @@ def list_() -> None:
 @cli.command()
 @click.argument("name")
 def info(name: str) -> None:
-    """Show what is known of a data set: files, terms, recipe and options.
+    r"""Show what is known of a data set: files, terms, recipe and options.
 
     \b
     Example:
@@ -60,7 +62,7 @@ def info(name: str) -> None:
 @cli.command()
 @click.argument("name")
 def cite(name: str) -> None:
-    """Print what to cite for a data set.
+    r"""Print what to cite for a data set.
 
     \b
     Example:
@@ -86,7 +88,7 @@ class _Datasets(click.Group):
 
 @cli.command("build", cls=_Datasets)
 def build() -> None:
-    """Build a cube from the raw files of a data set.
+    r"""Build a cube from the raw files of a data set.
 
     \b
     Examples:
@@ -118,7 +120,7 @@ def _build_command(e: catalog.Entry) -> click.Command:
     def callback(**values: Any) -> None:
         _build(e, values)
 
-    text = f"Build {e.name}: {e.title}.\n\n\b\nExample:\n  strfcube build {e.name}" + (
+    text = f"Build {e.title}.\n\n\b\nExample:\n  strfcube build {e.name}" + (
         "" if e.simulated else f" --raw ~/raw/{e.name}"
     )
     return click.Command(e.name, params=[*common, *own, *front], callback=callback, help=text, short_help=e.title,
@@ -134,7 +136,7 @@ def _flag(name: str, type_: type, text: str, choices: Sequence[str] = ()) -> cli
 
 
 def _front_end_flags() -> list[tuple[str, type, str, tuple[str, ...]]]:
-    from strfcube.spectrogram import FRONT_ENDS
+    from strfcube.spectrogram import COMPRESSIONS, FRONT_ENDS
 
     text = {
         "bands": (int, "Number of frequency bands."),
@@ -148,12 +150,13 @@ def _front_end_flags() -> list[tuple[str, type, str, tuple[str, ...]]]:
     fields = dict.fromkeys(f.name for kind in FRONT_ENDS.values() for f in dataclasses.fields(kind))
     spec = ("spec", str, "Front end of the spectrogram.", tuple(FRONT_ENDS))
     return [spec] + [
-        (name, *text[name], ("cubic", "log", "db", "none") if name == "compression" else ()) for name in fields
+        (name, *text[name], tuple(COMPRESSIONS) if name == "compression" else ()) for name in fields
     ]
 
 
 def _build(e: catalog.Entry, values: dict[str, Any]) -> None:
-    from strfcube.build import prepare, preview, run
+    from strfcube.build import run
+    from strfcube.request import prepare, preview
 
     how = {key: values.pop(key) for key in ("jobs", "force", "strict")}
     dry_run = values.pop("dry_run")
@@ -225,7 +228,7 @@ _DT = click.option("--dt", type=float, help="Bin width in ms, where STORE is a d
 @_DT
 @click.option("--findings", "all_findings", is_flag=True, help="Show every finding.")
 def inspect(store: str, dt: float | None, all_findings: bool) -> None:
-    """Show what a cube holds.
+    r"""Show what a cube holds.
 
     \b
     Examples:
@@ -244,7 +247,7 @@ def inspect(store: str, dt: float | None, all_findings: bool) -> None:
 @click.argument("store")
 @_DT
 def verify(store: str, dt: float | None) -> None:
-    """Read a cube again, and hold it against its digest.
+    r"""Read a cube again, and hold it against its digest.
 
     \b
     Example:
@@ -268,7 +271,7 @@ def verify(store: str, dt: float | None) -> None:
 @click.option("--jobs", type=int, help="Worker processes. [default: all processors]")
 @click.option("--force", is_flag=True, help="Build again, replace another recipe.")
 def rebin(store: str, dt: float, from_dt: float | None, out: str | None, jobs: int | None, force: bool) -> None:
-    """Make a cube at another bin width, without the raw files.
+    r"""Make a cube at another bin width, without the raw files.
 
     \b
     Example:
@@ -290,7 +293,7 @@ def rebin(store: str, dt: float, from_dt: float | None, out: str | None, jobs: i
 @click.option("--neuron", help="Neuron label. [default: the first that has data]")
 @click.option("--out", type=click.Path(), default="strfcube.png", show_default=True, help="Picture to write.")
 def plot(store: str, dt: float | None, stim: str | None, neuron: str | None, out: str) -> None:
-    """Draw one stimulus with the raster and PSTH of one neuron.
+    r"""Draw one stimulus with the raster and PSTH of one neuron.
 
     \b
     Example:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import textwrap
 from collections import Counter
 from pathlib import Path
@@ -14,6 +13,8 @@ import numpy as np
 from strfcube.catalog import Entry, pipeline_class, raw_dir
 
 if TYPE_CHECKING:
+    import os
+
     import xarray as xr
 
 _LABEL = 12

@@ -8,11 +8,14 @@ all its arrays. Times, paths, hosts, worker numbers and ``history`` are attribut
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
 Leaf = tuple[tuple[int, ...], str]
 

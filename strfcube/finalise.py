@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from strfcube import digest
-from strfcube.catalog import Entry
-from strfcube.plan import Plan
-from strfcube.recipe import Recipe
 from strfcube.records import Finding, Neuron, Stimulus, Survey
 from strfcube.schema import FORMAT_VERSION
-from strfcube.shards import Layout
 from strfcube.store import no_consolidation_warning
-from strfcube.write import Job, Written
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from strfcube.catalog import Entry
+    from strfcube.plan import Plan
+    from strfcube.recipe import Recipe
+    from strfcube.shards import Layout
+    from strfcube.write import Job, Written
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,9 @@ def finalise(
             for v in ds.variables:  # left by an attempt that ended here
                 if str(v) in group:
                     del group[str(v)]
-            encoding: dict[str, dict[str, Any]] = {str(v): {"chunks": tuple(max(1, n) for n in ds[v].shape)} for v in ds.variables}
+            encoding: dict[str, dict[str, Any]] = {
+                str(v): {"chunks": tuple(max(1, n) for n in ds[v].shape)} for v in ds.variables
+            }
             for v in ds.variables:
                 if ds[v].dtype.kind == "f":
                     encoding[str(v)]["_FillValue"] = None
@@ -139,7 +145,9 @@ def _against(figures: Mapping[str, int], plan: Plan) -> tuple[Finding, ...]:
     if not wrong:
         return ()
     what = f"the complete data set has other figures: {', '.join(wrong)}"
-    return (Finding("warning", "", what, "the raw folder is a part or another version of it; the cube has what is there"),)
+    return (
+        Finding("warning", "", what, "the raw folder is a part or another version of it; the cube has what is there"),
+    )
 
 
 def root_dataset(survey: Survey, plan: Plan, frequencies: NDArray[Any], recipe: Recipe) -> xr.Dataset:
@@ -151,7 +159,7 @@ def root_dataset(survey: Survey, plan: Plan, frequencies: NDArray[Any], recipe: 
     ds = xr.Dataset(
         {
             "n_repeats": (("stim", "neuron"), plan.n_repeats, {"long_name": "trials in the cube", "units": "1"}),
-            "n_rejected": (("stim", "neuron"), plan.n_rejected, {"long_name": "trials recorded but rejected", "units": "1"}),
+            "n_rejected": (("stim", "neuron"), plan.n_rejected, {"long_name": "trials rejected", "units": "1"}),
             "n_bins": ("stim", plan.n_bins.astype(np.int32), {"long_name": "valid bins", "units": "1"}),
             "duration": ("stim", duration, {"long_name": "true length of the stimulus", "units": "s"}),
         },
@@ -161,7 +169,8 @@ def root_dataset(survey: Survey, plan: Plan, frequencies: NDArray[Any], recipe: 
             "repeat": ("repeat", np.arange(n_repeat, dtype=np.int32)),
             "time": ("time", np.arange(n_time) * (recipe.dt_ns / 1e9),
                      {"long_name": "left edge of the bin, from stimulus onset", "units": "s"}),
-            "frequency": ("frequency", np.asarray(frequencies, np.float64), {"long_name": "centre frequency", "units": "Hz"}),
+            "frequency": ("frequency", np.asarray(frequencies, np.float64),
+                          {"long_name": "centre frequency", "units": "Hz"}),
         },
     )  # fmt: skip
     coords = {name: ("stim", values) for name, values in _stim_coords(stimuli).items()}
@@ -175,9 +184,7 @@ def root_dataset(survey: Survey, plan: Plan, frequencies: NDArray[Any], recipe: 
 
 def _stim_coords(stimuli: Sequence[Stimulus]) -> dict[str, NDArray[Any]]:
     lengths = [s.length for s in stimuli]
-    sound = [
-        s.length.seconds - s.sound_onset if math.isnan(s.sound_duration) else s.sound_duration for s in stimuli
-    ]
+    sound = [s.length.seconds - s.sound_onset if math.isnan(s.sound_duration) else s.sound_duration for s in stimuli]
     rates = [s.length.rate if s.length.samples else float(s.meta.get("sample_rate", math.nan)) for s in stimuli]
     coords = {name: _column([s.meta.get(name) for s in stimuli]) for name in _keys(stimuli)}
     return coords | {
@@ -224,7 +231,8 @@ def _trials(plan: Plan) -> xr.Dataset:
 def _audio(results: Mapping[str, Any]) -> xr.Dataset:
     return xr.Dataset(
         {
-            "row_size": ("stim", results["row_size"], {"long_name": "samples of the stimulus", "sample_dimension": "sample"}),
+            "row_size": ("stim", results["row_size"],
+                         {"long_name": "samples of the stimulus", "sample_dimension": "sample"}),
             "rate": ("stim", results["sample_rate"], {"long_name": "sampling rate", "units": "Hz"}),
         },
         attrs={"description": "the waveforms, ragged, at their own rate; the first sample is at sound_onset"},
@@ -233,7 +241,9 @@ def _audio(results: Mapping[str, Any]) -> xr.Dataset:
 
 def findings_dataset(findings: Sequence[Finding]) -> xr.Dataset:
     """The findings as a table."""
-    columns = {name: _text([getattr(f, name) for f in findings]) for name in ("severity", "file", "what", "consequence")}
+    columns = {
+        name: _text([getattr(f, name) for f in findings]) for name in ("severity", "file", "what", "consequence")
+    }
     columns["line"] = np.array([f.line for f in findings], np.int64)
     attrs = {"description": "what the pipeline found wrong in the raw files, and what follows from it"}
     return xr.Dataset({name: ("finding", values) for name, values in columns.items()}, attrs=attrs)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from strfcube.errors import UsageError
-from strfcube.records import Length
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from strfcube.records import Length
 
 NS_PER_S = 1_000_000_000
 Align = Literal["centre", "causal"]
@@ -105,7 +108,9 @@ def observed_bins(
     return np.where(some, first, 0), np.where(some, last, 0)
 
 
-def frame_starts(frames: int, dt_ns: int, rate: float, width: int, align: Align, onset: float = 0.0) -> NDArray[np.int64]:
+def frame_starts(
+    frames: int, dt_ns: int, rate: float, width: int, align: Align, onset: float = 0.0
+) -> NDArray[np.int64]:
     """First sample of each frame's window.
 
     Frame k is centred on the sample nearest to the centre of bin k (``centre``), or its last sample is the last one

@@ -9,15 +9,19 @@ other block's source.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from strfcube.shards import Layout, linear
-from strfcube.spool import Summary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from strfcube.spool import Summary
 
 CHUNK_BYTES = 1_000_000  # decoded, of the response
 CHUNK_COST = 30_000  # bytes that could be decoded in the time that one more chunk costs

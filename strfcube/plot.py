@@ -281,10 +281,9 @@ def coverage(ds: xr.Dataset, by: str | None = "area") -> Figure:
         if by not in ds.coords or ds[by].dims != ("neuron",):
             there = sorted(str(n) for n, c in ds.coords.items() if c.dims == ("neuron",))
             raise SelectionError(f"by={by!r}: no coordinate on neuron; there are {there}")
-        groups = ds[by].values.astype(str)
-        order = np.argsort(groups, kind="stable")
+        order = np.argsort(ds[by].values, kind="stable")
         repeats = repeats[order]
-        _groups(ax, groups[order], by)
+        _groups(ax, ds[by].values[order], by)
     with_data = repeats > 0
     most = int(repeats.max(initial=1))
     shown = np.where(with_data, repeats, np.nan)
@@ -296,10 +295,8 @@ def coverage(ds: xr.Dataset, by: str | None = "area") -> Figure:
     bar.locator.set_params(integer=True)
     bar.update_ticks()
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set_title(
-        f"{ds.attrs.get('dataset', '')}: {int(with_data.sum()):,} of {with_data.size:,} pairs, {with_data.mean():.1%}",
-        fontsize="medium",
-    )
+    share = f"{int(with_data.sum()):,} of {with_data.size:,} pairs, {100 * with_data.mean():.4g} %"
+    ax.set_title(f"{ds.attrs.get('dataset', '')}: {share}", fontsize="medium")
     return figure  # type: ignore[no-any-return]
 
 
@@ -314,7 +311,7 @@ def _groups(ax: Axes, sorted_groups: NDArray[Any], by: str) -> None:
         middle = start + (count - 1) / 2
         if middle - last >= total / 28:
             places.append(float(middle))
-            labels.append(f"{name or 'none'} ({count})")
+            labels.append(f"{name:g} ({count})" if isinstance(name, float) else f"{name or 'none'} ({count})")
             last = middle
     right = ax.secondary_yaxis("right")
     right.set_yticks(places, labels)

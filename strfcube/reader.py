@@ -373,7 +373,9 @@ def computed(arrays: list[xr.DataArray], *, threads: bool) -> list[NDArray[Any]]
     if not arrays or arrays[0].chunks is None:
         return [array.values for array in arrays]
     compute: Any = import_module("dask").compute  # untyped
-    return [np.asarray(v) for v in compute(*(a.data for a in arrays), scheduler="threads" if threads else "synchronous")]
+    return [
+        np.asarray(v) for v in compute(*(a.data for a in arrays), scheduler="threads" if threads else "synchronous")
+    ]
 
 
 def _decode(

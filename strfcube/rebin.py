@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from strfcube import catalog
-from strfcube.build import Request, default_recipe, run
+from strfcube.build import run
 from strfcube.errors import StoreError, UsageError
 from strfcube.grid import dt_to_ns
 from strfcube.recipe import Recipe
@@ -33,12 +30,18 @@ from strfcube.records import (
     Trial,
     Trials,
 )
+from strfcube.request import Request, default_recipe
 from strfcube.spectrogram import Published
 from strfcube.store import existing_cube, locate
-from strfcube.tasks import Progress
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
     import xarray as xr
+    from numpy.typing import NDArray
+
+    from strfcube.tasks import Progress
 
 NEURONS_PER_SOURCE = 64
 _ENGINE_COORDS = {"stim", "sound_onset", "sound_duration", "duration_source", "n_samples"}
@@ -88,7 +91,9 @@ def rebin(
     recipe = dataclasses.replace(Recipe.from_json(attrs["recipe"]), dt_ns=dt_to_ns(dt))
     pipeline = StoredCube(path)
     if not recipe.audio and not isinstance(recipe.front_end, Published):
-        raise UsageError(f"{path} was built without audio: its spectrogram cannot be made at another dt; build from raw")
+        raise UsageError(
+            f"{path} was built without audio: its spectrogram cannot be made at another dt; build from raw"
+        )
     old_ns = dt_to_ns(attrs["dt_ms"])
     if recipe.dt_ns % old_ns:
         sampled = pipeline.sampled()

@@ -75,9 +75,8 @@ def problems(ds: xr.Dataset) -> list[str]:
         stored = np.dtype(variable.encoding.get("dtype", variable.dtype))
         if stored.kind not in kinds and not (name == "response" and stored.kind == "f"):
             found.append(f"'{name}' is stored as {stored}, expected a dtype of kind {' or '.join(kinds)}")
-    for dim in ("stim", "neuron", "repeat", "time", "frequency"):
-        if dim not in ds.coords:
-            found.append(f"coordinate '{dim}' is missing")
+    axes = ("stim", "neuron", "repeat", "time", "frequency")
+    found += [f"coordinate '{dim}' is missing" for dim in axes if dim not in ds.coords]
     for dim, names in (("stim", STIM_COORDS), ("neuron", NEURON_COORDS)):
         for name in names:
             if name not in ds.coords:

@@ -122,7 +122,7 @@ def select(
 
 
 def apply(ds: xr.Dataset, choice: Choice) -> xr.Dataset:
-    """What is visible of a choice, as a lazy Dataset."""
+    """Cut a cube to what is visible of a choice, lazily."""
     from strfcube import reader
 
     stim, neuron, _ = choice.visible(np.asarray(ds["n_repeats"].values))

@@ -11,16 +11,19 @@ import itertools
 import math
 import os
 import struct
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
-from numpy.typing import NDArray
 
 from strfcube.digest import Leaf, leaf
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
 
 _MISSING = 2**64 - 1
 _SHUFFLE = {"shuffle": 1, "bitshuffle": 2}
@@ -72,9 +75,7 @@ class Layout:
 
     def region(self, chunk: tuple[int, ...]) -> tuple[slice, ...]:
         """The part of the array that a chunk holds."""
-        return tuple(
-            slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(chunk, self.chunk, self.shape, strict=True)
-        )
+        return tuple(slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(chunk, self.chunk, self.shape, strict=True))
 
 
 def linear(values: int, chunk: int, per_shard: int) -> tuple[tuple[int], tuple[int], tuple[int]]:

@@ -13,13 +13,15 @@ import hashlib
 import io
 import json
 import wave
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Floats = NDArray[np.float64]
 
@@ -53,7 +55,7 @@ class ReceptiveField:
     ripples: float = 0.0
     modulation: float = 40.0
     spontaneous: float = 40.0
-    gain: float = 40.0
+    gain: float = 60.0
 
     def weights(self, frequencies: Any, lags: Any) -> Floats:
         """Values of the field.
@@ -98,7 +100,7 @@ def write_demo(
     seconds: float = 2.0,
     songs: int = 8,
     noises: int = 8,
-    repeats: int = 10,
+    repeats: int = 20,
 ) -> None:
     """Write the raw files of the simulated birds, and the truth beside them.
 

@@ -9,18 +9,21 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from strfcube.audio import to_float
 from strfcube.errors import UsageError
 from strfcube.grid import NS_PER_S, Align, frame_starts
-from strfcube.records import Audio
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from strfcube.records import Audio
 
 Compression = Literal["cubic", "log", "db", "none"]
-_UNITS = {"cubic": "power^(1/3)", "log": "log(1 + power)", "db": "dB", "none": "power"}
+COMPRESSIONS = {"cubic": "power^(1/3)", "log": "log(1 + power)", "db": "dB", "none": "power"}
 _BATCH = 1 << 20  # samples gathered at a time: 8 MB of float64
 SIGNIFICANT_BITS = 16
 
@@ -54,7 +57,7 @@ class Mel:
     @property
     def units(self) -> str:
         """Unit of the values."""
-        return _UNITS[self.compression]
+        return COMPRESSIONS[self.compression]
 
     def frequencies(self) -> NDArray[np.float64]:
         """Centre frequencies [shape=(bands,)] in Hz."""
@@ -97,7 +100,7 @@ class Cochleagram:
     @property
     def units(self) -> str:
         """Unit of the values."""
-        return _UNITS[self.compression]
+        return COMPRESSIONS[self.compression]
 
     def frequencies(self) -> NDArray[np.float64]:
         """Centre frequencies [shape=(bands,)] in Hz."""
@@ -323,9 +326,7 @@ def _without_empty_bands(bank: Any, width: int) -> tuple[Any, int]:
     return csr_array(weights * (width / n_fft)), n_fft
 
 
-def _band_power(
-    frames: NDArray[np.float64], window: NDArray[np.float64], bank: Any, n_fft: int
-) -> NDArray[np.float64]:
+def _band_power(frames: NDArray[np.float64], window: NDArray[np.float64], bank: Any, n_fft: int) -> NDArray[np.float64]:
     """Band powers [shape=(band, frame)]; a sparse product, so no BLAS and no threads."""
     from scipy.fft import rfft
 

@@ -10,21 +10,37 @@ import json
 import math
 import os
 import pickle
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
-from numpy.typing import NDArray
 
 from strfcube.errors import RawDataError, StrfcubeError, UsageError
 from strfcube.grid import NS_PER_S, bin_of, observed_bins, seconds_to_ns
 from strfcube.records import Finding, Pipeline, Source, Trial, Trials
 
-ROW_COLUMNS = ("neuron", "stim", "repeat", "number", "file", "start", "stop", "test", "value", "spikes", "bins", "exact")
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+ROW_COLUMNS = (
+    "neuron",
+    "stim",
+    "repeat",
+    "number",
+    "file",
+    "start",
+    "stop",
+    "test",
+    "value",
+    "spikes",
+    "bins",
+    "exact",
+)
 
 
 @dataclass(frozen=True)
@@ -110,7 +126,7 @@ class Summary:
     findings: tuple[Finding, ...]
 
 
-class StrictFinding(StrfcubeError):
+class StrictError(StrfcubeError):
     """The finding that stopped a strict build."""
 
 
@@ -138,7 +154,7 @@ def ingest(context_path: str, source: Source, spool_path: str) -> str:
 
     def report(finding: Finding) -> None:
         if context.strict and finding.severity != "info":
-            raise StrictFinding(f"{finding.file}: {finding.what} ({finding.consequence})")
+            raise StrictError(f"{finding.file}: {finding.what} ({finding.consequence})")
         findings.append(finding)
 
     rows = _Rows(context, report, source.id)
@@ -222,7 +238,7 @@ class _Rows:
         known = self.context.stims
         stim = np.array([known.get(s, -2) for s in trials.stimuli], np.int64)
         if (stim == -2).any():
-            for label in {trials.stimuli[i] for i in np.flatnonzero(stim == -2)}:
+            for label in dict.fromkeys(s for s in trials.stimuli if s not in known):
                 self._index("stimulus", label, known)
         codes: Any = self._code(self.files, trials.files) if isinstance(trials.files, str) else [
             self._code(self.files, f) for f in trials.files
@@ -253,9 +269,7 @@ class _Rows:
                 f"dt={dt_ns / 1e6:g} ms: the response of neuron '{trial.neuron}' is sampled every {step:g} ms and "
                 f"has no finer source; give a whole multiple of {step:g} ms, or leave it out with --only"
             )
-        first, last = (
-            int(v[0]) for v in observed_bins(np.array([start]), np.array([stop]), np.array([bins]), dt_ns)
-        )
+        first, last = (int(v[0]) for v in observed_bins(np.array([start]), np.array([stop]), np.array([bins]), dt_ns))
         inside = (at >= first) & (at < last)
         total = np.bincount(at[inside] - first, weights=trace[inside], minlength=max(last - first, 0))
         number = np.bincount(at[inside] - first, minlength=max(last - first, 0))

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,8 @@ from strfcube.grid import dt_to_ns
 from strfcube.schema import FORMAT_VERSION, problems, validate
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import xarray as xr
 
 READ_BYTES = 64_000_000  # decoded float32 of one dask task
@@ -45,7 +46,9 @@ def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
     if "://" in name or Path(name).exists():
         return name
     if name not in entries():
-        raise StoreError(f"{name}: no such cube; give the path of a store, a URL, or a data set: {', '.join(entries())}")
+        raise StoreError(
+            f"{name}: no such cube; give the path of a store, a URL, or a data set: {', '.join(entries())}"
+        )
     folder = data_dir()
     ms = dt_to_ns(entries()[name].recipe["dt"] if dt is None else dt) / 1e6
     path = folder / f"{name}-dt{ms:g}.zarr"

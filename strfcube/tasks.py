@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Progress = Callable[[str, int, int], None]
 
@@ -44,9 +46,7 @@ def workers(jobs: int) -> AbstractContextManager[Any]:
     return pool  # type: ignore[no-any-return]
 
 
-def run(
-    stage: str, tasks: Sequence[Task], pool: Any, ledger: Path, progress: Progress | None = None
-) -> dict[str, Any]:
+def run(stage: str, tasks: Sequence[Task], pool: Any, ledger: Path, progress: Progress | None = None) -> dict[str, Any]:
     """Results of all tasks by name; those that the ledger already has are not run again.
 
     Raises

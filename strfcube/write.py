@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from strfcube import spool
 from strfcube.audio import to_float
@@ -26,6 +24,11 @@ from strfcube.plan import RAGGED_CHUNK, RAGGED_PER_SHARD, Plan
 from strfcube.records import Finding, ReadyMade, Stimulus
 from strfcube.shards import Layout, create, linear, write_shard
 from strfcube.spectrogram import FrontEnd, Published, compute, regrid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
 Leaves = dict[str, list[Leaf]]
 
@@ -157,9 +160,7 @@ def _repeat_chunks(
             yield (stim, block, number, 0), values[None, :, at : at + layout.chunk[2]]
 
 
-def _stimulus_arrays(
-    trials: spool.Columns, plan: Plan, dt_ns: int, first: int, last: int
-) -> Iterator[NDArray[Any]]:
+def _stimulus_arrays(trials: spool.Columns, plan: Plan, dt_ns: int, first: int, last: int) -> Iterator[NDArray[Any]]:
     """The block's responses to one stimulus after the other [shape=(neuron, repeat, time)].
 
     As many repeats as the block has of the stimulus, in whole chunks cut to the array.
@@ -291,11 +292,11 @@ def write_audio(job_path: str) -> Written:
     job = load_job(job_path)
     try:
         return _write_audio(job, None)
-    except _MixedDtypes:
+    except _MixedDtypesError:
         return _write_audio(job, np.dtype(np.float32))
 
 
-class _MixedDtypes(Exception):
+class _MixedDtypesError(Exception):
     """A waveform came in another dtype than those before it."""
 
 
@@ -324,7 +325,7 @@ def _write_audio(job: Job, dtype: np.dtype[Any] | None) -> Written:
             continue
         common = common or audio.samples.dtype
         if dtype is None and audio.samples.dtype != common:
-            raise _MixedDtypes
+            raise _MixedDtypesError
         samples = audio.samples if audio.samples.dtype == common else to_float(audio.samples).astype(common)
         sizes[number], rates[number] = len(samples), audio.rate
         queue.append(samples)

@@ -1,0 +1,101 @@
+"""Where an unfinished build lies: its folder, its lock, and the way out of it into the place of the cube."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from strfcube import catalog
+from strfcube.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from strfcube.recipe import Recipe
+
+STAGES = ("spool", "ingest", "write")
+
+
+def work_folder(target: str) -> Path:
+    """Where an unfinished build lies: beside a local store, else in the data folder."""
+    if "://" in target:
+        return catalog.data_dir() / "building" / hashlib.sha256(target.encode()).hexdigest()[:16]
+    path = Path(target)
+    return path.with_name(f"{path.name}.building")
+
+
+def resume_or_restart(work: Path, recipe: Recipe, fingerprint: str) -> None:
+    """Keep what an unfinished build of the same recipe and raw files left; clear anything else away."""
+    from strfcube import __version__
+
+    stamp = json.dumps([__version__, recipe.to_json(), fingerprint])
+    marker = work / "recipe.json"
+    if not marker.exists() or marker.read_text() != stamp:
+        for name in (*STAGES, "store.zarr"):
+            shutil.rmtree(work / name, ignore_errors=True)
+    for name in STAGES:
+        (work / name).mkdir(parents=True, exist_ok=True)
+    marker.write_text(stamp)
+
+
+@contextmanager
+def writable(target: str) -> Iterator[None]:
+    """Say what could not be written, and what to do, for anything the file system refuses."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or target
+        raise StoreError(
+            f"cannot write {place}: {error.strerror or error}; make it writable, free space, or give another --out"
+        ) from error
+
+
+@contextmanager
+def locked(work: Path) -> Iterator[None]:
+    """One build of a store at a time; the second waits. The lock goes with its process, however that ends."""
+    from filelock import FileLock, Timeout
+
+    work.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(work / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"strfcube: another build is writing {work}; waiting for it", file=sys.stderr)
+        lock.acquire()
+        work.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def publish(store: str, target: str, work: Path) -> None:
+    """Put the finished local store into place, and clear the work folder."""
+    if "://" not in target:
+        old = work / "replaced"
+        if Path(target).exists():
+            os.rename(target, old)
+        os.rename(store, target)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def save(path: Path, value: Any) -> str:
+    """Pickle a value, by value where it comes from a script or a notebook; gives the path."""
+    from cloudpickle import dumps
+
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(dumps(value))
+    os.replace(partial, path)
+    return str(path)
+
+
+def slug(name: str) -> str:
+    """A file name for any source id."""
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[:80]
+    return f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
