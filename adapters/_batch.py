@@ -1,0 +1,385 @@
+"""Batches as plain arrays: what of a cube goes where, decoded into buffers that are used again. Knows no torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from strfcube.adapters._waveform import Waveforms
+from strfcube.errors import UsageError
+from strfcube.reader import LazyReader, Part, ResponseReader, ShardedArray, computed, cut, origin
+from strfcube.transform import smooth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from strfcube.select import Choice
+
+Cache = Literal["none", "ram", "auto"]
+AUTO_BYTES = 256_000_000  # decoded bytes that cache="auto" keeps in memory
+_PARALLEL_BYTES = 1_000_000  # a smaller batch is not worth a thread
+_BUFFERS = 12
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How responses and stimuli are read.
+
+    Attributes
+    ----------
+    mode : {"spectrogram", "waveform"}
+        What ``stims`` holds.
+    audio_fs : float or None
+        Sampling rate in Hz of ``mode="waveform"``.
+    average_repeats : bool
+        Mean over the repeats that observed a bin, instead of the repeats.
+    smooth_ms : float or None
+        Full width of a Hann window that sums to 1.
+    cache : {"none", "ram", "auto"}
+        Whether decoded chunks (bytes, not floats) stay in memory.
+    extra : tuple of str
+        Variables on stim that go into the batch under their own name.
+    allow_mixed : bool
+        Whether neurons of different units may be read together.
+    standardize : tuple of ndarray [shape=(frequency, 1)], optional
+        Mean and standard deviation of the stimuli.
+    normalize : tuple of ndarray [shape=(neuron,)], optional
+        Shift and scale of every neuron of the cube.
+    """
+
+    mode: Literal["spectrogram", "waveform"] = "spectrogram"
+    audio_fs: float | None = None
+    average_repeats: bool = False
+    smooth_ms: float | None = None
+    cache: Cache = "auto"
+    extra: tuple[str, ...] = ()
+    allow_mixed: bool = False
+    standardize: tuple[NDArray[Any], NDArray[Any]] | None = None
+    normalize: tuple[NDArray[Any], NDArray[Any]] | None = None
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("mode", ("spectrogram", "waveform")), ("cache", ("none", "ram", "auto"))):
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"{name}={getattr(self, name)!r}, expected one of {', '.join(allowed)}")
+        if (self.mode == "waveform") != (self.audio_fs is not None):
+            raise UsageError(
+                f"mode={self.mode!r} with audio_fs={self.audio_fs!r}: waveforms, and only they, need a rate"
+            )
+        if self.mode == "waveform" and self.standardize is not None:
+            raise UsageError("standardize is for spectrograms, and mode is 'waveform'")
+
+
+class Buffers:
+    """Memory for batches, used again once nothing refers to it.
+
+    Fresh memory costs more than what is written to it: every page is faulted in and zeroed. A buffer is free when
+    only this pool refers to it; tensors, their views and arrays made from them all hold the buffer itself.
+    """
+
+    def __init__(self) -> None:
+        self._fresh()
+
+    def _fresh(self) -> None:
+        self._held: list[NDArray[np.uint8]] = []
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._fresh()
+
+    def take(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """An array with arbitrary contents."""
+        dtype = np.dtype(dtype)
+        size = int(np.prod(shape)) * dtype.itemsize
+        with self._lock:
+            # The list and the argument of getrefcount are the two references of a buffer that nobody uses.
+            free = [i for i in range(len(self._held)) if sys.getrefcount(self._held[i]) == 2]
+            fitting = [i for i in free if self._held[i].nbytes >= size]
+            if fitting:
+                buffer = self._held[min(fitting, key=lambda i: self._held[i].nbytes)]
+            else:
+                for i in reversed(free):
+                    if self._held[i].nbytes < size:
+                        del self._held[i]
+                buffer = np.empty(max(size, 1), np.uint8)
+                self._held.append(buffer)
+                del self._held[:-_BUFFERS]
+        return buffer[:size].view(dtype).reshape(shape)
+
+
+class Source:
+    """What all views of one cube share: open files, kept chunks, buffers.
+
+    Parameters
+    ----------
+    cube : xarray.Dataset
+        Everything but ``response`` and ``stimulus`` in memory.
+    cache : {"none", "ram", "auto"}
+        As in `Reading`.
+    """
+
+    def __init__(self, cube: xr.Dataset, cache: Cache) -> None:
+        self.cube = cube
+        self.cache = cache
+        self.n_repeats: NDArray[Any] = cube["n_repeats"].transpose("stim", "neuron").values
+        self.n_bins: NDArray[Any] = cube["n_bins"].values
+        self.buffers = Buffers()
+        self.parts = origin(cube)
+        self.stimulus_parts = origin(cube, "stimulus")
+        self._arrays: dict[str, ShardedArray] = {}
+        self._waveforms: dict[float, Waveforms] = {}
+
+    @cached_property
+    def keep(self) -> bool:
+        """Whether decoded chunks stay in memory."""
+        most = np.maximum(self.n_repeats.max(1, initial=0), 1)
+        values = int(most.sum()) * self.cube.sizes["neuron"] * self.cube.sizes["time"]
+        return self.cache == "ram" or (self.cache == "auto" and values <= AUTO_BYTES)
+
+    def responses(self, neuron: NDArray[np.intp]) -> ResponseReader | LazyReader:
+        """Reader of some neurons: of the shards where `cube` still holds its own opened array, else through dask."""
+        if self.parts:
+            parts = cut(self.parts, np.arange(self.cube.sizes["stim"]), neuron)
+            try:
+                return ResponseReader(parts, {p.path: self._array(p.path, "response") for p in parts})
+            except NotImplementedError:
+                pass
+        return LazyReader(self.cube["response"], neuron)
+
+    def stimuli(self, stims: Sequence[int], *, threads: bool) -> list[NDArray[Any] | None]:
+        """Spectrograms [shape=(frequency, time)]; None for one that the cube lacks."""
+        if self.stimulus_parts:
+            try:
+                return [self._stimulus(s) for s in stims]
+            except NotImplementedError:
+                pass
+        lazy = self.cube["stimulus"].transpose("stim", "frequency", "time")
+        found = computed([lazy.isel(stim=s) for s in stims], threads=threads)
+        return [None if np.isnan(values).all() else values for values in found]
+
+    def waveforms(self, fs: float) -> Waveforms:
+        """Waveforms at a sampling rate."""
+        if fs not in self._waveforms:
+            dt = float(self.cube.attrs["dt_ms"]) / 1000
+            self._waveforms[fs] = Waveforms(self.stimulus_parts, self.cube, fs, dt, keep=self.cache != "none")
+        return self._waveforms[fs]
+
+    def blocks(self) -> NDArray[np.intp]:
+        """Number of the read block that holds each stimulus: what "block" shuffling keeps together."""
+        if self.parts:
+            try:
+                sizes = {p.path: self._array(p.path, "response").shard[0] for p in self.parts}
+            except NotImplementedError:
+                pass
+            else:
+                at = np.stack([np.where(p.stim < 0, -1, p.stim // sizes[p.path]) for p in self.parts])
+                return np.unique(at, axis=1, return_inverse=True)[1].ravel()
+        chunks = self.cube["response"].chunksizes.get("stim", (self.cube.sizes["stim"],))
+        return np.repeat(np.arange(len(chunks)), chunks)
+
+    def _stimulus(self, stim: int) -> NDArray[Any] | None:
+        part = next(p for p in self.stimulus_parts if p.stim[stim] >= 0)
+        array = self._array(part.path, "stimulus")
+        if array.chunk != (1, *array.shape[1:]):
+            raise NotImplementedError(f"stimulus in chunks of {array.chunk}")
+        values = array.read((int(part.stim[stim]), 0, 0))
+        return None if values is None else values[0]
+
+    def _array(self, path: str, name: str) -> ShardedArray:
+        key = f"{path}/{name}"
+        if key not in self._arrays:
+            self._arrays[key] = ShardedArray(Path(key), keep=self.keep)
+        return self._arrays[key]
+
+
+class BatchReader:
+    """Batches of what is visible of a choice.
+
+    Parameters
+    ----------
+    source : Source
+        The cube.
+    choice : Choice
+        Chosen stimuli and neurons.
+    reading : Reading
+        How to read them.
+    """
+
+    def __init__(self, source: Source, choice: Choice, reading: Reading) -> None:
+        self.source, self.reading = source, reading
+        self.stim, self.neuron, self.n_repeats = choice.visible(source.n_repeats)
+        self.n_bins = source.n_bins[self.stim]
+        self.dt_ms = float(source.cube.attrs["dt_ms"])
+
+    @cached_property
+    def _responses(self) -> ResponseReader | LazyReader:
+        if not self.reading.allow_mixed and "units" in self.source.cube.coords:
+            units = sorted(set(map(str, self.source.cube["units"].values[self.neuron])))
+            if len(units) > 1:
+                raise UsageError(
+                    f"the chosen neurons are in {' and '.join(units)}: choose one with sel(signal_type=...), "
+                    f"or mix them with allow_mixed=True"
+                )
+        return self.source.responses(self.neuron)
+
+    @property
+    def raw_fill(self) -> int | None:
+        """Missing value of bytes that can be decoded elsewhere (`batch` with ``raw=True``); None where there are none."""
+        r = self._responses
+        plain = not (self.reading.average_repeats or self.reading.smooth_ms or self.reading.normalize)
+        return int(r.fill) if plain and isinstance(r, ResponseReader) and r.dtypes == {np.dtype("u1")} else None
+
+    def batch(self, items: Sequence[int], *, threads: int = 1, raw: bool = False) -> dict[str, Any]:
+        """Arrays of some visible stimuli, trimmed to the longest, and to the most repeats, of them.
+
+        Parameters
+        ----------
+        items : sequence of int
+            Positions among the visible stimuli.
+        threads : int
+            1 where no thread may be started.
+        raw : bool
+            Responses as stored bytes, without a mask; only with `raw_fill`.
+
+        Returns
+        -------
+        dict
+            ``stims`` [shape=(B, 1, frequency or 1, time)], ``responses`` and ``valid_mask``
+            [shape=(B, neuron, repeat, time)], and the extra variables.
+        """
+        index = np.asarray(items, np.intp)
+        n_bins = self.n_bins[index]
+        shape = (len(index), len(self.neuron), int(self.n_repeats[index].max(initial=1)), int(n_bins.max(initial=1)))
+        if self.reading.average_repeats:
+            shape = (shape[0], shape[1], 1, shape[3])
+        take = self.source.buffers.take
+        responses = take(shape, np.uint8 if raw else np.float32)
+        mask = None if raw else take(shape, bool)
+        parallel = threads > 1 and len(index) > 1 and responses.nbytes > _PARALLEL_BYTES
+        self._fill(index, responses, mask, threads if parallel else 1)
+        out = {"stims": self.stims(index, shape[3], threads=threads > 1), "responses": responses}
+        if mask is not None:
+            out["valid_mask"] = mask
+        return out | {name: self._extra(name, index, shape[3]) for name in self.reading.extra}
+
+    def _fill(
+        self, index: NDArray[np.intp], responses: NDArray[Any], mask: NDArray[np.bool_] | None, threads: int
+    ) -> None:
+        reader = self._responses
+        stims = self.stim[index].tolist()
+        fetched = None if isinstance(reader, ResponseReader) else reader.fetch(stims, threads=threads > 1)
+
+        def one(b: int) -> None:
+            counts, bins = self.n_repeats[index[b]], int(self.n_bins[index[b]])
+            out, seen = responses[b], None if mask is None else mask[b]
+            if self.reading.average_repeats:
+                size = (len(counts), int(counts.max()), out.shape[2])
+                out, seen = np.empty(size, np.float32), np.empty(size, bool)
+            if isinstance(reader, ResponseReader):
+                reader.read(stims[b], counts, bins, out, seen)
+            else:
+                reader.place(fetched[b], counts, bins, out, seen)
+            if seen is not None:
+                self._transform(out, seen, responses[b], mask[b])
+
+        _each(one, len(index), threads)
+
+    def _transform(self, values: NDArray[Any], seen: NDArray[Any], out: NDArray[Any], mask: NDArray[Any]) -> None:
+        """Smooth, average and normalise one stimulus [shape=(neuron, repeat, time)], in this order."""
+        if self.reading.smooth_ms:
+            named = xr.DataArray(values, dims=("neuron", "repeat", "time"))
+            values[...] = smooth(named, self.dt_ms, self.reading.smooth_ms).values
+        if self.reading.average_repeats:
+            total = np.where(seen, values, 0).sum(1, dtype=np.float32)
+            count = seen.sum(1, dtype=np.float32)
+            mask[:, 0] = count > 0
+            out[:, 0] = np.nan
+            np.divide(total, count, out=out[:, 0], where=mask[:, 0])
+        if self.reading.normalize is not None:
+            shift, scale = (values[self.neuron, None, None].astype(np.float32) for values in self.reading.normalize)
+            np.subtract(out, shift, out=out)
+            np.divide(out, scale, out=out)
+
+    def stims(self, items: Sequence[int], n_time: int | None = None, *, threads: bool = False) -> NDArray[Any]:
+        """Stimuli [shape=(B, 1, frequency or 1, time)] of some visible stimuli, zero past their ends."""
+        index = np.asarray(items, np.intp)
+        n_time = int(self.n_bins[index].max(initial=1)) if n_time is None else n_time
+        stims, n_bins = self.stim[index].tolist(), self.n_bins[index].tolist()
+        if self.reading.audio_fs is not None:
+            waves = self.source.waveforms(self.reading.audio_fs)
+            out = self.source.buffers.take((len(stims), 1, n_time * waves.per_bin), np.float32)
+            for b, (stim, bins) in enumerate(zip(stims, n_bins, strict=True)):
+                out[b, 0, : bins * waves.per_bin] = waves.read(stim, bins)
+                out[b, 0, bins * waves.per_bin :] = 0
+            return out
+        out = self.source.buffers.take((len(stims), 1, self.source.cube.sizes["frequency"], n_time), np.float32)
+        for b, stim in enumerate(stims):
+            (values,) = self.source.stimuli([stim], threads=threads)
+            if values is None:
+                label = self.source.cube["stim"].values[stim]
+                raise UsageError(
+                    f"stimulus {label!r} has no spectrogram, since its sound was missing when the cube was built; "
+                    f"leave such stimuli out with CubeDataset.with_stimulus()"
+                )
+            here = out[b, 0, :, : n_bins[b]]
+            here[...] = values[:, : n_bins[b]]
+            out[b, 0, :, n_bins[b] :] = 0
+            if self.reading.standardize is not None:
+                mean, deviation = self.reading.standardize
+                np.subtract(here, mean, out=here)
+                np.divide(here, deviation, out=here)
+            np.nan_to_num(here, copy=False, nan=0.0)  # bands above half the sampling rate of a sound have no value
+        return out
+
+    def _extra(self, name: str, index: NDArray[np.intp], n_time: int) -> Any:
+        if name not in self.source.cube.variables or "stim" not in self.source.cube[name].dims:
+            there = sorted(str(n) for n, v in self.source.cube.variables.items() if "stim" in v.dims)
+            raise UsageError(f"extra={name!r}: expected a variable on stim, one of {', '.join(there)}")
+        array = self.source.cube[name]
+        chosen = array.transpose("stim", ...).isel(stim=self.stim[index])
+        if "neuron" in chosen.dims:
+            chosen = chosen.isel(neuron=self.neuron)
+        if "time" in chosen.dims:
+            chosen = chosen.isel(time=slice(n_time))
+        values = chosen.values
+        return values if values.dtype.kind in "biuf" else values.astype(object).tolist()
+
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def _each(task: Callable[[int], None], count: int, threads: int) -> None:
+    """Run `task` for 0 .. count - 1; blosc and numpy work without the interpreter's lock."""
+    global _pool
+    if threads <= 1:
+        for i in range(count):
+            task(i)
+        return
+    if _pool is None:
+        _pool = ThreadPoolExecutor(threads, thread_name_prefix="strfcube")
+    list(_pool.map(task, range(count)))
+
+
+def _forget_threads() -> None:
+    # Threads do not survive a fork; a pool that believes in them waits for ever.
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
+
+__all__ = ["AUTO_BYTES", "BatchReader", "Buffers", "Part", "Reading", "Source"]

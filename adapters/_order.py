@@ -1,0 +1,107 @@
+"""The order of an epoch: which stimuli form which batch, seeded and resumable. Knows no torch."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from strfcube.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+
+class Batches:
+    """Batches of positions, one epoch at a time.
+
+    Parameters
+    ----------
+    size : int
+        Number of items.
+    batch_size : int
+        Items in a batch.
+    shuffle : {False, True, "block"}
+        ``True``: a full permutation. ``"block"``: blocks in random order, and their items in random order, so that
+        what is read together stays together.
+    seed : int
+        With the epoch, fixes the order.
+    drop_last : bool
+        Leave out a last batch that is not full.
+    blocks : ndarray of int [shape=(size,)]
+        Block of each item.
+    groups : ndarray of int [shape=(size,)], optional
+        Items of different groups are never in one batch.
+    sampler : iterable of int, optional
+        Gives the order instead; `shuffle` must be False.
+
+    Attributes
+    ----------
+    epoch, skip : int
+        Epoch that the next iteration gives, and how many of its batches it leaves out.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        shuffle: bool | str,
+        seed: int,
+        drop_last: bool,
+        blocks: NDArray[np.intp],
+        groups: NDArray[np.intp] | None = None,
+        sampler: Iterable[int] | None = None,
+    ) -> None:
+        if batch_size < 1 or int(batch_size) != batch_size:
+            raise UsageError(f"batch_size={batch_size!r}, expected a whole number from 1")
+        if shuffle not in (False, True, "block"):
+            raise UsageError(f"shuffle={shuffle!r}, expected False, True or 'block'")
+        if sampler is not None and shuffle:
+            raise UsageError("a sampler gives the order: leave shuffle away")
+        self.size, self.batch_size, self.shuffle, self.seed = size, int(batch_size), shuffle, seed
+        self.drop_last, self.blocks, self.groups, self.sampler = drop_last, blocks, groups, sampler
+        self.epoch = self.skip = 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return itertools.islice(iter(self._batches(self.epoch)), self.skip, None)
+
+    def __len__(self) -> int:
+        if self.sampler is not None:
+            counts = [len(self.sampler)]  # type: ignore[arg-type]
+        elif self.groups is None:
+            counts = [self.size]
+        else:
+            counts = np.unique(self.groups, return_counts=True)[1].tolist()
+        return sum(n // self.batch_size if self.drop_last else -(-n // self.batch_size) for n in counts)
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        rng = np.random.default_rng((self.seed, epoch))
+        order = self._order(rng)
+        if self.groups is None:
+            return self._cut(order)
+        kinds = self.groups[order]
+        batches = [batch for kind in dict.fromkeys(kinds.tolist()) for batch in self._cut(order[kinds == kind])]
+        if self.shuffle:
+            return [batches[i] for i in rng.permutation(len(batches))]
+        return batches
+
+    def _order(self, rng: np.random.Generator) -> NDArray[np.intp]:
+        if self.sampler is not None:
+            return np.fromiter(self.sampler, np.intp)
+        if not self.shuffle:
+            return np.arange(self.size)
+        order = rng.permutation(self.size)
+        if self.shuffle == "block":
+            rank = rng.permutation(int(self.blocks.max(initial=0)) + 1)
+            order = order[np.argsort(rank[self.blocks[order]], kind="stable")]
+        return order
+
+    def _cut(self, order: Sequence[int] | NDArray[np.intp]) -> list[list[int]]:
+        batches = [list(map(int, order[i : i + self.batch_size])) for i in range(0, len(order), self.batch_size)]
+        if self.drop_last and batches and len(batches[-1]) < self.batch_size:
+            batches.pop()
+        return batches

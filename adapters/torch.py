@@ -1,0 +1,567 @@
+"""`CubeDataset`: a cube as a PyTorch map-style dataset over its stimuli.
+
+A view is the opened cube, two chosen sets and a way of reading. Views are immutable and share files and buffers.
+Nothing of ``response`` is read before a batch asks for it.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from strfcube import store
+from strfcube.adapters._batch import BatchReader, Reading, Source
+from strfcube.adapters._order import Batches
+from strfcube.concat import concat
+from strfcube.errors import SelectionError, UsageError
+from strfcube.select import Choice, apply, loaded, masks, nothing_left, positions, published
+
+Batch = dict[str, Any]
+Predicate = Callable[[xr.Dataset], xr.DataArray] | xr.DataArray
+
+
+class CubeDataset(Dataset[Batch]):
+    """Stimuli of a cube and the responses to them.
+
+    Parameters
+    ----------
+    source : path, URL, str or xarray.Dataset
+        What `strfcube.open` takes, or a cube, lazily transformed or not.
+    mode : {"spectrogram", "waveform"}
+        What ``stims`` holds.
+    audio_fs : float, optional
+        Sampling rate in Hz of ``mode="waveform"``; a bin must be a whole number of samples.
+    average_repeats : bool
+        Mean response instead of the repeats: R = 1.
+    smooth_ms : float, optional
+        Full width in ms of a Hann window that sums to 1.
+    cache : {"none", "ram", "auto"}
+        Keep decoded responses in memory, one byte a bin; ``auto`` does where they are small.
+    extra : sequence of str
+        Variables or coordinates on stim that go into items and batches under their own name.
+    allow_mixed : bool
+        Read neurons of different units (spikes and mV) together.
+    dtype : torch.dtype
+        Of ``stims`` and ``responses``.
+    device : torch.device or str, optional
+        Where batches go; counts travel as bytes and become floats and mask there.
+
+    Raises
+    ------
+    StoreError
+        If there is no such cube.
+    UsageError
+        For an option that cannot be used as given.
+
+    Notes
+    -----
+    An item is a dict of ``stims`` [shape=(1, F, T)], zero past the end, ``responses`` [shape=(N, R, T)], NaN where
+    missing, ``valid_mask`` [shape=(N, R, T)], True where not, and ``stim_meta``, a dict. A batch has a leading
+    dimension, T and R of its longest item and the most repeats in it, and a list in ``stim_meta``.
+
+    Examples
+    --------
+    >>> train = CubeDataset("aa1-dt5.zarr").sel(area="MLd", split="train")  # doctest: +SKIP
+    >>> for batch in train.loader(batch_size=8, shuffle=True): ...  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | xr.Dataset,
+        *,
+        mode: Literal["spectrogram", "waveform"] = "spectrogram",
+        audio_fs: float | None = None,
+        average_repeats: bool = False,
+        smooth_ms: float | None = None,
+        cache: Literal["none", "ram", "auto"] = "auto",
+        extra: Sequence[str] = (),
+        allow_mixed: bool = False,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        opened = source if isinstance(source, xr.Dataset) else store.open(source)
+        self._reading = Reading(mode, audio_fs, average_repeats, smooth_ms, cache, tuple(extra), allow_mixed)
+        self._source = Source(loaded(opened), cache)
+        self._choice = Choice.everything(opened)
+        self._dtype, self._device = dtype, None if device is None else torch.device(device)
+
+    def _with(self, **changes: Any) -> CubeDataset:
+        view = copy.copy(self)
+        # What a view has worked out belongs to its own choice and reading.
+        view.__dict__ = {k: v for k, v in self.__dict__.items() if k not in ("_reader", "ds", "stim_meta")} | changes
+        return view
+
+    @cached_property
+    def _reader(self) -> BatchReader:
+        return BatchReader(self._source, self._choice, self._reading)
+
+    @cached_property
+    def ds(self) -> xr.Dataset:
+        """The view as a lazy Dataset, before any reading transform."""
+        return apply(self._source.cube, self._choice)
+
+    @cached_property
+    def stim_meta(self) -> tuple[dict[str, Any], ...]:
+        """Coordinates, ``n_bins`` and ``duration`` of each stimulus."""
+        cube, index = self._source.cube, self._reader.stim
+        names = [n for n, c in cube.coords.items() if c.dims == ("stim",)]
+        names += [n for n in ("n_bins", "duration") if n in cube.data_vars]
+        columns = {str(n): cube[n].values[index].tolist() for n in names}
+        return tuple(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+
+    @property
+    def n_repeats(self) -> np.ndarray[Any, Any]:
+        """Trials of each visible pair [shape=(stim, neuron)]."""
+        return self._reader.n_repeats.copy()
+
+    # Selection ------------------------------------------------------------------------------------------------------
+
+    def sel(
+        self, *, where: Predicate | None = None, heard: Mapping[str, Any] | None = None, **keys: Any
+    ) -> CubeDataset:
+        """Choose by coordinates; see `strfcube.select`.
+
+        Values, ``where`` and ``heard`` are looked up in the whole cube, so that the order of selections does not matter.
+
+        Raises
+        ------
+        SelectionError
+            For an unknown key, a value that nothing has, or a choice that leaves nothing.
+        """
+        return self._narrowed(self._choice.narrowed(*masks(self._source.cube, keys, where, heard)), keys, where, heard)
+
+    def where(self, predicate: Predicate) -> CubeDataset:
+        """Choose by a predicate on the cube, such as ``lambda ds: ds.depth > 300``; see `strfcube.select`."""
+        return self.sel(where=predicate)
+
+    def subset(self, name: str) -> CubeDataset:
+        """Choose a published part: a value of ``split`` or ``subset``, or a coordinate of bools such as ``valid_unit``."""
+        return self.sel(**published(self._source.cube, name))
+
+    def isel(self, *, stim: Any = None, neuron: Any = None) -> CubeDataset:
+        """Choose visible stimuli and neurons by position: ints, slices, lists of ints or bools, in that order.
+
+        Raises
+        ------
+        IndexError
+            For a position past the end.
+        SelectionError
+            For a choice that leaves nothing.
+        """
+        chosen = {}
+        for dim, indexer in (("stim", stim), ("neuron", neuron)):
+            if indexer is not None:
+                there = getattr(self._reader, dim)
+                chosen[dim] = there[positions(indexer, len(there), dim)]
+        return self._narrowed(dataclasses.replace(self._choice, **chosen), {"stim": stim, "neuron": neuron})
+
+    def with_stimulus(self) -> CubeDataset:
+        """Leave out the stimuli whose sound was missing when the cube was built; reads every spectrogram once."""
+        stims = self._reader.stim
+        there = [self._source.stimuli([s], threads=_threads() > 1)[0] is not None for s in stims.tolist()]
+        return self._narrowed(dataclasses.replace(self._choice, stim=stims[there]), {"with_stimulus": True})
+
+    def _narrowed(self, choice: Choice, keys: Mapping[str, Any], where: Any = None, heard: Any = None) -> CubeDataset:
+        view = self._with(_choice=choice)
+        if not len(view):
+            raise nothing_left(keys, where, heard)
+        return view
+
+    # Reading --------------------------------------------------------------------------------------------------------
+
+    def using(self, **options: Any) -> CubeDataset:
+        """The same choice with other reading options: those of the constructor, by name."""
+        own = {name: options.pop(name) for name in ("dtype", "device") if name in options}
+        known = {f.name for f in dataclasses.fields(Reading)} - {"standardize", "normalize"}
+        if not options.keys() <= known:
+            raise UsageError(f"using({', '.join(sorted(options.keys() - known))}): expected {', '.join(sorted(known))}")
+        if "extra" in options:
+            options["extra"] = tuple(options["extra"])
+        changes: dict[str, Any] = {"_reading": dataclasses.replace(self._reading, **options)}
+        if options.get("cache", self._source.cache) != self._source.cache:
+            changes["_source"] = Source(self._source.cube, options["cache"])
+        if "dtype" in own:
+            changes["_dtype"] = own["dtype"]
+        if "device" in own:
+            changes["_device"] = None if own["device"] is None else torch.device(own["device"])
+        return self._with(**changes)
+
+    def to(self, device: torch.device | str) -> CubeDataset:
+        """The same view with batches on a device: bytes are sent, floats and mask are made there."""
+        return self.using(device=device)
+
+    def standardize(self, fit: CubeDataset | None = None, per: Literal["band", "all"] = "band") -> CubeDataset:
+        """Subtract the mean of the spectrograms and divide by their standard deviation, on reading.
+
+        Parameters
+        ----------
+        fit : CubeDataset, optional
+            The view whose valid bins give mean and deviation: the training set. Default: this view.
+        per : {"band", "all"}
+            One mean and deviation for each frequency, or one for all.
+        """
+        if per not in ("band", "all"):
+            raise UsageError(f"per={per!r}, expected 'band' or 'all'")
+        if self._reading.mode == "waveform":
+            raise UsageError("standardize is for spectrograms, and mode is 'waveform'")
+        fit = (self if fit is None else fit)._with(_device=None, _dtype=torch.float32)
+        fit._reading = dataclasses.replace(fit._reading, standardize=None, mode="spectrogram", audio_fs=None, extra=())
+        axes = (1,) if per == "band" else (0, 1)
+        count, mean, square = 0, 0.0, 0.0
+        for item in range(len(fit)):
+            values = fit._reader.stims([item])[0, 0].astype(np.float64)
+            # Chan's update: sums of squares about the mean, so that a large offset costs no digits
+            n = values.size // (len(values) if per == "band" else 1)
+            own = values.mean(axes, keepdims=True)
+            delta = own - mean
+            square = square + ((values - own) ** 2).sum(axes, keepdims=True) + delta**2 * (count * n / (count + n))
+            mean = mean + delta * (n / (count + n))
+            count += n
+        deviation = np.sqrt(square / max(1, count))
+        moments = np.asarray(mean, np.float32), np.where(deviation > 0, deviation, 1).astype(np.float32)
+        return self._with(_reading=dataclasses.replace(self._reading, standardize=moments))
+
+    def normalize(self, method: Literal["max", "zscore"] = "max", fit: CubeDataset | None = None) -> CubeDataset:
+        """Scale the responses of each neuron, on reading.
+
+        Parameters
+        ----------
+        method : {"max", "zscore"}
+            Divide by the largest value, or subtract the mean and divide by the standard deviation.
+        fit : CubeDataset, optional
+            The view whose valid bins, read as it reads them, give the figures: the training set. Default: this view.
+
+        Raises
+        ------
+        UsageError
+            If `fit` is another cube, or lacks one of this view's neurons.
+        """
+        if method not in ("max", "zscore"):
+            raise UsageError(f"method={method!r}, expected 'max' or 'zscore'")
+        fit = (self if fit is None else fit)._with(_device=None, _dtype=torch.float32)
+        if not np.array_equal(fit._source.cube["neuron"].values, self._source.cube["neuron"].values):
+            raise UsageError("normalize: fit is a view of another cube")
+        absent = np.setdiff1d(self._reader.neuron, fit._reader.neuron)
+        if len(absent):
+            labels = ", ".join(map(str, self._source.cube["neuron"].values[absent[:5]]))
+            raise UsageError(f"normalize: {len(absent)} neurons have no data in fit: {labels}; hide them with sel")
+        fit._reading = dataclasses.replace(fit._reading, normalize=None, extra=())
+        count, top = np.zeros(len(fit._reader.neuron)), np.full(len(fit._reader.neuron), -np.inf)
+        mean, square = np.zeros_like(count), np.zeros_like(count)
+        for item in range(len(fit)):
+            batch = fit._reader.batch([item], threads=_threads())
+            values, seen = batch["responses"][0].astype(np.float64), batch["valid_mask"][0]
+            top = np.maximum(top, np.where(seen, values, -np.inf).max((1, 2)))
+            n = seen.sum((1, 2))
+            own = np.where(seen, values, 0).sum((1, 2)) / np.maximum(n, 1)
+            spread = np.where(seen, (values - own[:, None, None]) ** 2, 0).sum((1, 2))
+            both = np.maximum(count + n, 1)
+            square += spread + (own - mean) ** 2 * count * n / both
+            mean += (own - mean) * n / both
+            count += n
+        scale = np.sqrt(square / np.maximum(count, 1)) if method == "zscore" else top
+        shift, full = np.zeros(self._source.cube.sizes["neuron"]), np.ones(self._source.cube.sizes["neuron"])
+        full[fit._reader.neuron] = np.where(np.isfinite(scale) & (scale != 0), scale, 1)
+        if method == "zscore":
+            shift[fit._reader.neuron] = mean
+        return self._with(_reading=dataclasses.replace(self._reading, normalize=(shift, full)))
+
+    # Items and batches ----------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._reader.stim)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not isinstance(index, int | np.integer) or isinstance(index, bool):
+            return self.isel(stim=index)
+        batch = self.batch([int(index)])
+        return {key: values[0] for key, values in batch.items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> Items:
+        return Items(self, indices)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return (self[i] for i in range(len(self)))
+
+    def __add__(self, other: Any) -> CubeDataset:
+        if not isinstance(other, CubeDataset):
+            return NotImplemented
+        if (self._reading, self._dtype, self._device) != (other._reading, other._dtype, other._device):
+            raise UsageError("the two views are read differently: add them first, then set options")
+        names = [str(v.ds.attrs.get("dataset", "cube")) for v in (self, other)]
+        if names[0] == names[1]:
+            names = [f"{names[0]}-1", f"{names[1]}-2"]
+        pooled = concat([self.ds, other.ds], names)
+        source = Source(loaded(pooled), self._source.cache)
+        return self._with(_source=source, _choice=Choice.everything(pooled))
+
+    def __repr__(self) -> str:
+        reader, cube = self._reader, self._source.cube
+        dims = f"{len(reader.stim)} stimuli x {len(reader.neuron)} neurons"
+        heard = float((reader.n_repeats > 0).mean()) if reader.n_repeats.size else 0.0
+        return (
+            f"<CubeDataset {cube.attrs.get('dataset', '')}: {dims}, {heard:.1%} of pairs heard, "
+            f"up to {reader.n_repeats.max(initial=0)} repeats, {reader.dt_ms:g} ms bins>"
+        )
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Read some stimuli.
+
+        Parameters
+        ----------
+        indices : sequence of int
+            Positions among the visible stimuli.
+
+        Raises
+        ------
+        IndexError
+            For a position past the end.
+        """
+        return self._finished(self._read(indices))
+
+    def _read(self, indices: Sequence[int]) -> Batch:
+        size = len(self)
+        items = [int(i) for i in indices]
+        for i in items:
+            if not -size <= i < size:
+                raise IndexError(f"index {i} past the end: there are {size} stimuli")
+        items = [i % size for i in items]
+        raw = self._device is not None and self._reader.raw_fill is not None
+        arrays = self._reader.batch(items, threads=_threads(), raw=raw)
+        batch: Batch = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in arrays.items()}
+        return batch | {"stim_meta": [dict(self.stim_meta[i]) for i in items]}
+
+    def _finished(self, batch: Batch) -> Batch:
+        if self._device is not None:
+            batch = {
+                k: v.to(self._device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()
+            }
+        responses = batch["responses"]
+        if "valid_mask" not in batch:
+            mask = responses != self._reader.raw_fill
+            responses = responses.to(self._dtype).masked_fill_(~mask, torch.nan)
+            extra = {k: v for k, v in batch.items() if k not in ("stims", "responses", "stim_meta")}
+            batch = {"stims": batch["stims"], "responses": responses, "valid_mask": mask} | extra | {
+                "stim_meta": batch["stim_meta"]
+            }  # fmt: skip
+        if self._dtype != torch.float32:
+            batch |= {name: batch[name].to(self._dtype) for name in ("stims", "responses")}
+        return batch
+
+    def loader(
+        self,
+        batch_size: int = 8,
+        *,
+        shuffle: bool | Literal["block"] = False,
+        seed: int | None = None,
+        drop_last: bool = False,
+        group_by_repeats: bool = False,
+        sampler: Iterable[int] | None = None,
+        prefetch: int = 0,
+        pin_memory: bool = False,
+        **options: Any,
+    ) -> CubeLoader:
+        """Iterate over batches.
+
+        Parameters
+        ----------
+        batch_size : int
+            Stimuli in a batch.
+        shuffle : {False, True, "block"}
+            ``True``: a full permutation. ``"block"``: blocks that are read together stay together, in random order;
+            for cubes far away or lazily transformed ones.
+        seed : int, optional
+            Fixes the order of every epoch; default: drawn from torch's generator.
+        drop_last : bool
+            Leave out a last batch that is not full.
+        group_by_repeats : bool
+            Stimuli with different numbers of repeats never share a batch, so that one with twenty does not pad seven
+            others to twenty.
+        sampler : iterable of int, optional
+            Gives the order, such as a DistributedSampler.
+        prefetch : int
+            Batches that a thread reads ahead; each needs the memory of a batch.
+        pin_memory : bool
+            Batches in page-locked memory, where there is an accelerator.
+        **options
+            Of `torch.utils.data.DataLoader`: ``num_workers``, ``multiprocessing_context``, ...
+
+        Returns
+        -------
+        CubeLoader
+        """
+        # Neither is read, only counted: the number of repeats of an item and the block it lies in
+        groups = self._reader.n_repeats.max(1, initial=0).astype(np.intp) if group_by_repeats else None
+        blocks = self._source.blocks()[self._reader.stim]
+        drawn = int(torch.randint(2**31, ())) if seed is None else int(seed)
+        order = Batches(
+            len(self), batch_size, shuffle=shuffle, seed=drawn, drop_last=drop_last, blocks=blocks, groups=groups,
+            sampler=sampler,
+        )  # fmt: skip
+        pin = pin_memory and torch.accelerator.is_available()
+        return CubeLoader(self, order, prefetch, pin_memory=pin, **options)
+
+
+class Items(Sequence[Batch]):
+    """Items of a view that are not read yet: `collate` reads them as one batch.
+
+    Parameters
+    ----------
+    view : CubeDataset
+        The view.
+    indices : sequence of int
+        Positions.
+    """
+
+    def __init__(self, view: CubeDataset, indices: Sequence[int]) -> None:
+        self.view, self.indices = view, list(indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Items(self.view, self.indices[index])
+        return self.view[self.indices[index]]
+
+
+def collate(items: Sequence[Batch]) -> Batch:
+    """Make one batch of items: the ``collate_fn`` of a DataLoader over any view, or over subsets and mixtures of them.
+
+    Parameters
+    ----------
+    items : sequence of dict
+        As ``CubeDataset`` gives them; with equal numbers of neurons and frequencies.
+    """
+    if isinstance(items, Items):
+        return items.view.batch(items.indices)
+    padding = {"stims": 0.0, "responses": torch.nan, "valid_mask": False}
+    batch: Batch = {}
+    for key, first in items[0].items():
+        values = [item[key] for item in items]
+        if key in padding:
+            shape = torch.tensor([v.shape for v in values]).max(0).values.tolist()
+            batch[key] = torch.full((len(values), *shape), padding[key], dtype=first.dtype, device=first.device)
+            for b, value in enumerate(values):
+                batch[key][(b, *(slice(n) for n in value.shape))] = value
+        else:
+            batch[key] = torch.stack(values) if isinstance(first, torch.Tensor) else values
+    return batch
+
+
+def _unfinished(items: Items) -> Batch:
+    """Collate in the loader: a worker must not touch the device."""
+    return items.view._read(items.indices)
+
+
+class CubeLoader(DataLoader[Batch]):
+    """A DataLoader over a view whose order is seeded and can be resumed.
+
+    Attributes
+    ----------
+    epoch : int
+        Epoch that the next iteration starts; set it to choose one.
+    """
+
+    def __init__(self, view: CubeDataset, order: Batches, prefetch: int, **options: Any) -> None:
+        if prefetch < 0:
+            raise UsageError(f"prefetch={prefetch}, expected 0 or more batches")
+        self._order, self._prefetch = order, prefetch
+        self._next = self._at = (0, 0)
+        super().__init__(view, batch_sampler=order, collate_fn=_unfinished, **options)  # type: ignore[arg-type]
+
+    @property
+    def epoch(self) -> int:
+        """Epoch that the next iteration starts."""
+        return self._next[0]
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._next = self._at = (int(epoch), 0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start the next iteration with this epoch's order; a sampler with epochs is told, too."""
+        self.epoch = epoch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the iteration is: seed, epoch, and batches of it that were handed out."""
+        return {"seed": self._order.seed, "epoch": self._at[0], "batch": self._at[1]}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on where a `state_dict` was taken: the next iteration gives the rest of that epoch."""
+        self._order.seed = int(state["seed"])
+        self._next = self._at = (int(state["epoch"]), int(state["batch"]))
+
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        epoch, done = self._next
+        self._order.epoch, self._order.skip = epoch, done
+        if hasattr(self._order.sampler, "set_epoch"):
+            self._order.sampler.set_epoch(epoch)
+        self._next, self._at = (epoch + 1, 0), (epoch, done)
+        view: CubeDataset = self.dataset  # type: ignore[assignment]
+        batches = super().__iter__()
+        source = _ahead(batches, self._prefetch) if self._prefetch else batches
+        total = len(self._order)
+        while (batch := next(source, None)) is not None:
+            done += 1
+            self._at = (epoch, done) if done < total else (epoch + 1, 0)
+            yield view._finished(batch)
+            # A name that outlives the batch would keep its buffer from being used again.
+            del batch
+
+
+def _ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
+    """Read ahead in a thread."""
+    ready: queue.Queue[Any] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(thing: Any) -> None:
+        while not stop.is_set():
+            try:
+                ready.put(thing, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def work() -> None:
+        try:
+            while not stop.is_set() and (batch := next(batches, None)) is not None:
+                put((batch, None))
+                del batch
+            put((None, None))
+        except BaseException as error:
+            put((None, error))
+
+    thread = threading.Thread(target=work, name="strfcube-prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            batch, error = ready.get()
+            if error is not None:
+                raise error
+            if batch is None:
+                return
+            yield batch
+            del batch
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _threads() -> int:
+    """Threads that reading may use: one in a worker of a DataLoader."""
+    return 1 if get_worker_info() is not None else min(4, os.cpu_count() or 1)
+
+
+__all__ = ["CubeDataset", "CubeLoader", "Items", "SelectionError", "collate"]
