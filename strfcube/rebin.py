@@ -127,13 +127,14 @@ class StoredCube(Pipeline):
     def _root(self) -> xr.Dataset:
         import xarray as xr
 
-        return xr.open_zarr(self.path, chunks=None)
+        root: xr.Dataset = xr.open_zarr(self.path, chunks=None)
+        return root
 
     @cached_property
     def _trials(self) -> xr.Dataset:
         import xarray as xr
 
-        ds = xr.open_zarr(self.path, group="trials", chunks=None)
+        ds: xr.Dataset = xr.open_zarr(self.path, group="trials", chunks=None)
         return ds.assign({n: ds[n].load() for n in ds.variables if n != "spike_time"})
 
     def sampled(self) -> list[str]:

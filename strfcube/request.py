@@ -70,7 +70,7 @@ def prepare(
     name = dataset if isinstance(dataset, str) else type(dataset).__name__.lower()
     entry = catalog.entry(name) if isinstance(dataset, str) else None
     kind = catalog.pipeline_class(name) if isinstance(dataset, str) else type(dataset)
-    defaults = dict(entry.recipe) if entry else {"dt": 5, "front_end": {"kind": "mel"}}
+    defaults: dict[str, Any] = dict(entry.recipe) if entry else {"dt": 5, "front_end": {"kind": "mel"}}
     dt_ns = dt_to_ns(defaults["dt"] if dt is None else dt)
     options, chosen = _split_flags(name, kind, dict(flags))
     if not isinstance(dataset, str):

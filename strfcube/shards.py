@@ -13,7 +13,7 @@ import os
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import uuid4
 
 import numpy as np
@@ -56,7 +56,7 @@ class Layout:
     shard: tuple[int, ...]
     dtype: str
     fill: int | float
-    shuffle: str = "bitshuffle"
+    shuffle: Literal["shuffle", "bitshuffle"] = "bitshuffle"
     attrs: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -63,7 +63,7 @@ class Mel:
         """Centre frequencies [shape=(bands,)] in Hz."""
         from librosa import mel_frequencies
 
-        edges = mel_frequencies(n_mels=self.bands + 2, fmin=self.f_min, fmax=self.f_max, htk=True)
+        edges = mel_frequencies(n_mels=self.bands + 2, fmin=self.f_min, fmax=float(self.f_max or 0), htk=True)
         return np.asarray(edges[1:-1], np.float64)
 
     def width(self, rate: float, dt_ns: int) -> int:

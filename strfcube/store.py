@@ -87,10 +87,10 @@ def open(store: str | os.PathLike[str], dt: float | None = None) -> xr.Dataset:
     attrs = existing_cube(path)
     if attrs is None:
         raise StoreError(f"{path}: no such cube")
-    bare = xr.open_zarr(path, chunks=None)
+    bare: xr.Dataset = xr.open_zarr(path, chunks=None)
     small = [name for name in bare.variables if name not in ("response", "stimulus")]
     loaded = {name: _plain_text(bare.variables[name].load()) for name in small}
-    ds = bare.assign({n: v for n, v in loaded.items() if n in bare.data_vars})
+    ds: xr.Dataset = bare.assign({n: v for n, v in loaded.items() if n in bare.data_vars})
     ds = ds.assign_coords({n: v for n, v in loaded.items() if n in bare.coords})
     # One dask task a read block of several storage chunks, never one a chunk: graphs stay small at any size.
     per_stim = 4 * math.prod(ds["response"].shape[1:])
