@@ -219,7 +219,7 @@ def open_h5(stream: IO[bytes], label: str) -> Iterator[Any]:
     try:
         with h5py.File(h5py.h5f.open_file_image(stream.read())) as h5:
             yield h5
-    except (OSError, KeyError, TypeError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise RawDataError(
             f"expected a whole HDF5 file of plain datasets, but {error}; fetch it again", label
         ) from error
@@ -247,29 +247,32 @@ def raster_blocks(stream: IO[bytes], label: str) -> Iterator[NDArray[np.float32]
     channels = line = 0
     rest = b""
     while chunk := stream.read(_BLOCK):
-        text, newline, rest = (rest + chunk).rpartition(b"\n")
-        for block in _parse(text + newline, channels, label, line):
+        chunk = rest + chunk
+        whole = chunk.rfind(b"\n") + 1
+        rest = chunk[whole:]
+        for block in _parse(chunk, whole, channels, label, line):
             channels = block.shape[1]
             line += len(block)
             yield block
-    yield from _parse(rest + b"\n" if rest.strip() else b"", channels, label, line)
+    if rest.strip():
+        yield from _parse(rest + b"\n", len(rest) + 1, channels, label, line)
 
 
-def _parse(text: bytes, channels: int, label: str, line: int) -> Iterator[NDArray[np.float32]]:
-    """Whole lines; rows with the layout of ``%.18e`` are read in place, other text number by number."""
-    channels = channels or text.partition(b"\n")[0].count(b",") + 1
+def _parse(text: bytes, end: int, channels: int, label: str, line: int) -> Iterator[NDArray[np.float32]]:
+    """Whole lines of `text` up to `end`; rows in ``%.18e`` are read in place, other text number by number."""
     at = 0
-    while at < len(text):
-        block = _parse_e18(text, at, channels)
+    while at < end:
+        channels = channels or text.count(b",", 0, text.index(b"\n")) + 1
+        block = _parse_e18(text, at, end, channels)
         if block is None:
-            yield _parse_any(text[at:], channels, label, line)
+            yield _parse_any(text[at:end], channels, label, line)
             return
         line += len(block)
         at += len(block) * (text.index(b"\n", at) + 1 - at)
         yield block
 
 
-def _parse_e18(text: bytes, at: int, channels: int) -> NDArray[np.float32] | None:
+def _parse_e18(text: bytes, at: int, end: int, channels: int) -> NDArray[np.float32] | None:
     """Rows from `at` on that have the layout of the first of them: every field ``%.18e`` or ``nan``.
 
     In the text of 89,000 bins of 849 neurons (1.9 GB) nineteen fields of twenty are zero: a number printed by
@@ -277,7 +280,7 @@ def _parse_e18(text: bytes, at: int, channels: int) -> NDArray[np.float32] | Non
     Returns None where the first row has another layout, or too few rows share it.
     """
     size = text.index(b"\n", at) + 1 - at
-    rows = (len(text) - at) // size
+    rows = (end - at) // size
     view = np.frombuffer(text, np.uint8, rows * size, at).reshape(rows, size)
     ends = np.flatnonzero(view[0] == ord(","))
     ends = np.append(ends, size - 1)
@@ -299,7 +302,7 @@ def _parse_e18(text: bytes, at: int, channels: int) -> NDArray[np.float32] | Non
     if rows < min(4, len(view)):
         return None
     first = view[:rows, ::step] if even else view[:rows, number]
-    row, column = np.nonzero(first != ord("0"))
+    row, column = np.divmod(np.flatnonzero(first != ord("0")), len(number))
     fields = np.ndarray((len(text) - _E18 + 1,), f"S{_E18}", text, 0, (1,))  # a field from every byte on
     block = np.zeros((rows, channels), np.float32)
     block[:, missing] = np.nan

@@ -15,6 +15,7 @@ from tests.writers.nems import RasterCsv, epoch_table, h5, header, write_tgz
 
 SITES = {"A1": {"ARM029a": 3, "CRD016d": 2, "TNC008a": 2}, "PEG": {"ARM017a": 2, "ARM018a": 2}}
 EXTRA = {"PEG": {"TNC022a": 2}}
+POPULATION_ONLY = {"ARM029a": 1}
 FULL_A1 = {
     "ARM029a": 33, "ARM030a": 33, "ARM031a": 33, "ARM032a": 33, "ARM033a": 33, "CRD016d": 18, "CRD017c": 18,
     "DRX006b": 95, "DRX007a": 63, "DRX008b": 86, "TNC008a": 28, "TNC009a": 28, "TNC010a": 29, "TNC012a": 29,
@@ -64,7 +65,7 @@ def write_nat4(
     *,
     sites=SITES,
     extra=EXTRA,
-    population_only=None,
+    population_only=POPULATION_ONLY,
     est=12,
     val=3,
     val_repeats=4,
@@ -82,8 +83,8 @@ def write_nat4(
         Area to site to number of cells.
     extra : dict
         Area to site to cells that the population recording lacks.
-    population_only : dict, optional
-        Area to number of cells (the last of its first site) that the site file lacks; default one in A1.
+    population_only : dict
+        Site to number of cells (its last) that the site file lacks.
     unit : float
         What one spike is in the population recording.
     nan_cell : bool
@@ -97,13 +98,13 @@ def write_nat4(
     sounds = {name: rng.choice(levels, (18, 150)).astype(np.float32) for name in names}
     truth = NAT4Truth(folder, {}, {}, {}, sounds, {}, {}, set(), {})
     for number, area in enumerate(sites):
-        lacking = {"A1": 1} if population_only is None else population_only
         everything = sites[area] | extra.get(area, {})
         ids = {site: [_cell(site, k) for k in range(n)] for site, n in everything.items()}
         truth.cells[area] = [cell for site in sites[area] for cell in ids[site]]
         truth.extra[area] = [cell for site in extra.get(area, {}) for cell in ids[site]]
-        n_lacking = lacking.get(area, 0)
-        truth.population_only[area] = ids[next(iter(ids))][-n_lacking:] if n_lacking else []
+        truth.population_only[area] = [
+            cell for site, own in ids.items() for cell in own[len(own) - population_only.get(site, 0) :]
+        ]
         with zipfile.ZipFile(folder / f"{area}_single_sites.zip", "w", zipfile.ZIP_STORED) as archive:
             for variant, site in enumerate(everything):
                 content = io.BytesIO()
