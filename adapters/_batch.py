@@ -16,7 +16,7 @@ import xarray as xr
 
 from strfcube.adapters._waveform import Waveforms
 from strfcube.errors import UsageError
-from strfcube.reader import LazyReader, Part, ResponseReader, ShardedArray, computed, cut, origin
+from strfcube.reader import LazyReader, ResponseReader, ShardedArray, computed, cut, origin
 from strfcube.transform import smooth
 
 if TYPE_CHECKING:
@@ -73,9 +73,7 @@ class Reading:
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name}={getattr(self, name)!r}, expected one of {', '.join(allowed)}")
         if (self.mode == "waveform") != (self.audio_fs is not None):
-            raise UsageError(
-                f"mode={self.mode!r} with audio_fs={self.audio_fs!r}: waveforms, and only they, need a rate"
-            )
+            raise UsageError(f"mode={self.mode!r}, audio_fs={self.audio_fs!r}: waveforms, and only they, need a rate")
         if self.mode == "waveform" and self.standardize is not None:
             raise UsageError("standardize is for spectrograms, and mode is 'waveform'")
 
@@ -117,7 +115,7 @@ class Buffers:
                 buffer = np.empty(max(size, 1), np.uint8)
                 self._held.append(buffer)
                 del self._held[:-_BUFFERS]
-        return buffer[:size].view(dtype).reshape(shape)
+        return np.ndarray(shape, dtype, buffer)
 
 
 class Source:
@@ -237,7 +235,7 @@ class BatchReader:
 
     @property
     def raw_fill(self) -> int | None:
-        """Missing value of bytes that can be decoded elsewhere (`batch` with ``raw=True``); None where there are none."""
+        """Missing value of bytes that can be decoded elsewhere (`batch` with ``raw=True``), if there are such."""
         r = self._responses
         plain = not (self.reading.average_repeats or self.reading.smooth_ms or self.reading.normalize)
         return int(r.fill) if plain and isinstance(r, ResponseReader) and r.dtypes == {np.dtype("u1")} else None
@@ -278,7 +276,7 @@ class BatchReader:
     def _fill(
         self, index: NDArray[np.intp], responses: NDArray[Any], mask: NDArray[np.bool_] | None, threads: int
     ) -> None:
-        reader = self._responses
+        reader: Any = self._responses
         stims = self.stim[index].tolist()
         fetched = None if isinstance(reader, ResponseReader) else reader.fetch(stims, threads=threads > 1)
 
@@ -288,11 +286,11 @@ class BatchReader:
             if self.reading.average_repeats:
                 size = (len(counts), int(counts.max()), out.shape[2])
                 out, seen = np.empty(size, np.float32), np.empty(size, bool)
-            if isinstance(reader, ResponseReader):
+            if fetched is None:
                 reader.read(stims[b], counts, bins, out, seen)
             else:
                 reader.place(fetched[b], counts, bins, out, seen)
-            if seen is not None:
+            if seen is not None and mask is not None:
                 self._transform(out, seen, responses[b], mask[b])
 
         _each(one, len(index), threads)
@@ -313,7 +311,9 @@ class BatchReader:
             np.subtract(out, shift, out=out)
             np.divide(out, scale, out=out)
 
-    def stims(self, items: Sequence[int], n_time: int | None = None, *, threads: bool = False) -> NDArray[Any]:
+    def stims(
+        self, items: Sequence[int] | NDArray[np.intp], n_time: int | None = None, *, threads: bool = False
+    ) -> NDArray[Any]:
         """Stimuli [shape=(B, 1, frequency or 1, time)] of some visible stimuli, zero past their ends."""
         index = np.asarray(items, np.intp)
         n_time = int(self.n_bins[index].max(initial=1)) if n_time is None else n_time
@@ -381,5 +381,3 @@ def _forget_threads() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads)
-
-__all__ = ["AUTO_BYTES", "BatchReader", "Buffers", "Part", "Reading", "Source"]

@@ -53,7 +53,7 @@ class Waveforms:
         self._parts, self._labels = parts, cube["stim"].values
         self._onset = np.asarray(cube["sound_onset"].values, float)
         self._kept: dict[int, NDArray[np.float32]] | None = {} if keep else None
-        self._groups: dict[str, tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any]]] = {}
+        self._groups: dict[str, tuple[Any, Any, Any, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_groups": {}}
@@ -98,7 +98,7 @@ class Waveforms:
         if path not in self._groups:
             import zarr
 
-            root = zarr.open_group(path, mode="r")
+            root: Any = zarr.open_group(path, mode="r")
             if "audio" not in root:
                 self._groups[path] = (None, None, None, None)
             else:

@@ -13,7 +13,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -24,8 +24,11 @@ from strfcube import store
 from strfcube.adapters._batch import BatchReader, Reading, Source
 from strfcube.adapters._order import Batches
 from strfcube.concat import concat
-from strfcube.errors import SelectionError, UsageError
+from strfcube.errors import UsageError
 from strfcube.select import Choice, apply, loaded, masks, nothing_left, positions, published
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Batch = dict[str, Any]
 Predicate = Callable[[xr.Dataset], xr.DataArray] | xr.DataArray
@@ -121,9 +124,9 @@ class CubeDataset(Dataset[Batch]):
         return tuple(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
 
     @property
-    def n_repeats(self) -> np.ndarray[Any, Any]:
+    def n_repeats(self) -> NDArray[Any]:
         """Trials of each visible pair [shape=(stim, neuron)]."""
-        return self._reader.n_repeats.copy()
+        return np.array(self._reader.n_repeats)
 
     # Selection ------------------------------------------------------------------------------------------------------
 
@@ -132,7 +135,7 @@ class CubeDataset(Dataset[Batch]):
     ) -> CubeDataset:
         """Choose by coordinates; see `strfcube.select`.
 
-        Values, ``where`` and ``heard`` are looked up in the whole cube, so that the order of selections does not matter.
+        Values, ``where`` and ``heard`` are looked up in the whole cube: the order of selections does not matter.
 
         Raises
         ------
@@ -146,7 +149,7 @@ class CubeDataset(Dataset[Batch]):
         return self.sel(where=predicate)
 
     def subset(self, name: str) -> CubeDataset:
-        """Choose a published part: a value of ``split`` or ``subset``, or a coordinate of bools such as ``valid_unit``."""
+        """Choose a published part: a value of ``split`` or ``subset``, or a coordinate of bools (``valid_unit``)."""
         return self.sel(**published(self._source.cube, name))
 
     def isel(self, *, stim: Any = None, neuron: Any = None) -> CubeDataset:
@@ -294,7 +297,7 @@ class CubeDataset(Dataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         return (self[i] for i in range(len(self)))
 
-    def __add__(self, other: Any) -> CubeDataset:
+    def __add__(self, other: Any) -> CubeDataset:  # type: ignore[override]
         if not isinstance(other, CubeDataset):
             return NotImplemented
         if (self._reading, self._dtype, self._device) != (other._reading, other._dtype, other._device):
@@ -506,8 +509,9 @@ class CubeLoader(DataLoader[Batch]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         epoch, done = self._next
         self._order.epoch, self._order.skip = epoch, done
-        if hasattr(self._order.sampler, "set_epoch"):
-            self._order.sampler.set_epoch(epoch)
+        tell = getattr(self._order.sampler, "set_epoch", None)
+        if tell is not None:
+            tell(epoch)
         self._next, self._at = (epoch + 1, 0), (epoch, done)
         view: CubeDataset = self.dataset  # type: ignore[assignment]
         batches = super().__iter__()
@@ -562,6 +566,3 @@ def _ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
 def _threads() -> int:
     """Threads that reading may use: one in a worker of a DataLoader."""
     return 1 if get_worker_info() is not None else min(4, os.cpu_count() or 1)
-
-
-__all__ = ["CubeDataset", "CubeLoader", "Items", "SelectionError", "collate"]
