@@ -37,11 +37,6 @@ class StrfAccessor:
         names = [n for n in dir(type(self)) if not n.startswith("_")]
         return f"<ds.strf: {', '.join(names)}>"
 
-    @property
-    def _response(self) -> xr.DataArray:
-        self._need("response", "n_repeats")
-        return self._ds["response"]
-
     def _need(self, *names: str) -> None:
         missing = [n for n in names if n not in self._ds.variables]
         if missing:
@@ -138,25 +133,25 @@ class StrfAccessor:
         """
         from strfcube.transform import psth
 
-        dt_ms = float(self._ds.attrs["dt_ms"])
+        self._need("response", "n_repeats")
+        dt_ms, response = float(self._ds.attrs["dt_ms"]), self._ds["response"]
         single = self._ds["n_repeats"].max("neuron").values <= 1
         if single.all() or not single.any():
-            return psth(self._response, dt_ms, smooth_ms)
+            return psth(response, dt_ms, smooth_ms)
         # Where most stimuli were played once and some twenty times, the nineteen absent repeats are not read.
         once, often = np.flatnonzero(single), np.flatnonzero(~single)
         parts = [
-            psth(self._response.isel(stim=once, repeat=slice(0, 1)), dt_ms, smooth_ms),
-            psth(self._response.isel(stim=often), dt_ms, smooth_ms),
+            psth(response.isel(stim=once, repeat=slice(0, 1)), dt_ms, smooth_ms),
+            psth(response.isel(stim=often), dt_ms, smooth_ms),
         ]
         joined: xr.DataArray = xr.concat(parts, "stim")
         return joined.isel(stim=np.argsort(np.concatenate([once, often])))
 
     def _repeated(self) -> xr.DataArray:
         """Responses to the stimuli that any neuron heard at least twice: the others tell nothing of the noise."""
-        most = self._ds["n_repeats"].max("neuron").values
-        if (most >= 2).all():
-            return self._response
-        return self._response.isel(stim=np.flatnonzero(most >= 2))
+        self._need("response", "n_repeats")
+        often = self._ds["n_repeats"].max("neuron").values >= 2
+        return self._ds["response"] if often.all() else self._ds["response"].isel(stim=np.flatnonzero(often))
 
     def _complete(self, values: Any) -> Any:
         """Put the stimuli back that `_repeated` left out, as NaN."""
@@ -254,12 +249,11 @@ class StrfAccessor:
         source = self._ds.encoding.get("source")
         if source is None:
             raise StoreError("the cube does not know its store any more: open it with strfcube.open, or give trials=")
-        # Positions in the trials are those of the whole cube, which this may be a part of.
-        whole = xr.open_zarr(source, chunks=None)
         try:
-            return whole, xr.open_zarr(source, group="trials", chunks=None)
+            # Positions in the trials are those of the whole cube, which this may be a part of.
+            return xr.open_zarr(source, chunks=None), xr.open_zarr(source, group="trials", chunks=None)
         except (FileNotFoundError, KeyError) as error:
-            raise StoreError(f"{source} has no group 'trials': it was built without spikes") from error
+            raise StoreError(f"{source} is gone, or was built without its group 'trials': give trials=") from error
 
     def standardize(self, stims: Any = None, per: Literal["band", "all"] = "band") -> xr.Dataset:
         """Cube whose spectrograms have mean 0 and standard deviation 1: see `strfcube.transform.standardize`.

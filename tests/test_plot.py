@@ -1,0 +1,168 @@
+"""Pictures: everything is labelled with its unit, nothing overlaps, and what is drawn is where it belongs."""
+
+import builtins
+import itertools
+
+import numpy as np
+import pytest
+import xarray as xr
+from cubes import make_cube
+
+from strfcube.errors import SelectionError, UsageError
+
+matplotlib = pytest.importorskip("matplotlib")
+matplotlib.use("agg")
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    matplotlib.pyplot.close("all")
+
+
+def texts(figure):
+    """Every text that is drawn, with its box; ticks outside the axes are not."""
+    drawn, draw = [], matplotlib.text.Text.draw
+
+    def record(text, renderer):
+        drawn.append(text)
+        draw(text, renderer)
+
+    figure.canvas.draw()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matplotlib.text.Text, "draw", record)
+        figure.canvas.draw()
+    return [(t.get_text(), t.get_window_extent()) for t in drawn if t.get_visible() and t.get_text().strip()]
+
+
+def assert_legible(figure):
+    """No two texts overlap, and none is cut off at the edge."""
+    boxes = texts(figure)
+    for (one, a), (other, b) in itertools.combinations(boxes, 2):
+        assert not a.padded(-1).overlaps(b.padded(-1)), f"{one!r} overlaps {other!r}"
+    frame = figure.bbox.padded(2)
+    for text, box in boxes:
+        assert all(map(frame.containsx, (box.x0, box.x1))), f"{text!r} is cut off"
+        assert all(map(frame.containsy, (box.y0, box.y1))), f"{text!r} is cut off"
+
+
+def labels(figure):
+    return {text for text, _ in texts(figure)}
+
+
+@pytest.fixture
+def cube():
+    return make_cube(stim=5, neuron=8, repeat=6, bins=200, bands=20)
+
+
+def test_response(cube, tmp_path):
+    figure = cube.strf.plot.response("stim001", "cell003")
+    assert_legible(figure)
+    assert {"frequency (kHz)", "repeat", "firing rate (spikes/s)", "time from stimulus onset (s)"} <= labels(figure)
+    assert "level (power^(1/3))" in labels(figure)
+    assert any("cell003" in t and "stim001" in t for t in labels(figure))
+    top, _, middle, bottom = figure.axes
+    end = float(cube["n_bins"][1]) * 0.005
+    assert all(ax.get_xlim() == pytest.approx((0, end)) for ax in (top, middle, bottom))
+    assert top.get_position().x1 == pytest.approx(bottom.get_position().x1)
+    figure.savefig(tmp_path / "picture.png")
+
+
+def test_a_spike_is_drawn_in_the_middle_of_its_bin(cube):
+    cube["response"][0, 0] = 0
+    cube["response"][0, 0, 2, 100] = 1
+    middle = cube.strf.plot.response(0, 0).axes[2]
+    (segment,) = middle.collections[0].get_segments()
+    np.testing.assert_allclose(segment, [[0.5025, 2.6], [0.5025, 3.4]])
+
+
+def test_membrane_potentials_and_the_sound_within_its_epoch():
+    cube = make_cube(stim=2, neuron=3, repeat=4, bins=200, trace=(1,))
+    cube["sound_onset"][:], cube["sound_duration"][:] = 0.25, 0.5
+    figure = cube.strf.plot.response(0, "cell001")
+    assert_legible(figure)
+    assert {"each repeat (mV)", "mean potential (mV)"} <= labels(figure)
+    marks = sorted(line.get_xdata()[0] for line in figure.axes[3].get_lines())
+    np.testing.assert_allclose(marks, [0.25, 0.75])
+
+
+def test_without_a_spectrogram_and_without_smoothing(cube):
+    cube["stimulus"][:] = np.nan
+    figure = cube.strf.plot.response(smooth_ms=None)
+    assert_legible(figure)
+    assert "the cube has no spectrogram of this stimulus" in labels(figure)
+
+
+def test_unobserved_bins_are_shaded(cube):
+    cube["response"][0, 0, 1, :50] = np.nan
+    middle = cube.strf.plot.response(0, 0).axes[2]
+    assert len(middle.collections) == 2
+
+
+def test_the_pair_must_exist(cube):
+    with pytest.raises(SelectionError, match="nothing has it"):
+        cube.strf.plot.response("no such stimulus")
+    with pytest.raises(SelectionError, match="past the end"):
+        cube.strf.plot.response(neuron=8)
+    with pytest.raises(SelectionError, match="no response"):
+        cube.strf.plot.response(4, 0)
+
+
+def test_prediction(cube):
+    pred = cube["response"].mean("repeat").isel(stim=[1, 2])
+    figure = cube.strf.plot.prediction(pred, smooth_ms=21)
+    assert_legible(figure)
+    assert {"firing rate (spikes/s)", "time from stimulus onset (s)", "prediction"} <= labels(figure)
+    assert any("CC = 1.00" in t and "stim00" in t for t in labels(figure))
+    traces = make_cube(neuron=2, trace=(0, 1))
+    figure = traces.strf.plot.prediction(traces["response"].mean("repeat"))
+    assert_legible(figure)
+    assert "membrane potential (mV)" in labels(figure)
+
+
+def test_coverage(cube):
+    figure = cube.strf.plot.coverage()
+    assert_legible(figure)
+    assert {"stimulus (5)", "neuron (8)", "area", "MLd (3)"} <= labels(figure)
+    image = figure.axes[0].get_images()[0].get_array()
+    order = np.argsort(cube["area"].values, kind="stable")
+    np.testing.assert_array_equal(image.filled(0), cube["n_repeats"].values.T[order])
+    assert_legible(cube.strf.plot.coverage(by=None))
+    with pytest.raises(SelectionError, match="area"):
+        cube.strf.plot.coverage(by="stim_type")
+
+
+def test_coverage_of_many_small_groups():
+    cube = make_cube(stim=3, neuron=200, bins=4)
+    cube = cube.assign_coords(site=("neuron", np.array([f"site{n // 3:02d}" for n in range(200)], object)))
+    figure = cube.strf.plot.coverage(by="site")
+    assert_legible(figure)
+    assert any("not named" in t for t in labels(figure))
+
+
+@pytest.mark.parametrize("neurons", [None, 1, 6])
+def test_strf(neurons):
+    shape = (20, 12) if neurons is None else (neurons, 20, 12)
+    dims = ("neuron", "frequency", "lag")[-len(shape) :]
+    weights = xr.DataArray(
+        np.random.default_rng(0).normal(size=shape), dims=dims,
+        coords={"frequency": np.linspace(200, 15_800, 20), "lag": np.arange(12) * 0.005},
+    )  # fmt: skip
+    figure = make_cube().strf.plot.strf(weights)
+    assert_legible(figure)
+    assert {"frequency (kHz)", "lag: sound before response (ms)"} <= labels(figure)
+    with pytest.raises(UsageError, match="frequency"):
+        make_cube().strf.plot.strf(weights.rename(lag="delay"))
+
+
+def test_without_matplotlib_it_says_what_to_install(cube, monkeypatch):
+    real = builtins.__import__
+
+    def absent(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    with pytest.raises(ImportError, match=r"strfcube\[plot\]"):
+        cube.strf.plot.response()
