@@ -1,9 +1,9 @@
 """Simulated birds whose receptive fields are known, written as raw files in the layout of CRCNS aa-1.
 
-Each neuron is linear-nonlinear-Poisson: a spectrotemporal receptive field weighs the sound of the last 60 ms, and the sum,
-rectified, is the rate at which spikes fall at random. The spectrogram that drives it is computed here, every millisecond,
-with windows centred on the exact instant, and shares no code with the front ends of the cube: that a cube gives the
-receptive fields back is then a proof that its sounds and responses are aligned, and not an assumption.
+Each neuron is linear-nonlinear-Poisson: a spectrotemporal receptive field weighs the sound of the last 60 ms, and the
+sum, rectified, is the rate at which spikes fall at random. The spectrogram that drives it is computed here, every
+millisecond, with windows centred on the exact instant, and shares no code with the front ends of the cube: that a cube
+gives the receptive fields back is then a proof that its sounds and responses are aligned, and not an assumption.
 """
 
 from __future__ import annotations
