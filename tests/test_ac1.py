@@ -8,9 +8,11 @@ from functools import partial
 import h5py
 import numpy as np
 import pytest
+import xarray as xr
 from scipy.io import savemat
 from writers import ac1 as writer
 
+import strfcube
 from strfcube.errors import RawDataError, UsageError
 from strfcube.pipelines.ac1 import AC1
 from strfcube.pipelines.membrane import detrend
@@ -433,3 +435,88 @@ def test_segments_of_two_rates_are_not_joined(small):
     writer.stimulus(small / "asari/Stimuli/class6/1.mat", np.zeros(1000), "segment", "sample", rate=48828.0)
     _, findings = survey(small)
     assert said(findings, "warning", ASARI_FILE, "its segments differ in rate: class6/1 48828 Hz, class6/2 97656 Hz")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("build")
+    truth = writer.write(folder / "raw", wehr_cells=6)
+    path = strfcube.build("ac1", raw=folder / "raw", dt=5, out=folder / "ac1.zarr", jobs=2)
+    return folder / "raw", truth, path
+
+
+def test_a_cube_holds_both_signals(built):
+    _, truth, path = built
+    ds = strfcube.open(path)
+    assert ds["response"].attrs["units"] == "mixed"
+    assert dict(zip(ds["neuron"].values, ds["units"].values, strict=True)) == {
+        n: "count" if n in (MGB, ATTACHED) else "mV" for n in truth.rates
+    }
+    rejected = Counter(key[:2] for key in truth.rejected)
+    kept = Counter(key[:2] for key in truth.clean if key not in truth.rejected)
+    for stim in ds["stim"].values:
+        for neuron in ds["neuron"].values:
+            one = ds.sel(stim=stim, neuron=neuron)
+            assert (int(one["n_repeats"]), int(one["n_rejected"])) == (kept[neuron, stim], rejected[neuron, stim])
+    assert set(ds["duration_source"].values) == {"mat"}
+    assert ds.sizes["frequency"] == 53
+    seconds = float(ds["duration"].sel(stim="asari/class6/3+1"))
+    assert seconds == pytest.approx(0.65, abs=1e-5)
+
+
+def test_bins_are_means_of_traces_and_counts_of_spikes(built):
+    raw, _, path = built
+    ds = strfcube.open(path).load()
+    _, trials, _ = everything(raw)
+    seen = Counter()
+    for (neuron, stimulus, _), trial in trials.items():
+        if trial.rejected_by:
+            continue
+        row = ds["response"].sel(stim=stimulus, neuron=neuron, repeat=seen[neuron, stimulus]).values
+        seen[neuron, stimulus] += 1
+        n = int(trial.window[1] / 0.005 + 1e-6)
+        if trial.trace is None:
+            edges = np.arange(n + 1) * 0.005
+            expected = np.histogram(trial.spike_times, edges - 1e-9)[0]
+        else:
+            expected = trial.trace[: n * round(trial.rate * 0.005)].reshape(n, -1).mean(1, dtype=np.float64)
+        np.testing.assert_allclose(row[:n], expected, atol=1e-4)
+        assert np.isnan(row[n:]).all()
+
+
+def test_rejected_trials_are_in_the_cube_with_test_and_value(built):
+    _, truth, path = built
+    trials = xr.open_dataset(path, group="trials", engine="zarr").load()
+    root = strfcube.open(path)
+    meanings = trials["rejected_by"].attrs["flag_meanings"].split()
+    found = {}
+    for row in np.flatnonzero(~trials["kept"].values):
+        key = (
+            str(root["neuron"].values[trials["neuron_index"].values[row]]),
+            str(root["stim"].values[trials["stim_index"].values[row]]),
+            int(trials["trial_number"].values[row]),
+        )
+        found[key] = meanings[trials["rejected_by"].values[row]]
+        assert np.isfinite(trials["test_value"].values[row])
+    assert found == truth.rejected
+
+
+@pytest.mark.torch
+def test_a_mixed_cohort_trains_only_once_a_signal_is_chosen(built):
+    pytest.importorskip("torch")
+    view = strfcube.CubeDataset(built[2])
+    with pytest.raises(UsageError, match="signal_type"):
+        next(iter(view.loader(batch_size=2)))
+    for signal, neurons in (("spikes", 2), ("membrane_potential", 7)):
+        batch = next(iter(view.sel(signal_type=signal).loader(batch_size=2)))
+        assert batch["responses"].shape[1] == neurons
+        assert bool(batch["valid_mask"].any())
+
+
+def test_one_signal_has_its_own_store(built, tmp_path):
+    path = strfcube.build("ac1", raw=built[0], dt=10, out=tmp_path / "s.zarr", only={"signal_type": "spikes"}, jobs=1)
+    ds = strfcube.open(path)
+    assert ds["response"].attrs["units"] == "count"
+    assert ds["response"].encoding["dtype"] == np.uint8
+    assert list(ds["neuron"].values) == [MGB, ATTACHED]
+    assert all(stim.startswith("asari/") for stim in ds["stim"].values)

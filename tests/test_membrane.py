@@ -1,6 +1,7 @@
 """Detrending, gating and spike detection against plain formulas and planted truth."""
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -45,6 +46,16 @@ def test_a_sample_depends_on_90_ms_around_it():
     reach = 500 + 400
     np.testing.assert_allclose(part[reach:-reach], whole[1000 + reach : 5000 - reach], atol=1e-4)
     assert np.abs(part[:reach] - whole[1000 : 1000 + reach]).max() > 0.1  # the mirror image is not the trace
+
+
+def test_detrending_keeps_up_with_real_time_twenty_times_over():
+    trace = np.cumsum(np.random.default_rng(0).normal(size=100_000)) * 0.01 - 60
+    seconds = []
+    for _ in range(3):
+        start = time.process_time()
+        detrend(trace, RATE)
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 10 / 20
 
 
 def test_short_potentials_on_a_drift_are_recovered():
