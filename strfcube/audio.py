@@ -43,8 +43,8 @@ def read_wav(path: Path | str, rate: float | None = None, *, lazy: bool = False)
 
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Chunk .non-data. not understood", wavfile.WavFileWarning)
             warnings.filterwarnings("error", category=wavfile.WavFileWarning)
+            warnings.filterwarnings("ignore", "Chunk .non-data. not understood", wavfile.WavFileWarning)
             try:
                 header_rate, samples = wavfile.read(path, mmap=lazy)
             except ValueError:
