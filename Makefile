@@ -16,7 +16,8 @@ WORKERS ?= 2
 demo: $(VENV)/.demo
 	STRFCUBE_DATA_DIR=$(DEMO) $(BIN)/strfcube build demo
 	$(BIN)/strfcube inspect $(DEMO)/demo-dt5.zarr
-	$(BIN)/python notebooks/demo.py $(DEMO)/demo-dt5.zarr $(DEMO)/demo.png
+	$(BIN)/strfcube plot $(DEMO)/demo-dt5.zarr --out $(DEMO)/demo.png
+	$(BIN)/python notebooks/demo.py $(DEMO)/demo-dt5.zarr
 
 test: lint
 	$(BIN)/pytest -n $(WORKERS)

@@ -1,11 +1,14 @@
 """Copies and real installs of the project, for the tests that must not look at the checkout or its editable install."""
 
+import importlib.metadata
 import os
 import shutil
 import subprocess
 import sys
 import venv
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 PROJECT = ("adapters", "pipelines", "strfcube", "README.md", "LICENSE", "catalog.yaml", "pyproject.toml")
@@ -40,11 +43,11 @@ def install(target, source):
     return target
 
 
-def empty_environment(folder, neighbours):
+def empty_environment(folder, neighbours, only=None):
     """Make a virtual environment that has strfcube's dependencies and everything else but strfcube.
 
-    The dependencies are those of the running environment, borrowed through links in the folder `neighbours`: to
-    download them again for each test would take minutes.
+    What it has is borrowed from the running environment through links in the folder `neighbours`: to download it
+    again for each test would take minutes. With `only`, it has these distributions and what they require.
 
     Returns
     -------
@@ -53,10 +56,27 @@ def empty_environment(folder, neighbours):
     """
     venv.create(folder, with_pip=False, symlinks=True)
     neighbours.mkdir()
+    wanted = None if only is None else _top_level(only)
     for place in {Path(p) for p in sys.path if Path(p).name == "site-packages"}:
         for entry in place.iterdir():
-            if "strfcube" not in entry.name and not (neighbours / entry.name).exists():
+            chosen = "strfcube" not in entry.name if wanted is None else entry.name in wanted
+            if chosen and not (neighbours / entry.name).exists():
                 (neighbours / entry.name).symlink_to(entry)
     site = next(folder.glob("lib/python*/site-packages"))
     (site / "neighbours.pth").write_text(f"{neighbours}\n")
     return folder / "bin" / "python"
+
+
+def _top_level(names):
+    """Files and folders in site-packages of these distributions and of all that they require."""
+    waiting, seen, entries = list(names), set(), set()
+    while waiting:
+        name = waiting.pop()
+        if name.lower() in seen:
+            continue
+        seen.add(name.lower())
+        distribution = importlib.metadata.distribution(name)
+        entries |= {file.parts[0] for file in distribution.files or () if file.parts[0] not in ("..", "__pycache__")}
+        required = map(Requirement, distribution.requires or ())
+        waiting += [r.name for r in required if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return entries

@@ -27,6 +27,8 @@ from pathlib import Path
 import pytest
 from install import ROOT
 
+import strfcube
+
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHOWN = {"text", "yaml", "toml", "bibtex"}
 FENCE = re.compile(r"(?:<!-- needs: (?P<needs>[^>]*?) -->\n+)?^```(?P<kind>\w*)[^\n]*\n(?P<code>.*?)^```$", re.M | re.S)
@@ -103,19 +105,21 @@ def run_page(page, folder):
 
 
 @pytest.fixture(scope="session")
-def demo_cube(tmp_path_factory):
-    """The demo cube, built once."""
-    import strfcube
-
-    return Path(strfcube.build("demo", out=tmp_path_factory.mktemp("demo") / "demo-dt5.zarr"))
+def demo_folder(tmp_path_factory):
+    """A data folder that holds the demo cube and its raw files."""
+    folder = tmp_path_factory.mktemp("demo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STRFCUBE_DATA_DIR", str(folder))
+        strfcube.build("demo")
+    return folder
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_page(page, demo_cube, tmp_path, monkeypatch):
-    shutil.copytree(demo_cube, tmp_path / demo_cube.name)
-    data = Path(os.environ.get("STRFCUBE_TEST_DATA", ROOT.parent / "shared" / "data"))
-    if data.is_dir():
-        (tmp_path / "raw").symlink_to(data.resolve())
+def test_page(page, demo_folder, tmp_path, monkeypatch):
+    shutil.copytree(demo_folder, tmp_path, dirs_exist_ok=True)
+    data = Path(os.environ.get("STRFCUBE_TEST_DATA") or ROOT.parent / "shared" / "data")
+    for folder in data.glob("*/") if data.is_dir() else ():
+        (tmp_path / "raw" / folder.name).symlink_to(folder.resolve())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("STRFCUBE_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
