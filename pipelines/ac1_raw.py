@@ -176,7 +176,7 @@ class Book:
                 raise ValueError(f"{message}; unpack the archive again")
             triggers = matlab.elements(found["triggers"])
             param = found.get("param")
-            words = [self._word(param, name) for name in ("site", "type")]
+            site, how = self._word(param, "site"), self._word(param, "type")
         except (RawDataError, ValueError) as error:
             what = error.message if isinstance(error, RawDataError) else str(error)
             self.report(Finding("error", file, what, "the file is left out"))
@@ -200,7 +200,7 @@ class Book:
                 notes[note, "the response is as long as the trigger says"].append(number)
         for (what, consequence), numbers in notes.items():
             self.report(Finding("warning", file, f"{name_triggers(numbers)}: {what}", consequence))
-        return Recording(file, *words, tuple(presentations)) if presentations else None
+        return Recording(file, site, how, tuple(presentations)) if presentations else None
 
     def report_other_triggers(self) -> None:
         """One finding for all triggers that were no natural sounds."""

@@ -79,7 +79,8 @@ def running_median(trace: NDArray[Any], rate: float, width_ms: float) -> NDArray
     if not half or not len(trace):
         return trace
     # Padding by ourselves keeps the window shorter than the array, which is where scipy's fast filter works.
-    return median_filter(np.pad(trace, half, mode="symmetric"), size=2 * half + 1)[half:-half]
+    padded = np.pad(trace, half, mode="symmetric")
+    return np.asarray(median_filter(padded, size=2 * half + 1)[half:-half])
 
 
 def detrend(trace: NDArray[Any], rate: float, median_ms: float = 100.0, sigma_ms: float = 10.0) -> NDArray[np.float32]:
@@ -195,8 +196,9 @@ def trial_correlations(traces: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
             y = np.concatenate(medians).astype(np.float64)
             x = np.asarray(traces[i][: len(y)], np.float64)
             x, y = x - x.mean(), y - y.mean()
-            norm = math.sqrt((x @ x) * (y @ y))
-            correlations[i] = x @ y / norm if norm else 0.0
+            # Sums, not BLAS products, whose last bits change with the number of threads.
+            norm = math.sqrt(np.sum(x * x) * np.sum(y * y))
+            correlations[i] = np.sum(x * y) / norm if norm else 0.0
     return correlations
 
 
