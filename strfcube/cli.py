@@ -149,9 +149,7 @@ def _front_end_flags() -> list[tuple[str, type, str, tuple[str, ...]]]:
     }
     fields = dict.fromkeys(f.name for kind in FRONT_ENDS.values() for f in dataclasses.fields(kind))
     spec = ("spec", str, "Front end of the spectrogram.", tuple(FRONT_ENDS))
-    return [spec] + [
-        (name, *text[name], tuple(COMPRESSIONS) if name == "compression" else ()) for name in fields
-    ]
+    return [spec] + [(name, *text[name], tuple(COMPRESSIONS) if name == "compression" else ()) for name in fields]
 
 
 def _build(e: catalog.Entry, values: dict[str, Any]) -> None:
@@ -284,6 +282,52 @@ def rebin(store: str, dt: float, from_dt: float | None, out: str | None, jobs: i
     with _Progress() as progress:
         path = make(locate(store, from_dt), dt, out=out, jobs=jobs, force=force, progress=progress)
     _report(path, time.perf_counter() - started)
+
+
+@cli.command()
+@click.argument("stores", nargs=-1, required=True, metavar="STORE...")
+@click.option("--out", type=click.Path(), required=True, help="Path of the pooled cube.")
+@click.option("--names", help="One name a cube, separated by commas. [default: their data sets]")
+@click.option(
+    "--stimuli",
+    type=click.Choice(["separate", "shared"]),
+    default="separate",
+    show_default=True,
+    help="Keep each cube's stimuli, or make equal sounds one.",
+)
+@click.option(
+    "--bands",
+    type=click.Choice(["same", "by_number"]),
+    default="same",
+    show_default=True,
+    help="Frequency axes must be equal, or only their number of bands.",
+)
+@click.option(
+    "--duplicates",
+    type=click.Choice(["warn", "drop", "keep"]),
+    default="warn",
+    show_default=True,
+    help="What to do with a cell that stands in two cubes.",
+)
+def concat(stores: tuple[str, ...], out: str, names: str | None, **how: Any) -> None:
+    r"""Pool cubes into one.
+
+    \b
+    Example:
+      strfcube concat aa1 aa2 --stimuli shared --duplicates drop --out aa12.zarr
+    """
+    import warnings
+
+    from strfcube.concat import DuplicateWarning, write
+    from strfcube.concat import concat as pool
+
+    started = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DuplicateWarning)
+        pooled = pool(list(stores), None if names is None else names.split(","), **how)
+    for warning in caught:
+        click.echo(textwrap.fill(f"warning: {warning.message}", _WIDTH, subsequent_indent="  "), err=True)
+    _report(write(pooled, out), time.perf_counter() - started)
 
 
 @cli.command()
