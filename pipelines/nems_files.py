@@ -12,6 +12,7 @@ import tarfile
 import warnings
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -246,14 +247,17 @@ def raster_blocks(stream: IO[bytes], label: str) -> Iterator[NDArray[np.float32]
     """
     channels = line = 0
     rest = b""
-    while chunk := stream.read(_BLOCK):
-        chunk = rest + chunk
-        whole = chunk.rfind(b"\n") + 1
-        rest = chunk[whole:]
-        for block in _parse(chunk, whole, channels, label, line):
-            channels = block.shape[1]
-            line += len(block)
-            yield block
+    with ThreadPoolExecutor(1) as ahead:  # inflating and parsing take about as long, and both let go of the lock
+        coming = ahead.submit(stream.read, _BLOCK)
+        while chunk := coming.result():
+            coming = ahead.submit(stream.read, _BLOCK)
+            chunk = rest + chunk
+            whole = chunk.rfind(b"\n") + 1
+            rest = chunk[whole:]
+            for block in _parse(chunk, whole, channels, label, line):
+                channels = block.shape[1]
+                line += len(block)
+                yield block
     if rest.strip():
         yield from _parse(rest + b"\n", len(rest) + 1, channels, label, line)
 
