@@ -34,7 +34,7 @@ _WINDOW = 0.01  # s
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """A neuron's field: a Gabor function of log frequency and lag, which peaks at `frequency` and `latency`.
+    """A neuron's field: a Gabor function of log frequency times one of lag; it peaks at `frequency` and `latency`.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class ReceptiveField:
     octaves, width : float
         Standard deviations of its Gaussian envelope, in octaves and s.
     ripples, modulation : float
-        Density in cycles/octave and rate in Hz of the wave within the envelope; both signs give sweeps.
+        Density in cycles/octave and rate in Hz of the waves within the envelopes: inhibition beside and after the peak.
     spontaneous, gain : float
         Rate without sound, and standard deviation of the rate that sound adds before rectification, in spikes/s.
     """
@@ -73,8 +73,9 @@ class ReceptiveField:
         """
         octave = np.log2(np.asarray(frequencies, np.float64) / self.frequency)[:, None]
         late = np.asarray(lags, np.float64)[None, :] - self.latency
-        envelope = np.exp(-0.5 * ((octave / self.octaves) ** 2 + (late / self.width) ** 2))
-        return np.asarray(envelope * np.cos(2 * np.pi * (self.ripples * octave + self.modulation * late)))
+        spectral = np.exp(-0.5 * (octave / self.octaves) ** 2) * np.cos(2 * np.pi * self.ripples * octave)
+        temporal = np.exp(-0.5 * (late / self.width) ** 2) * np.cos(2 * np.pi * self.modulation * late)
+        return np.asarray(spectral * temporal)
 
 
 # Two neurons a bird, recorded at the same time on rig A in MLd and rig B in field L. The third bird's second neuron
@@ -83,7 +84,7 @@ BIRDS: Mapping[str, tuple[str, ReceptiveField]] = {
     "sim1_1_A": ("MLd", ReceptiveField(2000, 0.010)),
     "sim1_1_B": ("Field_L", ReceptiveField(3000, 0.020, ripples=0.4)),
     "sim2_1_A": ("MLd", ReceptiveField(1200, 0.010, octaves=0.5)),
-    "sim2_1_B": ("Field_L", ReceptiveField(2500, 0.030, width=0.008, modulation=30, ripples=-0.4)),
+    "sim2_1_B": ("Field_L", ReceptiveField(2500, 0.030, width=0.008, modulation=30, ripples=0.4)),
     "sim3_1_A": ("MLd", ReceptiveField(4000, 0.010)),
     "sim3_1_B": ("Field_L", ReceptiveField(1600, 0.020, spontaneous=0.3, gain=0.6)),
     "sim4_1_A": ("MLd", ReceptiveField(5000, 0.020)),
