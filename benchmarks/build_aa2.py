@@ -39,7 +39,7 @@ def parse_only(raw: Path) -> tuple[float, float]:
 
 
 def cpu_seconds() -> float:
-    """CPU seconds of this process and of its children that have ended."""
+    """CPU seconds of this process and of those of its children that have ended."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in used)
 
@@ -62,7 +62,7 @@ def main() -> None:
         start, before = time.perf_counter(), cpu_seconds()
         store = strfcube.build("aa2", raw=raw, dt=given.dt, out=Path(scratch, "aa2.zarr"), jobs=given.jobs)
         wall = time.perf_counter() - start
-        print(f"build, {given.jobs} workers       {wall:6.2f} s ({cpu_seconds() - before:.2f} s CPU of processes that ended)")
+        print(f"build, {given.jobs} workers       {wall:6.2f} s ({cpu_seconds() - before:.2f} s CPU)")
         peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
         print(f"largest process        {peak / 1024:6.0f} MB")
         files = [path for path in Path(store).rglob("*") if path.is_file()]
