@@ -396,5 +396,7 @@ def columns(path: str, rows: slice, spikes: slice, values: slice) -> Columns:
     """A part of a spool file."""
     with np.load(path) as spool:
         return Columns(
-            {name: spool[f"row_{name}"][rows] for name in ROW_COLUMNS}, spool["times"][spikes], spool["values"][values]
+            {name: spool[f"row_{name}"][rows] for name in ROW_COLUMNS},
+            spool["times"][spikes] if spikes.start < spikes.stop else np.empty(0, np.int64),
+            spool["values"][values] if values.start < values.stop else np.empty(0, np.float32),
         )

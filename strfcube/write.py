@@ -92,8 +92,8 @@ def load_job(path: str) -> Job:
     return _job(path, os.stat(path).st_mtime_ns)
 
 
-def read_trials(plan: Plan, first: int, last: int) -> spool.Columns:
-    """Trials of neurons [first, last), with indices of the cube instead of the survey's."""
+def read_trials(plan: Plan, first: int, last: int, responses: bool = True) -> spool.Columns:
+    """Trials of neurons [first, last), with indices of the cube instead of the survey's; `responses` with spikes."""
     stim_of = np.full(int(plan.stims.max(initial=-1)) + 1, -1)
     stim_of[plan.stims] = np.arange(len(plan.stims))
     parts: list[spool.Columns] = []
@@ -102,8 +102,8 @@ def read_trials(plan: Plan, first: int, last: int) -> spool.Columns:
         part = spool.columns(
             plan.spools[begin.spool],
             slice(begin.rows[0], end.rows[1]),
-            slice(begin.spikes[0], end.spikes[1]),
-            slice(begin.values[0], end.values[1]),
+            slice(begin.spikes[0], end.spikes[1] if responses else begin.spikes[0]),
+            slice(begin.values[0], end.values[1] if responses else begin.values[0]),
         )
         r = part.rows
         r["neuron"] = np.repeat(group, [plan.where[n].rows[1] - plan.where[n].rows[0] for n in group])
@@ -244,7 +244,7 @@ def write_trial_rows(job_path: str, shard: int) -> Written:
     plan = job.plan
     layout = job.trials["row_size"]
     low, high, first, last = _neurons_of(plan.row_start, layout, shard)
-    r = read_trials(plan, first, last).rows
+    r = read_trials(plan, first, last, responses=False).rows
     span = slice(low - int(plan.row_start[first]), high - int(plan.row_start[first]))
     columns = {
         "stim_index": r["stim"], "neuron_index": r["neuron"], "repeat_index": r["repeat"], "trial_number": r["number"],
