@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from strfcube.pipelines.nat4_area import Area, Site, Sound
+    from strfcube.pipelines.nems_files import Bundle
     from strfcube.records import Audio, Report
 
 AREAS = ("A1", "PEG")
@@ -139,16 +140,16 @@ class NAT4(Pipeline):
         """
         site: Site = source.payload
         if site.bundle is not None and site.cells:
-            yield from _spikes(site, report)
+            yield from _spikes(site, site.bundle, report)
         for cell, (names, counts) in site.counts.items():
             for name, values in zip(names, counts.astype(np.float32), strict=True):
                 window = (0.0, len(values) / FS)
                 yield Trial(site.prefix + name, cell, 0, trace=values, rate=FS, window=window, file=site.population)
 
 
-def _spikes(site: Site, report: Report) -> Iterator[Trials]:
-    file = str(site.bundle)
-    signal = read_bundle(site.bundle, ("resp",))["resp"]  # the survey has seen that it is there
+def _spikes(site: Site, bundle: Bundle, report: Report) -> Iterator[Trials]:
+    file = str(bundle)
+    signal = read_bundle(bundle, ("resp",))["resp"]  # the survey has seen that it is there
     if signal.events is None:
         raise RawDataError(f"expected spike times (PointProcess), found a {signal.header.kind}", file)
     names, starts, ends = presentations(signal.epochs)

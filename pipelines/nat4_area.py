@@ -7,19 +7,22 @@ import zipfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from strfcube.errors import RawDataError
 from strfcube.pipelines.nat4_population import STIM, Recorded, population_only, some
-from strfcube.pipelines.nems import Bundle, read_bundle, read_head
+from strfcube.pipelines.nems import read_bundle, read_head
+from strfcube.pipelines.nems_files import Bundle
 from strfcube.records import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
-    from strfcube.pipelines.nems import Epochs, Signal
+    from strfcube.pipelines.nems import Signal
+    from strfcube.pipelines.nems_files import Epochs
     from strfcube.records import Report
 
 BANDS = 18
@@ -256,6 +259,6 @@ def _sounds(
             sound_start = before.get(round(start * 1e3), start)
             sound_end = after.get(round(end * 1e3), end)
             own = stim.epoch(row) if stim is not None and usable and not number else None
-            times = (round(float(t), 9) for t in (end - start, sound_start - start, sound_end - sound_start))
-            sounds[name] = Sound(*times, own)
+            seconds, onset, duration = np.round((end - start, sound_start - start, sound_end - sound_start), 9).tolist()
+            sounds[name] = Sound(seconds, onset, duration, own)
     return sounds

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from strfcube.pipelines.nems import Bundle, Epochs, Header, Signal
+    from strfcube.pipelines.nems import Signal
+    from strfcube.pipelines.nems_files import Bundle, Epochs, Header
     from strfcube.records import Report
 
 STIM = "STIM_"

@@ -78,7 +78,7 @@ class Signal:
     @property
     def seconds(self) -> float:
         """How much was recorded, in s; NaN where the files do not state it."""
-        return self.header.seconds if self.values is None else self.values.shape[0] / self.header.fs
+        return self.header.seconds if self.values is None else int(self.values.shape[0]) / self.header.fs
 
     def epoch(self, row: int) -> NDArray[np.float32]:
         """Values of one occurrence of an epoch.

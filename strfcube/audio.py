@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def read_wav(path: Path | str, rate: float | None = None, *, lazy: bool = False) -> Audio:
+def read_wav(path: Path | str | IO[bytes], rate: float | None = None, *, lazy: bool = False) -> Audio:
     """Read a mono RIFF/WAVE file, whatever its name ends in.
 
     Parameters
     ----------
-    path : path-like
-        The file.
+    path : path-like or binary file
+        The file; messages name it.
     rate : float, optional
         True rate in Hz, where the header can only hold a rounded one.
     lazy : bool
