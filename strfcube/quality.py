@@ -279,7 +279,8 @@ def spontaneous_rate(
     Returns
     -------
     xarray.DataArray [dims=(stim, neuron) or (neuron,)]
-        In spikes/s. NaN where no time before the sound is known to have been recorded, and for membrane potentials.
+        In spikes/s. NaN where no time before the sound is known to have been recorded, and where there are no exact
+        spike times (membrane potentials, published counts).
 
     Raises
     ------
@@ -297,7 +298,7 @@ def spontaneous_rate(
     else:
         start = np.where(unstated & (onset > 0), 0.0, start)  # silence within the stimulus is in the cube's own bins
     stop = np.fmin(onset, stop)
-    usable = trials["kept"].values & (stop > start) & (cube["units"].values == "count")[neuron]
+    usable = trials["kept"].values & trials["exact"].values & (stop > start)
     spikes = _count(trials, np.where(usable, start, 0), np.where(usable, stop, 0))
     shape = (cube.sizes["stim"], cube.sizes["neuron"])
     flat = np.ravel_multi_index((stim, neuron), shape)

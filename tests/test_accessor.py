@@ -191,7 +191,8 @@ def test_spontaneous_rate_of_a_part_of_a_stored_cube(cube, tmp_path):
         {
             "stim_index": ("trial", stim), "neuron_index": ("trial", neuron),
             "window_start": ("trial", np.full(54, -1.0)), "window_stop": ("trial", np.full(54, 2.0)),
-            "kept": ("trial", np.ones(54, bool)), "row_size": ("trial", neuron + 1),
+            "kept": ("trial", np.ones(54, bool)), "exact": ("trial", np.ones(54, bool)),
+            "row_size": ("trial", neuron + 1),
             "spike_time": ("spike", np.full(int((neuron + 1).sum()), -500_000_000)),
         }
     )  # fmt: skip

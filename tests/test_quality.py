@@ -228,13 +228,14 @@ def test_per_is_checked(cube, function):
 
 
 def make_trials(rows, spikes):
-    """The group `trials`: rows of (stim, neuron, start, stop, kept), and each one's spike times in s."""
-    stim, neuron, start, stop, kept = (np.array(c) for c in zip(*rows, strict=True))
+    """The group `trials`: rows of (stim, neuron, start, stop, kept, exact), and each one's spike times in s."""
+    stim, neuron, start, stop, kept, exact = (np.array(c) for c in zip(*rows, strict=True))
     return xr.Dataset(
         {
             "stim_index": ("trial", stim), "neuron_index": ("trial", neuron),
             "window_start": ("trial", start.astype(float)), "window_stop": ("trial", stop.astype(float)),
-            "kept": ("trial", kept.astype(bool)), "row_size": ("trial", np.array([len(s) for s in spikes])),
+            "kept": ("trial", kept.astype(bool)), "exact": ("trial", exact.astype(bool)),
+            "row_size": ("trial", np.array([len(s) for s in spikes])),
             "spike_time": ("spike", np.rint(np.concatenate(spikes) * 1e9).astype(np.int64)),
         }
     )  # fmt: skip
@@ -244,13 +245,13 @@ def test_spontaneous_rate():
     cube = make_cube(stim=2, neuron=4, trace=(3,))
     nan = np.nan
     trials = make_trials(
-        [(0, 0, -2, 3, True), (0, 0, -1, 3, True), (1, 0, -1, 3, False), (1, 1, nan, nan, True), (0, 2, 0, 3, True),
-         (0, 3, -1, 3, True)],
+        [(0, 0, -2, 3, True, True), (0, 0, -1, 3, True, True), (1, 0, -1, 3, False, True), (1, 1, nan, nan, True, True),
+         (0, 2, 0, 3, True, True), (0, 3, -1, 3, True, False)],
         [[-1.5, -0.1, 0.5], [-0.5, 0.0], [-0.9, -0.8], [-0.3], [0.1], []],
     )  # fmt: skip
     rate = quality.spontaneous_rate(trials, cube)
     assert rate.attrs["units"] == "spikes/s"
-    # Three spikes in 3 s; then a window not stated, none before the sound, a membrane potential.
+    # Three spikes in 3 s; then a window not stated, none before the sound, no spike times.
     np.testing.assert_allclose(rate, [1.0, nan, nan, nan])
     pairs = quality.spontaneous_rate(trials, cube, per="pair")
     assert pairs.dims == ("stim", "neuron")
@@ -266,14 +267,14 @@ def test_silence_within_the_stimulus_counts():
     """A sound that begins 0.25 s into its epoch leaves 0.25 s that the cube itself has bins for."""
     cube = make_cube(stim=1, neuron=1)
     cube["sound_onset"][:] = 0.25
-    trials = make_trials([(0, 0, np.nan, np.nan, True)], [[-0.1, 0.1, 0.2, 0.3]])
+    trials = make_trials([(0, 0, np.nan, np.nan, True, True)], [[-0.1, 0.1, 0.2, 0.3]])
     assert float(quality.spontaneous_rate(trials, cube)[0]) == pytest.approx(8)
 
 
 def test_spikes_are_counted_part_by_part():
     rng = np.random.default_rng(6)
     spikes = [rng.uniform(-1, 1, n) for n in rng.integers(0, 9, 50)]
-    trials = make_trials([(0, 0, -1, 1, True)] * 50, spikes)
+    trials = make_trials([(0, 0, -1, 1, True, True)] * 50, spikes)
     expected = [np.sum((s >= -0.5) & (s < 0.25)) for s in spikes]
     for most in (1, 7, 10_000):
         np.testing.assert_array_equal(quality._count(trials, np.full(50, -0.5), np.full(50, 0.25), most), expected)
