@@ -189,6 +189,8 @@ def resolve(front_end: Waveform, lowest_rate: float) -> Waveform:
     if front_end.f_max is None:
         resolved = dataclasses.replace(front_end, f_max=lowest_rate / 2)
     top = float(resolved.f_max or 0)
+    if not isinstance(resolved, Mel) and resolved.f_min <= 0:
+        raise UsageError(f"f_min={resolved.f_min:g} Hz: a logarithmic frequency axis starts above 0")
     if not 0 <= resolved.f_min < top:
         raise UsageError(f"frequency range {resolved.f_min:g} to {top:g} Hz is empty: give f_min < f_max")
     if not isinstance(resolved, LogDFT) and top > lowest_rate / 2 * (1 + 1e-9):
@@ -221,7 +223,7 @@ def compute(
     Returns
     -------
     ndarray of float32 [shape=(frequency, frame)]
-        Rounded to 16 significant bits (within 8e-6 of the value), which nearly halves what is stored; one BLAS thread,
+        Rounded to 16 significant bits (within 2^-16 of the value), which nearly halves what is stored; one BLAS thread,
         since products change with the number of threads.
     """
     from threadpoolctl import threadpool_limits
