@@ -175,6 +175,9 @@ def _population(raw: Path, area: str, report: Report) -> tuple[str, dict[str, Si
     if not found:
         report(Finding("warning", file, "the population recording is absent", consequence))
         return file, {}
+    if len(found) > 1:
+        what = f"there are {len(found)} population recordings: {', '.join(p.name for p in found)}"
+        report(Finding("warning", file, what, "only this one is read; keep one"))
     try:
         signals = read_bundle(Bundle(found[0], "", file), ("resp", "stim"), sparse=("resp",))
     except RawDataError as error:

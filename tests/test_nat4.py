@@ -418,6 +418,13 @@ def unpack(path):
     write_folder(path.with_suffix(""), files)
 
 
+def test_two_population_recordings(truth, tmp_path):
+    raw = copy_of(truth.raw, tmp_path)
+    (raw / "A1_NAT4_ozgf.tgz").write_bytes((raw / POPULATION).read_bytes())
+    _, _, findings = read_all(raw)
+    assert has(findings, "warning", f"{POPULATION}: there are 2 population recordings")
+
+
 @pytest.mark.parametrize("missing", [POPULATION, "A1_single_sites.zip", "A1_pred_correlation.csv"])
 def test_a_missing_file_is_named_and_the_rest_builds(truth, tmp_path, missing):
     raw = copy_of(truth.raw, tmp_path)
