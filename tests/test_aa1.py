@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
+from scipy.io import wavfile
 from test_aa2 import read_all
 from writers.aa import write_aa1, write_pair
 
+import strfcube
 from strfcube.errors import RawDataError
 from strfcube.pipelines.aa1 import AA1
 
@@ -101,3 +104,21 @@ def test_about_says_what_the_cells_are(tmp_path):
 def test_wrong_folder(tmp_path):
     with pytest.raises(RawDataError, match="Field_L_cells or MLd_cells"):
         AA1(tmp_path).survey(print)
+
+
+def test_frame_and_bin_are_the_same_millisecond_at_the_end_of_a_long_sound(tmp_path):
+    """At 24,414 Hz and dt 1 ms: a click every half second, and a spike at each click, up to 3 s."""
+    rate, clicks = 24414, [1, 500, 1000, 1500, 2000, 2500, 2990]
+    samples = np.zeros(3 * rate, np.int16)
+    samples[[round((ms + 0.5) * rate / 1000) for ms in clicks]] = 30000
+    (tmp_path / "raw" / "all_stims").mkdir(parents=True)
+    wavfile.write(tmp_path / "raw" / "all_stims" / "clicks.wav", rate, samples)
+    write_pair(tmp_path / "raw" / "MLd_cells" / "a_1" / "flatrip", 1, "clicks.wav", [[ms + 0.5 for ms in clicks]])
+    flags = {"dt": 1, "jobs": 1, "window_ms": 3}
+    ds = strfcube.open(strfcube.build("aa1", raw=tmp_path / "raw", out=tmp_path / "aa1.zarr", **flags)).compute()
+    assert ds.sizes["time"] == 3000
+    counts = ds["response"].values[0, 0, 0]
+    level = ds["stimulus"].values[0].sum(0)
+    assert np.flatnonzero(counts).tolist() == clicks
+    louder = (level[1:-1] > level[:-2]) & (level[1:-1] > level[2:])
+    assert (np.flatnonzero(louder) + 1).tolist() == clicks

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
+import xarray as xr
 from writers.aa import RATE, spike_text, write_aa2, write_pair, write_wav
 
+import strfcube
 from strfcube.errors import RawDataError
 from strfcube.pipelines.aa2 import AA2
 from strfcube.records import Trial, Trials
@@ -219,3 +222,41 @@ def test_text_of_the_writer_is_that_of_the_real_files(real_data):
     path = real_data / "aa2" / "all_cells" / "pupi0414_1" / "conspecific" / "spike1"
     trials = [[float(t) for t in line.split()] for line in path.read_text().split("\n")[:-1]]
     assert spike_text(trials) == path.read_bytes()
+
+
+def test_cube(tmp_path):
+    """Counts, coordinates, rejected trials and findings arrive in the cube."""
+    truth = write_aa2(tmp_path / "raw")
+    spoiled = tmp_path / "raw" / "all_cells" / "oo1712_4_A" / "conspecific" / "spike1"
+    lines = spoiled.read_bytes().split(b"\n")
+    spoiled.write_bytes(b"\n".join([*lines[:4], b"12.5 x", *lines[5:]]))
+    store = strfcube.build("aa2", raw=tmp_path / "raw", dt=5, out=tmp_path / "aa2.zarr", jobs=1)
+    ds = strfcube.open(store).compute()
+    for (cell, word, wav), trials in truth.trials.items():
+        stim, spoilt = f"{word}/{wav[:-4]}", cell == "oo1712_4_A"
+        pair = ds.sel(neuron=cell, stim=stim)
+        kept = [t for i, t in enumerate(trials) if not (spoilt and i == 4)]
+        assert (pair["n_repeats"], pair["n_rejected"]) == (len(kept), spoilt)
+        bins = int(pair["n_bins"])
+        if wav in truth.samples:
+            assert bins == (truth.samples[wav] - 1) * 200 // RATE + 1
+            assert np.isfinite(pair["stimulus"].values[:, :bins]).all()
+        else:
+            assert not np.isfinite(pair["stimulus"].values).any()
+        for repeat, trial in enumerate(kept):
+            at = np.array([round(t * 1000) // 5000 for t in trial], int)
+            expected = np.bincount(at[(at >= 0) & (at < bins)], minlength=bins)
+            assert pair["response"].values[repeat, :bins].tolist() == expected.tolist()
+    assert int((ds["n_repeats"] > 0).sum()) == len(truth.trials)
+    findings = xr.open_datatree(store, engine="zarr")["findings"]
+    assert "all_cells/oo1712_4_A/conspecific/spike1" in findings["file"].values.tolist()
+
+
+def test_part_of_the_cube(tmp_path):
+    write_aa2(tmp_path / "raw")
+    build = partial(strfcube.build, "aa2", raw=tmp_path / "raw", dt=5, jobs=1)
+    ds = strfcube.open(build(out=tmp_path / "1.zarr", only={"area": "MLd"}))
+    assert ds["neuron"].values.tolist() == ["oo1712_4_A"]
+    ds = strfcube.open(build(out=tmp_path / "2.zarr", only={"stim_type": "songrip"}, require_sound=True))
+    assert set(ds["stim_type"].values.tolist()) == {"songrip"}
+    assert ds.sizes["stim"] == 1
