@@ -63,6 +63,7 @@ from strfcube.pipelines.ac1_raw import (
     Heard,
     Recording,
     Wehr,
+    as_long,
     books,
     load_sound,
     load_trace,
@@ -143,7 +144,7 @@ class AC1(Pipeline):
                 for neuron, cell in _cells(folder, recordings, book, report):
                     neurons.append(replace(neuron, meta={**neuron.meta, "valid_unit": valid}))
                     sources.append(Source(neuron.id, cell))
-            book.report_other_triggers()
+            book.report_totals()
             in_order = sorted(book.heard.values(), key=lambda heard: natural_key(heard.id))
             stimuli += [_stimulus(heard, book, self.settings["ramp_ms"]) for heard in in_order]
         if not neurons:
@@ -201,7 +202,7 @@ class AC1(Pipeline):
                 notes[note, "these presentations are left out"].append(trigger)
                 continue
             piece = trace[onset : onset + n].copy()
-            if len(piece) < n:
+            if not as_long(len(piece) / rate, ms):
                 notes["the trace ends before the sound", "the rest of the response is missing"].append(trigger)
             if np.isnan(piece).any():
                 notes["some samples are no finite numbers", "rejected by the range test"].append(trigger)
@@ -284,6 +285,10 @@ def _cells(folder: str, recordings: Sequence[Recording], book: Book, report: Rep
         if book.has_param and not recording.site.strip():
             area = "unknown"
             report(Finding("warning", recording.file, "param.recording.site is empty", "its area is unknown"))
+        if book.has_param and not recording.type.strip():
+            report(
+                Finding("warning", recording.file, "param.recording.type is empty", "taken for a whole-cell recording")
+            )
         groups[area, "attached" in recording.type.lower()].append(recording)
     if len(groups) > 1:
         where = book.relative(book.recordings[folder][0].parent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from strfcube.errors import RawDataError
@@ -156,6 +156,7 @@ class Book:
         self.recordings = self._list_recordings()
         self.heard: dict[str, Heard] = {}
         self._other: Counter[str] = Counter()
+        self._unequal: list[Finding] = []
         self._sounds: dict[Path, Sound | str] = {}
 
     def identify(self, description: str, ms: float, param: Any) -> Heard:
@@ -195,15 +196,18 @@ class Book:
                 continue
             self.heard.setdefault(heard.id, heard)
             presentations.append(Presentation(number, onset, ms, heard.id))
-            if not _as_long(heard.seconds, ms):
-                note = f"the trigger lasts {ms:g} ms, its sound {1000 * heard.seconds:g} ms"
-                notes[note, "the response is as long as the trigger says"].append(number)
+            if not as_long(heard.seconds, ms):
+                note = f"trigger {number} lasts {ms:g} ms, its sound {heard.id} {1000 * heard.seconds:g} ms"
+                self._unequal.append(Finding("warning", file, note, "the response is as long as the trigger says"))
         for (what, consequence), numbers in notes.items():
             self.report(Finding("warning", file, f"{name_triggers(numbers)}: {what}", consequence))
         return Recording(file, site, how, tuple(presentations)) if presentations else None
 
-    def report_other_triggers(self) -> None:
-        """One finding for all triggers that were no natural sounds."""
+    def report_totals(self) -> None:
+        """Report what is the same for many triggers, once: other kinds, lengths that are not those of the sounds."""
+        if self._unequal:
+            first, more = self._unequal[0], len(self._unequal) - 1
+            self.report(replace(first, what=first.what + f", and {more} more triggers like it" * (more > 0)))
         if self._other:
             kinds = ", ".join(f"{n} {kind or 'unnamed'}" for kind, n in sorted(self._other.items()))
             self.report(Finding("info", self.experimenter, f"triggers of other kinds: {kinds}", "they are not read"))
@@ -267,7 +271,7 @@ class Wehr(Book):
         """Find the file with that description; of several, the one as long as the trigger."""
         sounds = self._by_description.get(_plain(description), [])
         if len(sounds) > 1:
-            sounds = [sound for sound in sounds if _as_long(sound.samples / sound.rate, ms)]
+            sounds = [sound for sound in sounds if as_long(sound.samples / sound.rate, ms)]
         if len(sounds) == 1:
             return Heard(f"wehr/{sounds[0].name}", (sounds[0],), sounds[0].description)
         if sounds:
@@ -283,13 +287,22 @@ class Wehr(Book):
                     ignored.append(self.relative(path))
                     continue
                 try:
-                    sound = self._sound(path)
+                    self._add(self._sound(path))
                 except ValueError:
                     continue  # reported where it was read
-                self._by_description[_plain(sound.description)].append(sound)
         if ignored:
             self.report(Finding("info", ignored[0], f"{len(ignored)} files in {self.stimuli} are not named by a number",
                                 "they are no stimuli"))  # fmt: skip
+
+    def _add(self, sound: Sound) -> None:
+        """Enter a sound under its description, unless the same samples are there already."""
+        entered = self._by_description[_plain(sound.description)]
+        for other in entered:
+            if other.samples == sound.samples and (load_sound(other.path)[0] == load_sound(sound.path)[0]).all():
+                self.report(Finding("info", self.relative(sound.path), f"the same sound and description as {other.name}",
+                                    f"its presentations go by {other.name}"))  # fmt: skip
+                return
+        entered.append(sound)
 
 
 class Asari(Book):
@@ -297,7 +310,7 @@ class Asari(Book):
 
     experimenter = "asari"
     stimuli = "asari/Stimuli"
-    results = "asari-results-*"
+    results = "*asari-results-*"
     has_param = True
 
     def __init__(self, raw: Path, report: Report) -> None:
@@ -350,6 +363,6 @@ def _plain(description: str) -> str:
     return " ".join(description.lower().split())
 
 
-def _as_long(seconds: float, ms: float) -> bool:
+def as_long(seconds: float, ms: float) -> bool:
     """Whether a trigger's duration is that of a sound, to 1 % or 20 ms: both are rounded in the files."""
     return abs(seconds - ms / 1000) <= max(0.01 * seconds, 0.02)

@@ -349,7 +349,7 @@ whale = partial(writer.natural_sound, "naturalsound", description="humpback whal
         ([whale(-1, 1000.0)], "trigger 1: the presentation lies outside the trace"),
         ([whale(100, math.nan)], "trigger 1: expected an onset and a duration, found sample 101 and nan ms"),
         ([whale(math.inf, 1000.0)], "trigger 1: expected an onset and a duration, found sample inf"),
-        ([whale(100, 500.0)], "trigger 1: the trigger lasts 500 ms, its sound 1000 ms"),
+        ([whale(100, 500.0)], "trigger 1 lasts 500 ms, its sound wehr/fragments/3 1000 ms"),
         ([whale(100, 1000.0) | {"param": 3.0}], "trigger 1: expected a struct with the field 'duration', found"),
         ([whale(100, 1000.0) | {"type": 3.0}], "trigger 1: expected text, found"),
         ([{"type": "natural", "param": {}}], "trigger 1: expected a struct with the field 'time'"),
@@ -382,7 +382,7 @@ def test_gaps_in_a_trace_reject_the_repeat(small):
     trace[2000:2010] = np.nan
     findings, trials = _rewrite(small, [whale(100, 1000.0), whale(4100, 900.0)], trace=trace)
     assert {f.what for f in findings} == {
-        "trigger 1: some samples are no finite numbers", "trigger 2: the trigger lasts 900 ms, its sound 1000 ms",
+        "trigger 1: some samples are no finite numbers", "trigger 2 lasts 900 ms, its sound wehr/fragments/3 1000 ms",
     }  # fmt: skip
     assert trials[WEHR_A, "wehr/fragments/3", 1].rejected_by == "range"
     assert trials[WEHR_A, "wehr/fragments/3", 2].rejected_by != "range"
@@ -393,6 +393,31 @@ def test_two_sounds_that_cannot_be_told_apart(small):
     _, findings = survey(small)
     found = said(findings, "warning", f"{WEHR_A}-1.mat")
     assert "description 'humpback whale' and length are those of fragments/3, fragments/4" in found[0].what
+
+
+def test_one_sound_under_two_numbers_is_one_stimulus(small):
+    path = small / "wehr/Stimuli/fragments/3.mat"
+    (small / "wehr/Stimuli/category3/9.mat").write_bytes(path.read_bytes())
+    surveyed, findings = survey(small)
+    assert said(findings, "info", "category3/9.mat", "the same sound and description as fragments/3")
+    assert {"wehr/fragments/3"} == {s.id for s in surveyed.stimuli if s.meta["stim_type"] == "humpback whale"}
+
+
+def test_lengths_that_differ_are_said_once(small):
+    for number in (1, 3, 4):
+        path = small / f"wehr/Results/{WEHR_A}/{WEHR_A}-{number}.mat"
+        writer.recording(path, np.zeros(8000, np.int16), 4000.0, [whale(100, 1100.0)])
+    _, findings = survey(small)
+    assert said(findings, "warning", f"{WEHR_A}-1.mat", "trigger 1 lasts 1100 ms", "and 2 more triggers like it")
+    assert len(said(findings, "warning", "lasts 1100 ms")) == 1
+
+
+def test_results_without_their_inner_folder(small):
+    (small / "asari-results-1").rename(small / "crcns-ac1-asari-results-1")
+    (small / "crcns-ac1").mkdir()
+    (small / "wehr").rename(small / "crcns-ac1/wehr")
+    surveyed, _ = survey(small)
+    assert {ASARI, WEHR_A} <= {n.id for n in surveyed.neurons}
 
 
 def test_a_cell_recorded_in_two_ways_is_two_neurons(small):
@@ -417,7 +442,7 @@ def test_odd_folders_and_sites(small):
     tone = small / "wehr/Results/20030101-mw-001/1.mat"
     writer.recording(tone, np.zeros(100, np.int16), 4000.0, [writer.natural_sound("chord", 1, 1.0, "")])
     path = small / ASARI_FILE
-    param = {"stimulus": [{"file": "class3/2.mat"}, {"file": "CLASS6\\1"}], "recording": {"site": "", "type": "whole"}}
+    param = {"stimulus": [{"file": "class3/2.mat"}, {"file": "CLASS6\\1"}], "recording": {"site": "", "type": ""}}
     triggers = [writer.natural_sound("natural", 9, 600.0, words) for words in ("Sequence 1: 2 1", "number 1: 1 2")]
     writer.recording(path.with_name(f"{ASARI}-10.mat"), np.zeros(20_000, np.int16), 1e4, triggers, param)
     path.unlink()
@@ -425,6 +450,7 @@ def test_odd_folders_and_sites(small):
     assert said(findings, "warning", "wehr/Results/notes", "folders named <yyyymmdd>-<animal>-<number>")
     assert said(findings, "info", "20030101-mw-001", "no natural sound that could be used", "the cell is left out")
     assert said(findings, "warning", f"{ASARI}-10.mat", "param.recording.site is empty", "its area is unknown")
+    assert said(findings, "warning", f"{ASARI}-10.mat", "param.recording.type is empty", "whole-cell")
     assert said(findings, "warning", "trigger 2: expected a description 'Sequence n: i j k', found 'number 1: 1 2'")
     assert {n.id: n.meta["area"] for n in surveyed.neurons}[ASARI] == "unknown"
     mixed = {s.id: s for s in surveyed.stimuli}["asari/class6/1+class3/2"]
