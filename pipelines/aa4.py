@@ -292,7 +292,7 @@ class AA4(Pipeline):
                     break
             break
         if audio is None and sound.durations:
-            length = Length(sound.durations[0], "attribute")
+            length = _stated_length(sound.durations[0])
         if absent and audio:
             what = f"there is no such wav, of stimulus {name}"
             report(Finding("info", absent[0], what, "another animal's wav of the same MD5 is used"))
@@ -314,6 +314,14 @@ class AA4(Pipeline):
 def _wav(folder: Path, number: int) -> Path:
     """Where an animal has the sound of a number."""
     return folder / "wavfiles" / f"stim{number}.wav"
+
+
+def _stated_length(seconds: float) -> Length:
+    """Length by ``stim_duration``: the number of samples by a header's rate, so that a wav would give the same."""
+    samples = seconds * math.floor(TDT_RATE)
+    if abs(samples - round(samples)) < 1e-3:
+        return Length.of_samples(round(samples), TDT_RATE, "attribute")
+    return Length(seconds, "attribute")
 
 
 def _category(kind: str) -> str:

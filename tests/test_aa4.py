@@ -10,6 +10,7 @@ import pytest
 from scipy.io import wavfile
 from writers.aa4 import RATE, write_aa4, write_stim, write_trial, write_wav
 
+import strfcube
 from strfcube.errors import RawDataError, UsageError
 from strfcube.grid import bin_of, n_bins, seconds_to_ns
 from strfcube.pipelines.aa4 import AA4, TDT_RATE
@@ -167,6 +168,25 @@ def test_one_animals_folder_will_do(truth):
     assert trials.files == found.sources[0].id.split("/")[1] + ".h5"
 
 
+def test_the_cube_equals_the_truth(truth, tmp_path):
+    path = strfcube.build("aa4", raw=truth["raw"], dt=5, out=tmp_path / "aa4.zarr", jobs=1)
+    ds = strfcube.open(path).load()
+    assert {str(n) for n in ds.neuron.values} == set(truth["units"])
+    assert {str(s) for s in ds.stim.values} == set(truth["stimuli"])
+    assert int((ds.n_repeats > 0).sum()) == len(truth["trials"])
+    for (neuron, stim), expected in truth["trials"].items():
+        pair = ds.sel(neuron=neuron, stim=stim)
+        bins = int(pair.n_bins)
+        assert bins == math.ceil(truth["stimuli"][stim]["seconds"] / 0.005 - 1e-3)
+        edges = np.arange(bins + 1) * 5_000_000
+        counts = [np.histogram(np.rint(t * 1e9), edges)[0] for t in expected]
+        found = pair.response.values
+        np.testing.assert_array_equal(found[: len(counts), :bins], counts)
+        assert np.isnan(found[len(counts) :]).all()
+        assert np.isnan(found[:, bins:]).all()
+        assert np.isfinite(pair.stimulus.values[:, :bins]).all() == truth["stimuli"][stim]["sound"]
+
+
 # --- time ------------------------------------------------------------------------------------------------------------
 
 
@@ -221,6 +241,18 @@ def test_the_wavs_length_wins(one):
     found, findings = survey(one)
     assert "0.5 s" in only(findings, "warning", f"{ANIMAL}/wavfiles/stim1.wav")
     assert found.stimuli[0].length.seconds == pytest.approx(0.1, abs=1e-4)
+
+
+def test_a_stated_length_gives_the_bins_of_the_wav(one):
+    with_wav = survey(one)[0].stimuli[0].length
+    (one / ANIMAL / "wavfiles" / "stim1.wav").unlink()
+    stated = survey(one)[0].stimuli[0].length
+    assert (with_wav.source, stated.source) == ("wav", "attribute")
+    for dt_ns in (1_000_000, 5_000_000):
+        assert n_bins(with_wav, dt_ns) == n_bins(stated, dt_ns) == 100_000_000 // dt_ns
+    with h5py.File(one / ANIMAL / f"{STEM}.h5", "r+") as file:
+        file["Call1/1"].attrs["stim_duration"] = 0.1234567
+    assert survey(one)[0].stimuli[0].length.seconds == 0.1234567
 
 
 def test_a_length_that_nothing_states_is_unknown(one):

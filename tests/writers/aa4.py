@@ -193,7 +193,7 @@ def write_aa4_full(folder: Path, fraction: float = 1.0, seed: int = 0) -> dict[s
             templates.append((path, *_template(path, played, rng)))
             heard |= {md5[n] for n in mine}
         for unit in range(count):
-            source, positions, pairs, trials = templates[unit % 2]
+            source, positions, row, pairs, trials = templates[unit % 2]
             electrode, subsort = unit // 2 % 32 + 1, unit // 64 + 1
             path = folder / animal / f"Site{unit % 2 + 1}_L1400R1500_e{electrode}_s0_ss{subsort}.h5"
             if path != source:
@@ -202,17 +202,19 @@ def write_aa4_full(folder: Path, fraction: float = 1.0, seed: int = 0) -> dict[s
                     file.attrs["electrode"] = electrode
                     file.attrs["sortType"] = "single" if rng.random() < 914 / 1401 else "multi"
                 data = np.memmap(path, np.uint8, "r+")
-                times = data[positions].view(np.float64)
-                data[positions] = (times + rng.normal(0, 0.02, times.shape)).view(np.uint8)
+                times = data[positions].view(np.float64).ravel()
+                times += rng.normal(0, 0.02, times.shape)
+                data[positions] = times[np.lexsort((times, row)), None].view(np.uint8)
                 data.flush()
             for key, value in (("units", 1), ("pairs", pairs), ("trials", trials), ("spikes", len(positions))):
                 total[key] += value
     return total | {"stimuli": len(heard)}
 
 
-def _template(path: Path, stimuli: list[Any], rng: np.random.Generator) -> tuple[np.ndarray, int, int]:
-    """Write a unit; return the byte positions of its spike times [shape=(spike, 8)], its pairs and its trials."""
-    starts, trials = [], 0
+def _template(path: Path, stimuli: list[Any], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, int, int]:
+    """Write a unit; return the byte positions of its spikes [shape=(spike, 8)], their trials, its pairs and trials."""
+    starts: list[np.ndarray] = []
+    trials = 0
     with h5py.File(path, "w") as file:
         for key, value in {"site": path.stem.split("_")[0], "ldepth": 1400, "rdepth": 1500, "electrode": 1, "sortid": 0,
                            "sortType": "single"}.items():  # fmt: skip
@@ -220,8 +222,8 @@ def _template(path: Path, stimuli: list[Any], rng: np.random.Generator) -> tuple
         file.create_group("class_info")
         protocol = file.create_group("Call1")
         for number, seconds, md5, kind in stimuli:
-            spikes = [rng.uniform(-1, seconds + 0.5, n) if (n := rng.poisson(25) * (rng.random() > 0.1)) else []
-                      for _ in range(10)]  # fmt: skip
+            counts = rng.poisson(25, 10) * (rng.random(10) > 0.1)
+            spikes = [np.sort(rng.uniform(-1, seconds + 0.5, count)) for count in counts]
             group = write_stim(protocol, number + 1, spikes, stim_md5=md5, stim_type=kind, stim_duration=seconds,
                                stim_class="Con", stim_source="synthetic", callid="Be", zscore=0.1, tstat=0.3,
                                pvalue=0.5, original_wavfile="a.wav", tdt_wavfile="b.wav")  # fmt: skip
@@ -230,5 +232,5 @@ def _template(path: Path, stimuli: list[Any], rng: np.random.Generator) -> tuple
                 times = trial["spike_times"]
                 if times.shape:
                     starts.append(times.id.get_offset() + 8 * np.arange(len(times)))
-    positions = np.concatenate(starts)[:, None] + np.arange(8)
-    return positions, len(stimuli), trials
+    row = np.repeat(np.arange(len(starts)), [len(s) for s in starts])
+    return np.concatenate(starts)[:, None] + np.arange(8), row, len(stimuli), trials
