@@ -286,9 +286,7 @@ def _cells(folder: str, recordings: Sequence[Recording], book: Book, report: Rep
             area = "unknown"
             report(Finding("warning", recording.file, "param.recording.site is empty", "its area is unknown"))
         if book.has_param and not recording.type.strip():
-            report(
-                Finding("warning", recording.file, "param.recording.type is empty", "taken for a whole-cell recording")
-            )
+            report(Finding("warning", recording.file, "param.recording.type is empty", "taken for whole-cell"))
         groups[area, "attached" in recording.type.lower()].append(recording)
     if len(groups) > 1:
         where = book.relative(book.recordings[folder][0].parent)

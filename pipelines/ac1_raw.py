@@ -299,7 +299,7 @@ class Wehr(Book):
         entered = self._by_description[_plain(sound.description)]
         for other in entered:
             if other.samples == sound.samples and (load_sound(other.path)[0] == load_sound(sound.path)[0]).all():
-                self.report(Finding("info", self.relative(sound.path), f"the same sound and description as {other.name}",
+                self.report(Finding("info", self.relative(sound.path), f"same sound and description as {other.name}",
                                     f"its presentations go by {other.name}"))  # fmt: skip
                 return
         entered.append(sound)

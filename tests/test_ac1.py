@@ -399,7 +399,7 @@ def test_one_sound_under_two_numbers_is_one_stimulus(small):
     path = small / "wehr/Stimuli/fragments/3.mat"
     (small / "wehr/Stimuli/category3/9.mat").write_bytes(path.read_bytes())
     surveyed, findings = survey(small)
-    assert said(findings, "info", "category3/9.mat", "the same sound and description as fragments/3")
+    assert said(findings, "info", "category3/9.mat", "same sound and description as fragments/3")
     assert {"wehr/fragments/3"} == {s.id for s in surveyed.stimuli if s.meta["stim_type"] == "humpback whale"}
 
 
