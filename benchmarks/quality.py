@@ -1,6 +1,6 @@
 """SNR and CCmax of the real NS1 from the store and from memory, beside the time to decode the same bytes.
 
-    python benchmarks/quality.py --raw ../shared/data/ns1 [--noise-ratio] [--aa4]
+    python benchmarks/quality.py --raw FOLDER [--noise-ratio] [--aa4]
 
 The reference takes 311 s for the two on these recordings. ``--noise-ratio`` compares the Sahani-Linden noise ratio with
 the one that the authors published, in every variant that docs/fidelity.md lists. ``--aa4`` streams a cube of AA4's size

@@ -242,6 +242,12 @@ class StrfAccessor:
         whole = self._ds
         if trials is None:
             whole, trials = self._stored_trials()
+        for dim in ("stim", "neuron"):
+            if not np.isin(self._ds[dim].values, whole[dim].values).all():
+                store = self._ds.encoding.get("source")
+                raise StoreError(
+                    f"the trials of {store} are of other {dim}s: give trials=, or ask each cube for its own"
+                )
         result = spontaneous_rate(trials, whole, window, per)
         return result.sel({dim: self._ds[dim].values for dim in result.dims})
 

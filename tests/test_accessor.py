@@ -207,6 +207,8 @@ def test_spontaneous_rate_of_a_part_of_a_stored_cube(cube, tmp_path):
     assert part.dims == ("stim", "neuron")
     np.testing.assert_allclose(part, [[8, 3], [8, 3]])
     np.testing.assert_allclose(cube.strf.spontaneous_rate(trials=trials), rate)
+    with pytest.warns(RuntimeWarning, match="consolidated"), pytest.raises(StoreError, match="other neurons"):
+        cube.assign_coords(neuron=[f"other{i}" for i in range(9)]).strf.spontaneous_rate()
 
 
 @pytest.fixture(scope="module")
