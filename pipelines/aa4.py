@@ -1,50 +1,43 @@
-"""CRCNS AA-4: single and multi units of the zebra finch auditory forebrain, listening to songs, calls and noise.
+"""AA4 (CRCNS aa-4): units of the auditory forebrain of the anaesthetised zebra finch, and the whole call repertoire.
 
-Extracellular recordings from six anaesthetised adult zebra finches (four males, two females) with two arrays of 16
-electrodes, one a hemisphere (one array in the sixth bird), in Field L, CLM, CMM and NCM: 1,401 units in the archive's
-description, 914 of them single; 170 songs, calls of the whole repertoire and modulation-limited noise of up to 3 s,
-about 10 trials each. No area is published for a unit, so `area` is ``unknown`` for all. Data: Elie & Theunissen 2019,
-doi 10.6080/K00C4T06; papers: Elie & Theunissen 2015 (doi 10.1111/ejn.12812), 2019 (doi 10.1371/journal.pcbi.1006698).
+What it is
+    1,401 units, 914 of them single, of six adult zebra finches (four males, two females) in field L, CLM, CMM and NCM,
+    recorded with two arrays of 16 electrodes, one a hemisphere (one array in one bird). 170 songs, calls of the whole
+    repertoire and modulation-limited noises of up to 3 s, about 10 trials each; each bird and site had its own list.
+Data and papers
+    doi 10.6080/K00C4T06; Elie & Theunissen 2015 (10.1111/ejn.12812), Elie & Theunissen 2019
+    (10.1371/journal.pcbi.1006698)
+Licence
+    CRCNS terms: scientific use, no redistribution; name the contributors and crcns.org, cite the papers.
 
-Raw layout, below the raw folder::
+The raw folder holds::
 
-    <animal>/Site<S>_L<ldepth>R<rdepth>_e<electrode>_s<sort>[_ss<subsort>].h5     one file a unit
-        attrs: site ldepth rdepth electrode sortid sortType
-        /<protocol>/<number>/           attrs: stim_md5 stim_duration stim_type stim_class ...
-            <trial>/                    attrs: pre_time post_time;  datasets: spike_times (s from onset), spike_ids
-    <animal>/wavfiles/stim<number>.wav                                            numbered anew for each animal
+    <animal>/Site<S>_L<ldepth>R<rdepth>_e<electrode>_s<sort>[_ss<subsort>].h5     one unit
+        attributes site, ldepth and rdepth (um), electrode, sortid, sortType
+        <protocol>/<number>/        attributes stim_md5, stim_duration (s), stim_type, stim_class, callid, ...
+            <trial>/                attributes pre_time, post_time (s); datasets spike_times (s from onset), spike_ids
+    <animal>/wavfiles/stim<number>.wav                                            numbered anew in each animal
 
-Readings and choices
-    Stimulus
-        Its identity is ``stim_md5``, the MD5 of the wav file, because each animal has its own numbers. The sound is
-        that of the first animal whose wav is there. A group without ``stim_md5`` takes the MD5 that the same number
-        has elsewhere in the animal, or that of its wav. Types other than song, call and mlnoise are kept, as
-        category ``other``.
-    Rate
-        A header of 24,414 Hz is the TDT clock of 24,414.0625 Hz (25 MHz / 1024), which a wav header cannot hold;
-        other rates are taken as they are. ``stim_duration`` is the number of samples by the header's rate.
-    Silence
-        A trial without a spike holds -999 as ``spike_times`` and ``spike_ids``, as a scalar or a single element. It
-        took place, and is kept as an empty trial; pairs without any spike are kept as well.
-    Order
-        Protocols, stimulus numbers and trials in numeric order. The same sound under two numbers or in two protocols
-        is more trials of one stimulus.
-    Window
-        The recorder gave each spike to the nearer of two presentations: ``pre_time`` and ``post_time`` are half of the
-        pause before and after the sound. So the window is -``pre_time`` to the sound's length + ``post_time``. A zero
-        is the writer's default where it had nothing to say (a pair without spikes, the last presentation of a
-        recording), and that end of the window is NaN.
-    Units
-        ``sortType`` ``tdt`` (sorted online) and ``noise`` are left out unless `sort_types` names them; ``singl`` is
-        ``single``; a unit without the attribute is ``unknown``, and kept. Where a depth, the electrode, the site or
-        the sort id is no attribute, the file name gives it.
+What to know about it
+    * A stimulus goes by ``stim_md5``, the MD5 of its wav, since each animal has its own numbers; the sound is the wav
+      of the first animal that has it. The same sound under two numbers or in two protocols is more trials of one
+      stimulus. Without ``stim_md5``, a group takes the MD5 of its number elsewhere in the animal, or of the wav.
+    * Types other than song, call and mlnoise are kept, in category ``other``, and reported.
+    * A wav header of 24,414 Hz stands for the recorder's 24,414.0625 Hz (25 MHz / 1024). Other rates are as they are.
+    * A trial without a spike holds -999, alone, as its times and ids: it took place, and so did pairs that are silent.
+    * A spike was given to the nearer of two presentations: ``pre_time`` and ``post_time`` are half of the pause before
+      and after the sound, and the window is -``pre_time`` to the sound's length + ``post_time``. A zero is what the
+      lab's writer had before it knew better (pairs without spikes, the last presentation): that end is NaN.
+    * No area is published for a unit and none is made up; which electrodes are left or right is not stated either.
+    * Units sorted as ``tdt`` (online) or ``noise`` are left out unless ``sort_types`` names them; ``singl`` means
+      single; a unit without ``sortType`` is ``unknown``, and kept.
+    * The published counts a bird add up to 1,343 units, not 1,401.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,6 +49,7 @@ from strfcube.audio import read_wav
 from strfcube.errors import RawDataError, UsageError
 from strfcube.pipelines.aa4_unit import (
     BROKEN,
+    SORT_TYPES,
     Group,
     TrialColumns,
     as_number,
@@ -65,7 +59,8 @@ from strfcube.pipelines.aa4_unit import (
     open_unit,
     reason,
     stimulus_groups,
-)  # fmt: skip
+    unit_meta,
+)
 from strfcube.records import Finding, Length, Neuron, Option, Pipeline, Report, Source, Stimulus, Survey, Trials
 
 if TYPE_CHECKING:
@@ -73,13 +68,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TDT_RATE = 25e6 / 1024  # Hz; 24414.0625
-SORT_TYPES = ("single", "multi", "unknown", "noise", "tdt")
 _CATEGORY = {"song": "song", "call": "call", "mlnoise": "ml_noise"}
-_STEM = re.compile(
-    r"(?P<site>[^_]+)_(?:L(?P<ldepth>\d+))?(?:R(?P<rdepth>\d+))?_e(?P<electrode>\d+)_s(?P<sort_id>\d+)"
-    r"(?:_ss(?P<subsort_id>\d+))?"
-)
-_NUMBERS = {"electrode": b"electrode", "sort_id": b"sortid", "ldepth": b"ldepth", "rdepth": b"rdepth"}
 _TEXTS = {
     "stim_class": b"stim_class", "call_id": b"callid", "bird_id": b"birdid", "source": b"stim_source",
     "source_sex": b"stim_source_sex",
@@ -156,7 +145,10 @@ class AA4(Pipeline):
         for file in sorted(self.raw.rglob("*.h5")):
             inner = file.relative_to(self.raw).parts
             if "CRCNSCode" not in inner and not any(part.startswith(".") for part in inner):
-                folders.setdefault(file.parent.name or self.raw.resolve().name, file.parent)
+                animal = file.parent.resolve().name
+                if folders.setdefault(animal, file.parent) != file.parent:
+                    what = f"there is another folder of {animal}, {folders[animal].relative_to(self.raw).as_posix()}"
+                    report(Finding("warning", "/".join(inner), what, "this file is left out"))
         if not folders:
             raise RawDataError("expected <animal>/*.h5 unit files (AA-4), found none; check the raw folder", self.raw)
         units: list[_Unit] = []
@@ -166,7 +158,7 @@ class AA4(Pipeline):
         if not units:
             raise RawDataError("none of the unit files can be used; the findings say why", self.raw)
         stimuli = [self._stimulus(name, sound, report) for name, sound in sounds.items()]
-        _report_types(stimuli, report)
+        self._check(stimuli, report)
         seconds = {stimulus.id: stimulus.length.seconds for stimulus in stimuli}
         sources = []
         for unit in units:
@@ -213,7 +205,7 @@ class AA4(Pipeline):
             file = path.relative_to(self.raw).as_posix()
             try:
                 root = open_unit(path)
-                meta = _unit_meta(root, animal, path.stem, file, report)
+                meta = unit_meta(root, animal, path.stem, file, report)
                 if meta["sort_type"] not in self.kept:
                     left_out.setdefault(meta["sort_type"], []).append(path.stem)
                     continue
@@ -233,7 +225,7 @@ class AA4(Pipeline):
             else:
                 report(Finding("warning", file, "holds no stimulus group", "the unit is left out"))
         for sort_type, stems in sorted(left_out.items()):
-            what = f"{len(stems)} units have sort type {sort_type!r}: {', '.join(stems)}"
+            what = f"{len(stems)} units have sort type {sort_type!r}, the first is {stems[0]}"
             report(Finding("info", animal, what, "left out, unless the option sort_types names that type"))
         named = self._names(animal, folder, seen, report)
         for unit in units:
@@ -261,7 +253,7 @@ class AA4(Pipeline):
             if len(md5s) == 1:
                 named[number] = md5s[0]
                 continue
-            named[number] = hashlib.md5(wav.read_bytes()).hexdigest() if wav.is_file() else f"{animal}/stim{number}"
+            named[number] = _md5(wav) if wav.is_file() else f"{animal}/stim{number}"
             if md5s:
                 what = f"units state {len(md5s)} different stim_md5 for this number: {', '.join(sorted(md5s))}"
                 then = "kept as different stimuli; the wav is that of the one whose MD5 it has"
@@ -310,10 +302,26 @@ class AA4(Pipeline):
         }  # fmt: skip
         return Stimulus(name, length, audio, meta=meta | {key: sound.texts.get(key, "") for key in _TEXTS})
 
+    def _check(self, stimuli: list[Stimulus], report: Report) -> None:
+        """Report the wavs that are not what the units say, and the types that are no song, call or noise."""
+        wavs = [(s.id, s.audio.args[0]) for s in stimuli if isinstance(s.audio, partial) and s.meta["md5"]]
+        strange = [wav for md5, wav in wavs if _md5(wav) != md5]
+        if strange:
+            what = f"{len(strange)} of {len(wavs)} wavs do not have the MD5 that the units state, this is the first"
+            report(Finding("warning", strange[0].relative_to(self.raw).as_posix(), what, "taken by their number"))
+        kinds = Counter(str(s.meta["stim_type"]) for s in stimuli if s.meta["stim_category"] in ("other", "unknown"))
+        for kind, count in sorted(kinds.items()):
+            what = f"{count} stimuli have type {kind!r}, which is none of song, call and mlnoise"
+            report(Finding("info", "", what, f"kept, in category {_category(kind)}"))
+
 
 def _wav(folder: Path, number: int) -> Path:
     """Where an animal has the sound of a number."""
     return folder / "wavfiles" / f"stim{number}.wav"
+
+
+def _md5(wav: Path) -> str:
+    return hashlib.md5(wav.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def _stated_length(seconds: float) -> Length:
@@ -326,42 +334,3 @@ def _stated_length(seconds: float) -> Length:
 
 def _category(kind: str) -> str:
     return _CATEGORY.get(kind.lower(), "other" if kind else "unknown")
-
-
-def _report_types(stimuli: list[Stimulus], report: Report) -> None:
-    """Report the stimuli that are no song, call or modulation-limited noise."""
-    kinds = Counter(str(s.meta["stim_type"]) for s in stimuli if s.meta["stim_category"] in ("other", "unknown"))
-    for kind, count in sorted(kinds.items()):
-        what = f"{count} stimuli have type {kind!r}, which is none of song, call and mlnoise"
-        report(Finding("info", "", what, f"kept, in category {_category(kind)}"))
-
-
-def _unit_meta(root: Any, animal: str, stem: str, file: str, report: Report) -> dict[str, Any]:
-    """Coordinates of a unit, from its root attributes, else from its file's name."""
-    match = _STEM.fullmatch(stem)
-    named: dict[str, Any] = match.groupdict() if match else {}
-    if not match:
-        what = "expected a name like Site1_L1400R1400_e10_s0_ss1.h5"
-        report(Finding("warning", file, what, "what only the name gives is missing"))
-    numbers: dict[str, float | int] = {}
-    for key, name in _NUMBERS.items():
-        stated, by_name = as_number(attribute(root, name)), as_number(named.get(key))
-        numbers[key] = by_name if math.isnan(stated) else stated
-        if not math.isnan(stated) and not math.isnan(by_name) and stated != by_name:
-            what = f"the attribute {name.decode()} is {stated:g}, the file's name says {by_name:g}"
-            report(Finding("warning", file, what, "the attribute is used"))
-    for key in ("electrode", "sort_id"):
-        if not math.isnan(numbers[key]):
-            numbers[key] = int(numbers[key])
-    word = as_text(attribute(root, b"sortType")).lower()
-    sort_type = "single" if word == "singl" else word
-    if sort_type not in SORT_TYPES:
-        sort_type = "unknown"
-        what = f"expected a sortType of single, multi, noise or tdt, found {word!r}"
-        report(Finding("warning", file, what, "its sort type is unknown"))
-    return {
-        "cell_id": stem, "animal": animal, "species": "zebra finch", "area": "unknown", "region": "unknown",
-        "area_label": "", "signal_type": "spikes", "units": "count", "sex": animal[-1] if animal[-1:] in "FM" else "",
-        "site": as_text(attribute(root, b"site")) or named.get("site") or "", **numbers, "sort_type": sort_type,
-        "subsort_id": as_number(named.get("subsort_id")),
-    }  # fmt: skip

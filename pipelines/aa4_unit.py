@@ -15,16 +15,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from h5py import h5a, h5d, h5f, h5g, h5p, h5s, h5t
 
+from strfcube.records import Finding
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from strfcube.records import Report
+
 SILENT = -999
+SORT_TYPES = ("single", "multi", "unknown", "noise", "tdt")
 # What h5py's low-level calls raise for damaged, absent or unexpected objects.
 BROKEN = (KeyError, MemoryError, OSError, OverflowError, RuntimeError, TypeError, ValueError)
 
 _METADATA = (b"class_info", b"extra_info")
+_STEM = re.compile(
+    r"(?P<site>[^_]+)_(?:L(?P<ldepth>\d+))?(?:R(?P<rdepth>\d+))?_e(?P<electrode>\d+)_s(?P<sort_id>\d+)"
+    r"(?:_ss(?P<subsort_id>\d+))?"
+)
+_NUMBERS = {"electrode": b"electrode", "sort_id": b"sortid", "ldepth": b"ldepth", "rdepth": b"rdepth"}
 _MD5 = re.compile(r"[0-9a-fA-F]{32}")
 _IN_MEMORY = 64 << 20  # bytes; a larger file is read where it lies
 
@@ -96,6 +106,37 @@ def as_number(value: Any) -> float:
         return float(as_text(value))
     except ValueError:
         return math.nan
+
+
+def unit_meta(root: h5f.FileID, animal: str, stem: str, file: str, report: Report) -> dict[str, Any]:
+    """Coordinates of a unit, from its root attributes, else from its file's name; what disagrees is reported."""
+    match = _STEM.fullmatch(stem)
+    named: dict[str, Any] = match.groupdict() if match else {}
+    if not match:
+        what = "expected a name like Site1_L1400R1400_e10_s0_ss1.h5"
+        report(Finding("warning", file, what, "what only the name gives is missing"))
+    numbers: dict[str, float | int] = {}
+    for key, name in _NUMBERS.items():
+        stated, by_name = as_number(attribute(root, name)), as_number(named.get(key))
+        numbers[key] = by_name if math.isnan(stated) else stated
+        if not math.isnan(stated) and not math.isnan(by_name) and stated != by_name:
+            what = f"the attribute {name.decode()} is {stated:g}, the file's name says {by_name:g}"
+            report(Finding("warning", file, what, "the attribute is used"))
+    for key in ("electrode", "sort_id"):
+        if not math.isnan(numbers[key]):
+            numbers[key] = int(numbers[key])
+    word = as_text(attribute(root, b"sortType")).lower()
+    sort_type = "single" if word == "singl" else word
+    if sort_type not in SORT_TYPES:
+        sort_type = "unknown"
+        what = f"expected a sortType of single, multi, noise or tdt, found {word!r}"
+        report(Finding("warning", file, what, "its sort type is unknown"))
+    return {
+        "cell_id": stem, "animal": animal, "species": "zebra finch", "area": "unknown", "region": "unknown",
+        "area_label": "", "signal_type": "spikes", "units": "count", "sex": animal[-1] if animal[-1:] in "FM" else "",
+        "site": as_text(attribute(root, b"site")) or named.get("site") or "", **numbers, "sort_type": sort_type,
+        "subsort_id": as_number(named.get("subsort_id")),
+    }  # fmt: skip
 
 
 def stimulus_groups(root: h5f.FileID) -> tuple[list[Group], list[str]]:

@@ -1,5 +1,6 @@
 """The AA4 pipeline: against the writer's truth, at the TDT rate, and on bad files."""
 
+import hashlib
 import math
 import pickle
 import shutil
@@ -57,6 +58,10 @@ def read(raw, source, **options):
     findings = []
     pipeline = pickle.loads(pickle.dumps(AA4(raw, **options)))
     return list(pipeline.read(pickle.loads(pickle.dumps(source)), findings.append)), findings
+
+
+def md5_of(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
 
 
 def spikes_of(trials):
@@ -200,6 +205,7 @@ def test_frame_and_bin_are_the_same_millisecond(tmp_path, millisecond):
     with h5py.File(path, "r+") as file:
         write_trial(file["Call1/1"], 4, [click / TDT_RATE])
         file["Call1/1"].attrs["stim_duration"] = len(samples) / RATE
+        file["Call1/1"].attrs["stim_md5"] = md5_of(tmp_path / ANIMAL / "wavfiles" / "stim1.wav")
     found, findings = survey(tmp_path)
     assert findings == []
     (stimulus,) = found.stimuli
@@ -476,3 +482,30 @@ def test_a_bad_wav_is_a_finding(one):
     found, findings = survey(one)
     assert "WAVE" in only(findings, "error", f"{ANIMAL}/wavfiles/stim1.wav")
     assert len(found.stimuli[0].audio().samples) == found.stimuli[0].length.samples
+
+
+def test_a_wav_that_is_not_the_one_stated(one):
+    write_wav(one / ANIMAL / "wavfiles" / "stim2.wav", 0.1, 99)
+    found, findings = survey(one)
+    assert "1 of 2 wavs" in only(findings, "warning", f"{ANIMAL}/wavfiles/stim2.wav")
+    assert found.stimuli[1].audio is not None
+
+
+def test_a_second_folder_of_an_animal(one):
+    shutil.copytree(one / ANIMAL, one / "older" / ANIMAL)
+    found, findings = survey(one)
+    assert [n.id for n in found.neurons] == [UNIT]
+    assert "another folder" in only(findings, "warning", f"older/{ANIMAL}/{STEM}.h5")
+
+
+def test_a_unit_whose_groups_hold_no_trials(one):
+    with h5py.File(one / ANIMAL / f"{STEM}.h5", "r+") as file:
+        for group in file["Call1"].values():
+            for trial in list(group):
+                del group[trial]
+    found, _ = survey(one)
+    (trials,), findings = read(one, found.sources[0])
+    assert (len(trials.stimuli), findings) == (0, [])
+    write_unit(one, "Site1_L1400R1400_e11_s0")
+    path = strfcube.build("aa4", raw=one, dt=5, out=one / "cube.zarr", jobs=1)
+    assert strfcube.open(path).neuron.values.tolist() == [f"{ANIMAL}/Site1_L1400R1400_e11_s0"]
