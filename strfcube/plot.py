@@ -69,11 +69,13 @@ def _edges(ds: xr.Dataset) -> NDArray[np.float64]:
 
 
 def _title(pair: xr.Dataset) -> str:
-    area = str(pair["area"].values)
-    name = str(pair["stim_name"].values)
-    sound = str(pair["stim"].values)
-    heard = sound if name in ("", sound) else f"{sound} ({name})" if len(name) < 40 else sound
-    return f"{pair['neuron'].values}{'' if area == 'unknown' else f', {area}'}  ·  {heard}"
+    unit, sound = [str(pair["neuron"].values)], [str(pair["stim"].values)]
+    if sound[0] not in (name := str(pair["stim_name"].values)) and len(name) < 40:
+        sound.append(name)
+    for parts, key in ((unit, "area"), (sound, "stim_type")):
+        if (word := str(pair[key].values)) not in ("", "unknown"):
+            parts.append(word.replace("_", " "))
+    return f"{', '.join(unit)}  ·  {', '.join(sound)}"
 
 
 def _frequencies(ax: Axes, frequency: NDArray[Any]) -> None:
