@@ -219,7 +219,7 @@ def _wav_name(raw: Path, file: str, report: Report) -> str:
         report(Finding("error", file, f"it cannot be read: {error.strerror}", left_out))
         return ""
     name = text.decode("ascii", "replace").strip().partition("\n")[0].strip()
-    if _WAV_NAME.fullmatch(name) and name.isprintable():
+    if text.isascii() and name.isprintable() and _WAV_NAME.fullmatch(name):
         return name
     what = f"expected the name of a wav, found {quote(text)}" if text else "expected the name of a wav, found 0 bytes"
     report(Finding("error", file, what, left_out, 1))

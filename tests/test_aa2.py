@@ -177,6 +177,37 @@ def test_damage_is_named_by_file_and_line_and_the_rest_is_read(tmp_path):
     assert noise.meta["stim_category"] == "unknown"
 
 
+def damage(rng, path):
+    """Do to a file what disks, editors and failed downloads do."""
+    content = path.read_bytes()
+    at = int(rng.integers(len(content) + 1))
+    other = [b"", content[:at], content[:at] + rng.bytes(8) + content[at:], content[:at] + b"x,\r" + content[at:],
+             b"<html>\n<body>Log in</body>\n</html>\n"]  # fmt: skip
+    choice = int(rng.integers(len(other) + 1))
+    path.unlink()
+    if choice < len(other):
+        path.write_bytes(other[choice])
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_damage_anywhere_is_reported_and_stays_where_it_is(tmp_path, seed):
+    truth = seconds(write_aa2(tmp_path))
+    _, before, *_ = read_all(AA2(tmp_path))
+    rng = np.random.default_rng(seed)
+    cell = str(rng.choice(["gr0869_2", "oo1712_4_A", "pupu2122_2_B"]))
+    files = sorted([*tmp_path.glob(f"all_cells/{cell}/*/s*"), *tmp_path.glob("all_stims/*"), *tmp_path.glob("*.csv")])
+    path = files[rng.integers(len(files))]
+    content = path.read_bytes()
+    damage(rng, path)
+    _, found, kept, *_ = read_all(AA2(tmp_path))
+    assert {k: t for k, t in kept.items() if k[0] != cell} == {k: t for k, t in truth.items() if k[0] != cell}
+    changed = {k for k in {*kept, *truth} if kept.get(k) != truth.get(k)}
+    if changed and path.exists() and path.read_bytes() != content[: path.stat().st_size]:  # a cut is not always seen
+        assert any(path.name in f.file for f in set(found) - set(before))
+    if path.suffix in (".wav", ".csv"):
+        assert not changed
+
+
 def test_a_stimulus_in_another_rate_and_depth(tmp_path):
     wav = write_wav(tmp_path / "all_stims", 24414, 1, rate=24414)
     write_pair(tmp_path / "all_cells" / "strange" / "flatrip", 1, wav.lower(), [[1.0]])
