@@ -1,6 +1,7 @@
 """Build a full-scale synthetic NAT4 A1: 849 cells at 22 sites, 593 sounds, 502,863 pairs.
 
-Usage: ``python benchmarks/build_nat4.py [--jobs 2] [--keep FOLDER]``. Prints one line of figures: seconds to build,
+Usage: ``python benchmarks/build_nat4.py [--both] [--jobs 2] [--keep FOLDER]``; ``--both`` adds PEG (398 cells at 11
+sites, 738,877 pairs in all). Prints one line of figures: seconds to build,
 peak memory of the heaviest process and of all processes together, bytes on disk, and, beside them, what the same raw
 bytes cost at least (the population archive inflated and thrown away).
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import os
 import sys
 import tempfile
 import threading
@@ -18,21 +20,22 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import strfcube
-from tests.writers.nat4 import FULL_A1, write_nat4
+from tests.writers.nat4 import FULL_A1, FULL_PEG, write_nat4
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--both", action="store_true")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--keep", type=Path, help="write the raw files here once, and use them again")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        raw = (args.keep or Path(scratch)) / "nat4-raw"
+        raw = (args.keep or Path(scratch)) / ("nat4-both" if args.both else "nat4-raw")
         if not raw.is_dir():
             start = time.perf_counter()
             partial = raw.with_name("nat4-partial")
-            only = {"DRX006b": 33}
-            write_nat4(partial, sites={"A1": FULL_A1}, extra={}, population_only=only, est=575, val=18,
+            sites = {"A1": FULL_A1} | ({"PEG": FULL_PEG} if args.both else {})
+            write_nat4(partial, sites=sites, extra={}, population_only={"DRX006b": 33}, est=575, val=18,
                        val_repeats=20, rate_hz=5.0, nan_cell=False)  # fmt: skip
             partial.rename(raw)
             print(f"raw files written in {time.perf_counter() - start:.1f} s")
@@ -85,8 +88,6 @@ class PeakMemory:
 
 def resident_sizes():
     """Proportional set size of every process of this tree, in bytes, so that shared pages count once."""
-    import os
-
     parents, me = {}, os.getpid()
     for folder in Path("/proc").glob("[0-9]*"):
         try:

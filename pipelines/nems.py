@@ -254,4 +254,4 @@ def _sparse(block: NDArray[np.float32]) -> Any:
     rows, channels = block.shape
     at = np.flatnonzero(block)
     starts = np.searchsorted(at, np.arange(rows + 1) * channels)
-    return csr_array((block.ravel()[at], at % channels, starts), shape=block.shape)
+    return csr_array((block.ravel()[at], (at % channels).astype(np.int32), starts.astype(np.int32)), shape=block.shape)

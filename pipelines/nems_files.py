@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Kind = Literal["RasterizedSignal", "PointProcess", "TiledSignal"]
 _KINDS: tuple[Kind, ...] = ("RasterizedSignal", "PointProcess", "TiledSignal")
 _PART = re.compile(r"(?:.+\.)?(?P<signal>(?!epoch\.csv$)[^.]+)\.(?P<kind>epoch\.csv|csv|json|h5)")
-_BLOCK = 8 << 20  # bytes of text parsed at a time
+_BLOCK = 2 << 20  # bytes of text parsed at a time
 _E18 = len("0.000000000000000000e+00")
 _DAMAGE = (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile)
 

@@ -8,10 +8,13 @@ import zipfile
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import strfcube
 from strfcube.errors import RawDataError, UsageError
 from strfcube.pipelines.nat4 import NAT4
+from strfcube.pipelines.nat4_population import cut
 from strfcube.pipelines.nems import read_bundle
 from strfcube.pipelines.nems_files import Bundle
 from strfcube.records import Trials
@@ -79,6 +82,19 @@ def test_counts_equal_the_truth_spike_for_spike(truth, cube):
             starts = np.array([start for _, start in truth.trials[cell.partition("-")[0]]])
             on_edges += np.isin(truth.spikes[cell], starts[:, None] + np.arange(150) * BIN_NS).sum()
     assert on_edges > 100
+
+
+@given(
+    st.lists(st.integers(-5, 60), max_size=30), st.lists(st.tuples(st.integers(0, 40), st.integers(0, 15)), max_size=8)
+)
+def test_every_spike_of_an_epoch_is_cut_out_once(events, epochs):
+    tick = 0.1  # no multiple of it is exact in binary
+    starts = np.array([start * tick for start, _ in epochs])
+    ends = np.array([(start + length) * tick for start, length in epochs])
+    sizes, relative = cut(np.sort(np.array([e * tick for e in events], float)), starts, ends)
+    expected = [sorted(e - s for e in events if s <= e < s + n) for s, n in epochs]
+    assert sizes.tolist() == [len(inside) for inside in expected]
+    assert np.rint(relative / tick).astype(int).tolist() == [e for inside in expected for e in inside]
 
 
 def test_the_published_spectrogram_passes_untouched(truth, cube):

@@ -22,6 +22,10 @@ FULL_A1 = {
     "TNC013a": 29, "TNC014a": 29, "TNC015a": 29, "TNC016a": 29, "TNC017a": 57, "TNC018a": 60, "TNC020a": 28,
     "TNC021a": 29,
 }  # fmt: skip
+FULL_PEG = {
+    "ARM017a": 37, "ARM018a": 36, "ARM019a": 36, "ARM021b": 36, "ARM022b": 36, "ARM023a": 36, "ARM024a": 36,
+    "ARM025a": 36, "ARM026b": 36, "ARM027a": 36, "ARM028b": 37,
+}  # fmt: skip
 SOUND_NS, BIN_NS = 1_500_000_000, 10_000_000
 COLUMNS = (("start", "end", "name"), ("name", "start", "end"), ("index", "end", "name", "start"))
 
