@@ -19,7 +19,7 @@ from strfcube.reader import LazyReader, Part, ResponseReader, ShardedArray
 
 @pytest.fixture(scope="module", params=["u1", "u2", "f4"])
 def store(request, tmp_path_factory):
-    sizes = dict(stim=5, neuron=8, repeat=5, bins=30)
+    sizes = {"stim": 5, "neuron": 8, "repeat": 5, "bins": 30}
     return make_store(tmp_path_factory.mktemp(request.param), dtype=request.param, **sizes)
 
 
