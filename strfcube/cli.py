@@ -365,7 +365,7 @@ def main(args: Sequence[str] | None = None) -> None:
         code = 2
     except (UsageError, SelectionError) as error:
         code = _fail(error, 2)
-    except StrfcubeError as error:
+    except (StrfcubeError, ImportError) as error:  # an extra that is not installed says which
         code = _fail(error, 1)
     except (KeyboardInterrupt, click.Abort):
         click.echo("strfcube: interrupted; the same command goes on where this one ended", err=True)
