@@ -72,9 +72,15 @@ def write_cube(path, size, seed=0):
     def column(dim, count, value):
         return dim, text([value] * count)
 
-    coords = {"stim": text([f"s{i}" for i in range(size.stim)]), "neuron": text([f"n{i}" for i in range(size.neuron)]),
-              "repeat": np.arange(size.repeats[1]), "time": np.arange(size.bins[1]) * 0.005,
-              "frequency": np.arange(32.0), "sound_onset": ("stim", np.zeros(size.stim)), "sound_duration": ("stim", n_bins * 0.005)}  # fmt: skip
+    coords = {
+        "stim": text([f"s{i}" for i in range(size.stim)]),
+        "neuron": text([f"n{i}" for i in range(size.neuron)]),
+        "repeat": np.arange(size.repeats[1]),
+        "time": np.arange(size.bins[1]) * 0.005,
+        "frequency": np.arange(32.0),
+        "sound_onset": ("stim", np.zeros(size.stim)),
+        "sound_duration": ("stim", n_bins * 0.005),
+    }
     coords |= {n: column("stim", size.stim, n) for n in ("stim_name", "stim_type", "duration_source")}
     coords |= {"stim_category": column("stim", size.stim, "song")}
     coords |= {n: column("neuron", size.neuron, n) for n in ("cell_id", "animal", "species", "area_label")}

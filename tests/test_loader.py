@@ -11,9 +11,6 @@ from stores import make_store
 import strfcube
 
 torch = pytest.importorskip("torch")
-import functools
-import operator
-
 from torch.utils.data import DataLoader, DistributedSampler  # noqa: E402
 
 from strfcube import CubeDataset, UsageError  # noqa: E402
@@ -37,6 +34,10 @@ def names(batches):
     return [[m["stim"] for m in batch["stim_meta"]] for batch in batches]
 
 
+def flat(batches):
+    return [name for batch in batches for name in batch]
+
+
 def same(a, b):
     for key in TENSORS:
         np.testing.assert_array_equal(a[key].cpu().numpy(), b[key].cpu().numpy())
@@ -57,11 +58,7 @@ def test_it_is_a_data_loader_with_a_length(view):
 def test_a_shuffled_epoch_is_a_permutation_and_epochs_differ(view):
     loader = view.loader(4, shuffle=True, seed=3)
     first, second = names(loader), names(loader)
-    assert (
-        sorted(functools.reduce(operator.iadd, first, []))
-        == sorted(functools.reduce(operator.iadd, second, []))
-        == [m["stim"] for m in view.stim_meta]
-    )
+    assert sorted(flat(first)) == sorted(flat(second)) == [m["stim"] for m in view.stim_meta]
     assert first != second
     again = view.loader(4, shuffle=True, seed=3)
     assert [names(again), names(again)] == [first, second]
@@ -101,7 +98,7 @@ def test_groups_of_repeats_never_share_a_batch(view):
         for batch in batches:
             (count,) = {repeats[m["stim"]] for m in batch["stim_meta"]}
             assert batch["responses"].shape[2] == count
-        assert sorted(functools.reduce(operator.iadd, names(batches), [])) == sorted(repeats)
+        assert sorted(flat(names(batches))) == sorted(repeats)
 
 
 @pytest.mark.parametrize("options", [{}, {"prefetch": 2}, {"num_workers": 1}])
@@ -210,7 +207,7 @@ def test_samplers_of_distributed_training(view):
         assert len(loader) == 3
         first, second = names(loader), names(loader)
         assert first != second  # the loader tells the sampler its epoch
-        seen += functools.reduce(operator.iadd, first, [])
+        seen += flat(first)
     assert set(seen) == {m["stim"] for m in view.stim_meta}
     with pytest.raises(UsageError, match="leave shuffle away"):
         view.loader(2, sampler=[0, 1], shuffle=True)
