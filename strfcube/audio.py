@@ -55,6 +55,10 @@ def read_wav(path: Path | str | IO[bytes], rate: float | None = None, *, lazy: b
         raise RawDataError("expected a wav file, but there is none", path) from None
     except (ValueError, EOFError, OSError, struct.error, wavfile.WavFileWarning) as error:
         raise RawDataError(f"expected a whole RIFF/WAVE file, but {error}; fetch it again", path) from error
+    except (UnboundLocalError, ZeroDivisionError) as error:  # what scipy says of a missing chunk, or of no channels
+        raise RawDataError("expected a whole RIFF/WAVE file, but its header is bad; fetch it again", path) from error
+    if not header_rate:
+        raise RawDataError("expected a sampling rate, but the wav's header says 0 Hz; fetch it again", path)
     if samples.ndim != 1:
         raise RawDataError(f"expected one channel, found {samples.shape[1]}; mix it down first", path)
     if not len(samples):

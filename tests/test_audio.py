@@ -58,6 +58,8 @@ def test_full_scale(samples, expected):
         (b"RIFF", "whole RIFF"),
         (b"<html>not found</html>", "whole RIFF"),
         (bytes(1000), "whole RIFF"),
+        (b"RIFF\4\0\0\0WAVE", "whole RIFF"),
+        (b"RIFF\x0c\0\0\0WAVEdata\0\0\0\0", "whole RIFF"),
         (b"RIFF\x24\x00\x00\x00WAVEfmt ", "whole RIFF"),
     ],
 )
@@ -90,3 +92,12 @@ def test_cut_anywhere(tmp_path):
         path.write_bytes(whole[:cut])
         with pytest.raises(RawDataError):
             read_wav(path)
+
+
+def test_a_rate_of_zero(tmp_path):
+    wavfile.write(tmp_path / "a.wav", 8000, np.ones(9, np.int16))
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[24:32] = bytes(8)  # rate, and bytes a second
+    (tmp_path / "a.wav").write_bytes(content)
+    with pytest.raises(RawDataError, match="0 Hz"):
+        read_wav(tmp_path / "a.wav")
