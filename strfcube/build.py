@@ -8,6 +8,7 @@ command resumes there and ends with the same digest. The finished store is renam
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,9 @@ from strfcube import finalise, plan, spool, tasks, write
 from strfcube.errors import StoreError, StrfcubeError, UsageError
 from strfcube.grid import n_bins
 from strfcube.plan import stimulus_layout, trial_layouts
-from strfcube.records import Finding, Pipeline, Stimulus, Survey
+from strfcube.records import Finding, Pipeline, Survey
 from strfcube.request import Request, chosen, prepare
+from strfcube.schema import meta_problem
 from strfcube.shards import create
 from strfcube.spectrogram import FrontEnd, Published, resolve
 from strfcube.store import existing_cube, no_consolidation_warning
@@ -126,9 +128,10 @@ def run(
             with tasks.workers(tasks.default_jobs() if jobs is None else jobs) as pool:
                 built = _build(request, work, pool, strict, progress)
             finalise.finalise(built, request.recipe, request.entry, request.figures, request.fingerprint, request.attrs)
-        except BaseException:
-            if not any((work / "spool").iterdir()):
-                shutil.rmtree(work)  # nothing that a resumed build could use
+        except BaseException as error:
+            # Nothing that a resumed build could use, or the same command would end here again.
+            if isinstance(error, StrfcubeError) or not any((work / "spool").iterdir()):
+                shutil.rmtree(work)
             raise
         publish(built.store, target, work)
     return target
@@ -159,7 +162,7 @@ def _build(request: Request, work: Path, pool: Any, strict: bool, progress: task
 
     def report(finding: Finding) -> None:
         if strict and finding.severity != "info":
-            raise spool.StrictError(f"{finding.file}: {finding.what} ({finding.consequence})")
+            raise spool.refuse(finding)
         findings.append(finding)
 
     survey = pipeline.survey(report)
@@ -179,6 +182,7 @@ def _build(request: Request, work: Path, pool: Any, strict: bool, progress: task
     ingest = [tasks.Task(slug(s.id), spool.ingest, (context_path, s, p)) for s, p in zip(sources, spools, strict=True)]
     tasks.run("ingest", ingest, pool, work / "ingest", progress)
     summaries = [spool.summary(p) for p in spools]
+    _check_sources(survey, summaries)
     for s in summaries:
         findings += s.findings
     made, unheard, unplayed = plan.make_plan(summaries, spools, bins, len(survey.neurons))
@@ -188,10 +192,9 @@ def _build(request: Request, work: Path, pool: Any, strict: bool, progress: task
 
     store = target if "://" in target else str(work / "store.zarr")
     stimuli = tuple(survey.stimuli[i] for i in made.stims)
-    front_end, frequencies, units = _frequency_axis(recipe, survey, stimuli)
+    front_end, frequencies, spec_attrs = _frequency_axis(recipe, survey)
     attrs = dict(made.response.attrs) | finalise.response_attrs(made, survey)
     made = dataclasses.replace(made, response=dataclasses.replace(made.response, attrs=attrs))
-    spec_attrs = {"long_name": "spectrogram", "units": units, "front_end": recipe.front_end.kind}
     stimulus = stimulus_layout(len(stimuli), len(frequencies), made.response.shape[3], spec_attrs)
     rows, times = trial_layouts(made)
     job = write.Job(store, made, stimulus, rows, times, stimuli, front_end, recipe.align, recipe.dt_ns,
@@ -213,10 +216,13 @@ def _build(request: Request, work: Path, pool: Any, strict: bool, progress: task
     return finalise.Built(store, survey, made, job, tuple(written), tuple(findings), frequencies)
 
 
-def _frequency_axis(
-    recipe: Recipe, survey: Survey, stimuli: Sequence[Stimulus]
-) -> tuple[FrontEnd, np.ndarray[Any, Any], str]:
+def _frequency_axis(recipe: Recipe, survey: Survey) -> tuple[FrontEnd, np.ndarray[Any, Any], dict[str, Any]]:
+    """The resolved front end, its frequencies, and the attributes of the spectrogram.
+
+    They are those of the whole data set, not of the part that is built, so that parts fit together.
+    """
     front_end = recipe.front_end
+    attrs = {"long_name": "spectrogram", "front_end": front_end.kind}
     if isinstance(front_end, Published):
         if survey.ready_made is None:
             raise UsageError(f"{recipe.dataset} publishes no spectrogram: choose --spec mel or cochleagram")
@@ -226,8 +232,8 @@ def _frequency_axis(
                 f"dt={recipe.dt_ms:g} ms: the published spectrogram has frames of {step_ns / 1e6:g} ms and goes to "
                 f"whole multiples of that; for another dt compute one from the waveforms (--spec mel)"
             )
-        return front_end, np.asarray(survey.ready_made.frequencies), survey.ready_made.units
-    with_audio = [s for s in stimuli if s.audio is not None]
+        return front_end, np.asarray(survey.ready_made.frequencies), attrs | {"units": survey.ready_made.units}
+    with_audio = [s for s in survey.stimuli if s.audio is not None]
     rates = [s.length.rate if s.length.samples else s.meta.get("sample_rate") for s in with_audio]
     known = [float(r) for r in rates if r is not None and r == r]
     if not with_audio and survey.ready_made is not None:
@@ -237,8 +243,9 @@ def _frequency_axis(
     if not known:
         top = getattr(front_end, "f_max", None) or 16000.0  # no sound at all: the axis is all that is left
         known = [2 * top]
-    resolved = resolve(front_end, min(known))
-    return resolved, resolved.frequencies(), resolved.units
+    lowest = min(known) if math.isnan(survey.lowest_rate) else survey.lowest_rate
+    resolved = resolve(front_end, lowest)
+    return resolved, resolved.frequencies(), attrs | {"units": resolved.units, "lowest_rate": lowest}
 
 
 def _check_survey(survey: Survey) -> None:
@@ -246,6 +253,23 @@ def _check_survey(survey: Survey) -> None:
         if len(set(ids)) < len(ids):
             twice = sorted({i for i in ids if ids.count(i) > 1})[:3]
             raise StrfcubeError(f"the pipeline lists a {kind} twice: {', '.join(twice)}")
+    sources = {s.id for s in survey.sources}
+    for neuron in survey.neurons:
+        if neuron.source not in sources:
+            raise StrfcubeError(f"neuron '{neuron.id}': the pipeline lists no source '{neuron.source}'")
+    for kind, items in (("stimulus", survey.stimuli), ("neuron", survey.neurons)):
+        for item in items:
+            if problem := meta_problem(kind, item.meta):
+                raise StrfcubeError(f"{kind} '{item.id}': {problem}")
+
+
+def _check_sources(survey: Survey, summaries: Sequence[spool.Summary]) -> None:
+    seen: set[int] = set()
+    for s in summaries:
+        mine = set(s.neurons[:, 0].tolist())
+        if twice := sorted(seen & mine):
+            raise StrfcubeError(f"neuron '{survey.neurons[twice[0]].id}' has trials in two sources")
+        seen |= mine
 
 
 def _report_left_out(
@@ -263,4 +287,4 @@ def _first(findings: Sequence[Finding]) -> str:
     serious = [f for f in findings if f.severity != "info"] or list(findings)
     if not serious:
         return "the pipeline found no trials and reported nothing"
-    return "; ".join(f"{f.file}: {f.what}" for f in serious[:3])
+    return "; ".join(f"{f.place}: {f.what}" for f in serious[:3])

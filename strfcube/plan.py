@@ -223,8 +223,6 @@ def make_plan(
         ends = np.cumsum(s.neurons[:, 1:], axis=0)
         begins = ends - s.neurons[:, 1:]
         for neuron, begin, end in zip(s.neurons[:, 0].tolist(), begins.tolist(), ends.tolist(), strict=True):
-            if neuron in where:
-                raise ValueError(f"neuron {neuron} of the survey has trials in two sources")
             ranges = [(b, e) for b, e in zip(begin, end, strict=True)]
             where[neuron] = NeuronRows(number, *ranges)
         kept[s.pairs[:, 1], s.pairs[:, 0]] += s.pairs[:, 2]

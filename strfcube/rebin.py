@@ -155,6 +155,7 @@ class StoredCube(Pipeline):
             dt = float(self._root.attrs["dt_ms"]) / 1000
             units = str(self._root["stimulus"].attrs["units"])
             ready = ReadyMade(tuple(self._root["frequency"].values.tolist()), dt, units)
+        lowest_rate = float(self._root["stimulus"].attrs.get("lowest_rate", math.nan))
         neurons = [str(n) for n in self._root["neuron"].values]
         metas = _metas(self._root, "neuron")
         blocks = range(0, len(neurons), NEURONS_PER_SOURCE)
@@ -165,6 +166,7 @@ class StoredCube(Pipeline):
             [Neuron(n, s, m) for n, s, m in zip(neurons, of, metas, strict=True)],
             sources,
             ready,
+            lowest_rate,
         )
 
     def _stimuli(self, published: bool) -> Iterator[Stimulus]:

@@ -161,12 +161,22 @@ class Survey:
     """What a data set holds, in the order in which the cube lists it.
 
     Stimuli and neurons for which no trial is read are left out of the cube, with a finding.
+
+    Attributes
+    ----------
+    stimuli, neurons, sources : sequence
+        All of them.
+    ready_made : ReadyMade, optional
+        Grid of the published spectrograms.
+    lowest_rate : float
+        Lowest sampling rate of the whole data set in Hz, where `stimuli` are only a part of it; NaN where they are not.
     """
 
     stimuli: Sequence[Stimulus]
     neurons: Sequence[Neuron]
     sources: Sequence[Source]
     ready_made: ReadyMade | None = None
+    lowest_rate: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +276,11 @@ class Finding:
     what: str
     consequence: str
     line: int = 0
+
+    @property
+    def place(self) -> str:
+        """File and line."""
+        return f"{self.file}, line {self.line}" if self.line else self.file
 
 
 Report = Callable[[Finding], None]

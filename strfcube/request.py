@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -74,8 +75,10 @@ def prepare(
     dt_ns = dt_to_ns(defaults["dt"] if dt is None else dt)
     options, chosen = _split_flags(name, kind, dict(flags))
     if not isinstance(dataset, str):
-        options = dataset.settings | options
-    if post < 0:
+        if own := [o.name for o in kind.options if o.name in flags]:
+            raise UsageError(f"give {', '.join(map(repr, own))} to the pipeline itself")
+        options = dict(dataset.settings)
+    if not 0 <= post < math.inf:
         raise UsageError(f"post={post:g} ms: give 0 or more")
     if align not in ("centre", "causal"):
         raise UsageError(f"align={align!r}: give 'centre' or 'causal'")
@@ -180,11 +183,14 @@ def _front_end(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> FrontE
         raise UsageError(
             f"{', '.join(strange)}: no parameter of '{asked}', which has {', '.join(sorted(known)) or 'none'}"
         )
-    front_end = made(**fields)
-    for name in ("bands", "window_ms", "per_octave"):
-        value = getattr(front_end, name, None)
-        if value is not None and not value > 0:
+    for name, value in fields.items():
+        if name != "compression" and value is not None and (isinstance(value, str) or not math.isfinite(value)):
+            raise UsageError(f"{name}={value!r}: give a number")
+        if name in ("bands", "per_octave") and not (value == int(value) and value > 0):
+            raise UsageError(f"{name}={value!r}: give a positive whole number")
+        if name == "window_ms" and value is not None and not value > 0:
             raise UsageError(f"{name}={value!r}: give a positive number")
+    front_end = made(**fields)
     compression = getattr(front_end, "compression", None)
     if compression is not None and compression not in COMPRESSIONS:
         raise UsageError(f"compression={compression!r}: give one of {', '.join(COMPRESSIONS)}")
@@ -227,10 +233,11 @@ def fingerprint(raw: Path) -> str:
     def walk(folder: str, prefix: str) -> None:
         with os.scandir(folder) as found:
             for item in sorted(found, key=lambda f: f.name):
-                if item.is_dir():
+                if item.is_dir(follow_symlinks=False):
                     walk(item.path, f"{prefix}{item.name}/")
                 else:
-                    stat = item.stat()
+                    # Of what a link points to, or of the link itself where that is absent (an annex without content).
+                    stat = item.stat(follow_symlinks=Path(item.path).exists())
                     h.update(f"{prefix}{item.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
 
     if raw.is_dir():

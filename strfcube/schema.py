@@ -9,6 +9,8 @@ import numpy as np
 from strfcube.errors import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     import xarray as xr
 
 FORMAT_VERSION = 1
@@ -31,6 +33,7 @@ _REGION = {
 }  # fmt: skip
 _AREA = {name.lower(): name for name in _REGION} | {"none": "unknown", "": "unknown"}
 AREAS = tuple(_REGION)
+REGIONS = tuple(dict.fromkeys(_REGION.values()))
 
 # name: (dims, kinds of stored dtype)
 _VARIABLES = {
@@ -60,6 +63,23 @@ def area_of(label: str) -> tuple[str, str] | None:
     """
     area = _AREA.get(label.strip().lower())
     return None if area is None else (area, _REGION[area])
+
+
+def meta_problem(kind: str, meta: Mapping[str, Any]) -> str:
+    """What a pipeline's metadata of one ``stimulus`` or ``neuron`` lacks, or breaks; empty when it is as it should be."""
+    vocabulary: dict[str, Iterable[str]] = {"stim_category": STIM_CATEGORIES}
+    keys: tuple[str, ...] = ("stim_name", "stim_type", "stim_category")
+    if kind == "neuron":
+        vocabulary = {"area": AREAS, "region": REGIONS, "signal_type": SIGNAL_UNITS}
+        keys = NEURON_COORDS
+    for key in keys:
+        if key not in meta:
+            return f"the pipeline gives no '{key}'"
+        if key in vocabulary and meta[key] not in vocabulary[key]:
+            return f"the pipeline gives {key} '{meta[key]}', expected one of {', '.join(vocabulary[key])}"
+    if kind == "neuron" and meta["units"] != SIGNAL_UNITS[meta["signal_type"]]:
+        return f"the pipeline gives units '{meta['units']}', expected '{SIGNAL_UNITS[meta['signal_type']]}'"
+    return ""
 
 
 def problems(ds: xr.Dataset) -> list[str]:
@@ -95,7 +115,7 @@ def _value_problems(ds: xr.Dataset) -> list[str]:
     found: list[str] = []
     if int(ds.attrs["format_version"]) != FORMAT_VERSION:
         found.append(f"format_version is {ds.attrs['format_version']}, expected {FORMAT_VERSION}")
-    for name, allowed in (("area", set(AREAS)), ("region", set(_REGION.values()))):
+    for name, allowed in (("area", set(AREAS)), ("region", set(REGIONS))):
         strange = sorted(set(map(str, ds[name].values)) - allowed)
         if strange:
             found.append(f"'{name}' has {strange}, which the vocabulary lacks: {sorted(allowed)}")

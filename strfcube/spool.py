@@ -126,8 +126,9 @@ class Summary:
     findings: tuple[Finding, ...]
 
 
-class StrictError(StrfcubeError):
-    """The finding that stopped a strict build."""
+def refuse(finding: Finding) -> StrfcubeError:
+    """The error that ends a strict build."""
+    return StrfcubeError(f"{finding.place}: {finding.what} ({finding.consequence})")
 
 
 @lru_cache(maxsize=1)
@@ -154,7 +155,7 @@ def ingest(context_path: str, source: Source, spool_path: str) -> str:
 
     def report(finding: Finding) -> None:
         if context.strict and finding.severity != "info":
-            raise StrictError(f"{finding.file}: {finding.what} ({finding.consequence})")
+            raise refuse(finding)
         findings.append(finding)
 
     rows = _Rows(context, report, source.id)
@@ -220,7 +221,7 @@ class _Rows:
         one = {
             "neuron": neuron, "stim": stim, "number": trial.repeat, "file": self._code(self.files, trial.file),
             "start": start, "stop": stop, "value": trial.value, "spikes": spikes.size, "bins": values.size,
-            "test": self._code(self.tests, trial.rejected_by) + 1 if trial.rejected_by else 0,
+            "test": self._code(self.tests, "_".join(trial.rejected_by.split())) + 1 if trial.rejected_by else 0,
             "exact": trial.trace is None and not trial.sampled,
         }  # fmt: skip
         for name, value in one.items():

@@ -13,3 +13,20 @@ def real_data():
     if not folder.is_dir():
         pytest.skip(f"no original recordings in {folder}; name their folder in $STRFCUBE_TEST_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def real_ns1(real_data, tmp_path_factory):
+    """Raw folder of the original NS1 recordings, and the cube built from it."""
+    import strfcube
+
+    raw = real_data / "ns1"
+    return raw, strfcube.build("ns1", raw=raw, out=tmp_path_factory.mktemp("real") / "ns1-dt5.zarr", jobs=2)
+
+
+@pytest.fixture(autouse=True)
+def data_dir(monkeypatch, tmp_path_factory):
+    """No test sees or touches the cubes of whoever runs it."""
+    folder = tmp_path_factory.getbasetemp() / "data"
+    monkeypatch.setenv("STRFCUBE_DATA_DIR", str(folder))
+    return folder
