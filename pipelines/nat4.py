@@ -47,7 +47,7 @@ import numpy as np
 from strfcube.audio import read_wav
 from strfcube.errors import RawDataError
 from strfcube.pipelines.nat4_area import BANDS, survey_area
-from strfcube.pipelines.nat4_population import STIM, VAL, cut, presentations
+from strfcube.pipelines.nat4_population import STIM, VAL, cut, presentations, usable
 from strfcube.pipelines.nems import read_bundle
 from strfcube.records import (
     Finding,
@@ -131,7 +131,7 @@ class NAT4(Pipeline):
         return Survey(stimuli, neurons, sources, READY_MADE if ready else None)
 
     def read(self, source: Source, report: Report) -> Iterator[Trial | Trials]:
-        """Yield the trials of one site: spikes of its cells, then what only the population recording has.
+        """Yield the trials of one site: what only the population recording has, then the spikes of its cells.
 
         Raises
         ------
@@ -139,12 +139,12 @@ class NAT4(Pipeline):
             If the recording is damaged or holds no spike times.
         """
         site: Site = source.payload
-        if site.bundle is not None and site.cells:
-            yield from _spikes(site, site.bundle, report)
-        for cell, (names, counts) in site.counts.items():
+        for cell, (names, counts) in site.counts.items():  # first, so that a damaged recording does not take them along
             for name, values in zip(names, counts.astype(np.float32), strict=True):
                 window = (0.0, len(values) / FS)
                 yield Trial(site.prefix + name, cell, 0, trace=values, rate=FS, window=window, file=site.population)
+        if site.bundle is not None and site.cells:
+            yield from _spikes(site, site.bundle, report)
 
 
 def _spikes(site: Site, bundle: Bundle, report: Report) -> Iterator[Trials]:
@@ -153,6 +153,10 @@ def _spikes(site: Site, bundle: Bundle, report: Report) -> Iterator[Trials]:
     if signal.events is None:
         raise RawDataError(f"expected spike times (PointProcess), found a {signal.header.kind}", file)
     names, starts, ends = presentations(signal.epochs)
+    twice = len(signal.epochs.occurrences(STIM)) - len(names)
+    if twice:
+        what = f"{twice} rows of the epoch table repeat another one, name and times"
+        report(Finding("info", file, what, "each presentation is one trial"))
     for row in signal.overhang(STIM):
         what = f"epoch {signal.epochs.names[row]} at {signal.epochs.starts[row]:g} s ends after the signal"
         report(Finding("warning", file, f"{what} ({signal.seconds:g} s)", "its trial is cut there"))
@@ -164,11 +168,11 @@ def _spikes(site: Site, bundle: Bundle, report: Report) -> Iterator[Trials]:
     repeats = np.array([seen.update({n: seen.get(n, -1) + 1}) or seen[n] for n in names], np.int64)
     for cell in site.cells:
         times = signal.events[cell]
-        good = np.isfinite(times) & (times >= 0)
-        if not good.all():
-            what = f"{np.count_nonzero(~good)} of {len(times)} spike times of {cell} are negative or no numbers"
+        good = usable(times)
+        if len(good) < len(times):
+            what = f"{len(times) - len(good)} of {len(times)} spike times of {cell} are negative or no numbers"
             report(Finding("warning", file, what, "they are left out"))
-        sizes, relative = cut(np.sort(times[good]), starts, stops)
+        sizes, relative = cut(good, starts, stops)
         yield Trials(cell, stimuli, repeats, sizes, relative, 0.0, stops - starts, file)
 
 

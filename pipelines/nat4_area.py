@@ -107,9 +107,10 @@ def survey_area(raw: Path, area: str, prefix: str, report: Report) -> Area | Non
     cells = resp.chans if resp else tuple(sorted(by_cell))
     if not cells:
         return None
-    _report_cells(file, cells, by_cell, recorded, resp is not None, report)
-
-    counts = population_only(resp, file, by_cell, report) if resp else {}
+    counts = {}
+    if resp:
+        _report_cells(file, cells, by_cell, recorded, report)
+        counts = population_only(resp, file, by_cell, report)
     source_of = {c: by_cell[c].source if c in by_cell else f"{area}_{c.partition('-')[0]}" for c in cells}
     sources: dict[str, Site] = {}
     for source in dict.fromkeys(source_of.values()):
@@ -183,6 +184,8 @@ def _population(raw: Path, area: str, report: Report) -> tuple[str, dict[str, Si
     except RawDataError as error:
         report(Finding("error", error.file, error.message, consequence, error.line or 0))
         return file, {}
+    if "resp" not in signals:
+        report(Finding("warning", file, "no signal 'resp'", f"cells of {area} are those of the per-site recordings"))
     for name, signal in signals.items():
         late = signal.overhang(STIM)
         if late:
@@ -226,11 +229,8 @@ def _report_cells(
     cells: tuple[str, ...],
     by_cell: Mapping[str, Recorded],
     recorded: list[Recorded],
-    complete: bool,
     report: Report,
 ) -> None:
-    if not complete:
-        return
     known = set(cells)
     for site in recorded:
         extra = [cell for cell in site.header.chans or () if cell not in known]

@@ -69,6 +69,11 @@ def cut(
     return sizes, (at[index] - np.repeat(first, sizes)) / NS_PER_S
 
 
+def usable(times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Event times in ascending order, without what is negative or no number."""
+    return np.sort(times[np.isfinite(times) & (times >= 0)])
+
+
 def population_only(
     resp: Signal, file: str, by_cell: Mapping[str, Recorded], report: Report
 ) -> dict[str, tuple[tuple[str, ...], NDArray[np.float16]]]:
@@ -83,9 +88,9 @@ def population_only(
     }
     if not missing:
         return {}
-    unit = _unit(resp, [rows[name] for name in est], by_cell, file, report)
-    if unit is None:
-        what = f"est responses of {some(list(missing))} are only in the population recording, in an unknown unit"
+    unit, why = _unit(resp, [rows[name] for name in est], by_cell, file, report)
+    if not unit > 0:
+        what = f"est responses of {some(list(missing))} are only here, in a unit that cannot be checked: {why}"
         report(Finding("error", file, what, "they stay out of the cube"))
         return {}
     counts: dict[str, tuple[tuple[str, ...], NDArray[np.float16]]] = {}
@@ -114,44 +119,46 @@ def _values(resp: Signal, rows: list[int], channel: int) -> NDArray[np.float64]:
     return np.where(inside, column[np.where(inside, index, 0)], np.nan)
 
 
-def _unit(resp: Signal, rows: list[int], by_cell: Mapping[str, Recorded], file: str, report: Report) -> float | None:
-    """Value of one spike in the population recording, from the cells of one site; None where that does not hold.
+def _unit(
+    resp: Signal, rows: list[int], by_cell: Mapping[str, Recorded], file: str, report: Report
+) -> tuple[float, str]:
+    """Value of one spike in the population recording, from the cells of one site; NaN and the reason where it fails.
 
     The smallest value above zero is taken for one spike. Summed over each sound, the values must then be the spikes
     that the per-site recording has in the same epochs, but for a few at the edges of bins.
     """
     names = [resp.epochs.names[row] for row in rows]
     why = "no cell of it has a per-site recording"
-    for site in dict.fromkeys(by_cell[cell].source for cell in resp.chans if cell in by_cell):
-        cells = [cell for cell in resp.chans if cell in by_cell and by_cell[cell].source == site]
-        bundle = by_cell[cells[0]].bundle
+    for source in dict.fromkeys(by_cell[cell].source for cell in resp.chans if cell in by_cell):
+        cells = [cell for cell in resp.chans if cell in by_cell and by_cell[cell].source == source]
+        site = by_cell[cells[0]]
         try:
-            events = read_bundle(bundle, ("resp",))["resp"].events or {}
+            events = read_bundle(site.bundle, ("resp",))["resp"].events
         except RawDataError as error:
-            why = f"{error}"
+            why = str(error)
             continue
-        heard, starts, ends = presentations(by_cell[cells[0]].epochs)
+        heard, starts, ends = presentations(site.epochs)
         first = {name: trial for trial, name in reversed(list(enumerate(heard)))}
         shared = [sound for sound, name in enumerate(names) if name in first]
         trials = [first[names[sound]] for sound in shared]
-        spikes = np.array([cut(np.sort(events[cell]), starts[trials], ends[trials])[0] for cell in cells], float)
+        if events is None or not trials:
+            why = f"{site.bundle} has no spike times, or none of the sounds"
+            continue
+        spikes = np.array([cut(usable(events[cell]), starts[trials], ends[trials])[0] for cell in cells], float)
         values = np.array([_values(resp, rows, resp.chans.index(cell))[shared] for cell in cells])
-        positive = values[values > 0]
         sums = values.sum(-1)
         known = np.isfinite(sums)
-        if not len(positive) or not spikes[known].any():
-            why = f"no spike of {bundle} to compare with"
+        unit = float(values[values > 0].min(initial=np.inf))
+        if unit == np.inf or not spikes[known].any():
+            why = f"no spike of {site.bundle} to compare with"
             continue
-        unit = float(positive.min())
         off = np.abs(sums[known] / unit - spikes[known]).sum() / spikes[known].sum()
-        what = f"one spike is {unit:g}; {off:.2%} of the est spikes of {len(cells)} cells differ from {bundle}"
-        if off <= _TOLERANCE:
-            report(Finding("info", file, what, "its est responses are converted by that factor"))
-            return unit
-        why = f"{what}, at most {_TOLERANCE:.0%} expected"
-        break
-    report(Finding("warning", file, f"the unit of the population responses cannot be checked: {why}", "see below"))
-    return None
+        what = f"one spike is {unit:g}; {off:.2%} of the est spikes of {len(cells)} cells differ from {site.bundle}"
+        if off > _TOLERANCE:
+            return np.nan, f"{what}, at most {_TOLERANCE:.0%} expected"
+        report(Finding("info", file, what, "its est responses are converted by that factor"))
+        return unit, ""
+    return np.nan, why
 
 
 def some(names: list[str]) -> str:

@@ -259,8 +259,8 @@ def test_a_population_that_does_not_fit_its_spikes_stays_out(tmp_path):
     _, trials, findings = read_all(truth.raw)
     cell = truth.population_only["A1"][0]
     assert cell not in trials
-    assert has(findings, "warning", "at most 5% expected")
-    assert has(findings, "error", f"est responses of {cell} are only in the population recording, in an unknown unit")
+    found = has(findings, "error", f"est responses of {cell} are only here, in a unit that cannot be checked")
+    assert "at most 5% expected" in found[0].what
     assert set(trials) == set(truth.cells["A1"] + truth.cells["PEG"]) - {cell}
 
 
@@ -368,6 +368,34 @@ def test_a_site_that_breaks_only_on_reading(tmp_path):
     source = next(s for s in survey.sources if s.id == "A1_CRD016d")
     with pytest.raises(RawDataError, match=r"A1_CRD016d.*expected spike times \(PointProcess\)"):
         list(NAT4(truth.raw).read(source, [].append))
+    findings = []
+    ds = build_of(truth.raw, tmp_path, findings)
+    assert "expected spike times (PointProcess)" in findings[-1]
+    assert set(ds.neuron.values) == set(truth.cells["A1"] + truth.cells["PEG"]) - {"CRD016d-04-1"}
+
+
+def build_of(raw, tmp_path, findings):
+    import xarray as xr
+
+    path = strfcube.build("nat4", raw=raw, out=tmp_path / "built.zarr", dt=10, jobs=1)
+    group = xr.open_zarr(path, group="findings")
+    findings += [str(what) for what, s in zip(group.what.values, group.severity.values, strict=True) if s == "error"]
+    return strfcube.open(path)
+
+
+def test_the_unit_check_passes_over_sites_it_cannot_use(tmp_path):
+    truth = write_nat4(tmp_path / "raw", population_only={"TNC008a": 1})
+    rows = [(n, s / 1e9, s / 1e9 + 1.5) for n, s in truth.trials["ARM029a"]]
+    cells = [c for c in truth.cells["A1"] if c.startswith("ARM029a")]
+    files = {
+        "s.resp.csv": RasterCsv(np.zeros((10, 3))),
+        "s.resp.json": header("resp", 1000, cells),
+        "s.resp.epoch.csv": epoch_table(rows),
+    }
+    rewrite_site(truth.raw, "A1_ARM029a", lambda _: write_tgz(io.BytesIO(), files).getvalue())
+    findings = []
+    NAT4(truth.raw).survey(findings.append)
+    assert has(findings, "info", "one spike is 1; 0.00% of the est spikes of 2 cells differ from A1_single_sites.zip/")
 
 
 def test_epochs_past_the_end_and_odd_spike_times(tmp_path):
@@ -387,6 +415,7 @@ def test_epochs_past_the_end_and_odd_spike_times(tmp_path):
     silent = next(r for r in trials["CRD016d-04-2"] if isinstance(r, Trials))
     assert silent.row_size.tolist() == [0, 0, 0]
     assert len(has(findings, "warning", "ends after the signal (4 s) (its trial is cut there)")) == 2
+    assert has(findings, "info", "1 rows of the epoch table repeat another one")
     assert has(findings, "warning", "2 of 6 spike times of CRD016d-04-1 are negative or no numbers")
     new = next(s for s in survey.stimuli if s.id == "STIM_cat1_x.wav")
     assert new.spectrogram is None
@@ -455,7 +484,7 @@ def test_a_missing_file_is_named_and_the_rest_builds(truth, tmp_path, missing):
         assert all(s.spectrogram for s in survey.stimuli)  # PEG has them
     if missing == "A1_single_sites.zip":
         assert set(trials) == set(truth.cells["PEG"])  # nothing to check the unit on
-        assert has(findings, "error", "in an unknown unit")
+        assert has(findings, "error", "cannot be checked: no cell of it has a per-site recording")
     if missing == "A1_pred_correlation.csv":
         assert not any(n.meta["auditory"] for n in survey.neurons if n.meta["area"] == "A1")
 
