@@ -6,15 +6,18 @@ import os
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from strfcube.errors import StrfcubeError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from strfcube.records import Pipeline
+
+GROUP = "strfcube.pipelines"  # of the entry points
 
 
 @dataclass(frozen=True)
@@ -61,15 +64,33 @@ class Entry:
     @property
     def simulated(self) -> bool:
         """Whether strfcube writes the raw files itself."""
-        return not self.files
+        return self.name == "demo"
 
 
 @cache
 def entries() -> dict[str, Entry]:
-    """Every data set by name."""
+    """Every data set by name: strfcube's own, then those of other packages."""
+    known = _read(Path(__file__).with_name("catalog.yaml"))
+    for file in _other_catalogs():
+        known |= {name: e for name, e in _read(file).items() if name not in known}
+    return known
+
+
+def _other_catalogs() -> Iterator[Path]:
+    """The ``catalog.yaml`` of each other package that registers pipelines, found without importing it."""
+    packages = {point.module.partition(".")[0] for point in entry_points(group=GROUP)}
+    for package in sorted(packages - {"strfcube"}):
+        spec = find_spec(package)
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            file = Path(folder, "catalog.yaml")
+            if file.is_file():
+                yield file
+
+
+def _read(file: Path) -> dict[str, Entry]:
     import yaml
 
-    text = Path(__file__).with_name("catalog.yaml").read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8")
     parsed: dict[str, Entry] = {}
     for name, given in yaml.load(text, yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader).items():
         values = dict(given)
@@ -104,7 +125,7 @@ def pipeline_class(name: str) -> type[Pipeline]:
     StrfcubeError
         If it cannot be imported.
     """
-    found = entry_points(group="strfcube.pipelines")
+    found = entry_points(group=GROUP)
     if name not in found.names:
         known = ", ".join(sorted(found.names)) or "none: is strfcube installed?"
         raise UsageError(f"no pipeline '{name}' is registered: there are {known}")

@@ -10,6 +10,10 @@ comment above it, which the reader of the source sees::
     <!-- needs: account -->         an account or a download: never run by the tests
     <!-- needs: checkout -->        a checkout of the project to itself: the continuous integration runs these
 
+and one that a reader would save to a file (and is saved before it is run, or shown) says where to::
+
+    <!-- file: lab/pyproject.toml -->
+
 Blocks marked ``text``, ``yaml``, ``toml`` or ``bibtex`` are shown, not run; any other kind is an error, so that nothing
 slips through.
 """
@@ -31,26 +35,29 @@ import strfcube
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHOWN = {"text", "yaml", "toml", "bibtex"}
-FENCE = re.compile(r"(?:<!-- needs: (?P<needs>[^>]*?) -->\n+)?^```(?P<kind>\w*)[^\n]*\n(?P<code>.*?)^```$", re.M | re.S)
+MARK = r"(?:<!-- (?P<mark>needs|file): (?P<value>[^>]*?) -->\n+)?"
+FENCE = re.compile(MARK + r"^```(?P<kind>\w*)[^\n]*\n(?P<code>.*?)^```$", re.M | re.S)
 OUTPUT = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: what it needs, its kind, its text and the line of its page where the text begins."""
+    """A fenced block: its kind, its text, the line of its page where that begins, and what the comment above says."""
 
     kind: str
     code: str
     line: int
     needs: tuple[str, ...] = ()
+    file: str = ""
 
 
 def blocks(text):
     found = []
     for match in FENCE.finditer(text):
         line = text.count("\n", 0, match.start("code")) + 1
-        needs = tuple(part.strip() for part in (match["needs"] or "").split(",") if part.strip())
-        found.append(Block(match["kind"], match["code"], line, needs))
+        value = match["value"] or ""
+        needs = tuple(part.strip() for part in value.split(",")) if match["mark"] == "needs" else ()
+        found.append(Block(match["kind"], match["code"], line, needs, value if match["mark"] == "file" else ""))
     assert sum(line.lstrip().startswith("```") for line in text.splitlines()) == 2 * len(found), (
         "a fence is open or indented"
     )
@@ -83,6 +90,9 @@ def run_page(page, folder):
     namespace, skipped = {"__name__": "__main__"}, 0
     for block in blocks(page.read_text()):
         place = f"{page.name}, line {block.line}"
+        if block.file:
+            (folder / block.file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / block.file).write_text(block.code)
         if block.kind in SHOWN:
             continue
         assert block.kind in ("python", "console"), f"{place}: a block of kind {block.kind!r}"
@@ -124,6 +134,10 @@ def test_page(page, demo_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("STRFCUBE_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     monkeypatch.setenv("MPLBACKEND", "agg")
+    # What a page installs goes into its folder, not into this environment.
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    for name, value in (("TARGET", tmp_path / "site"), ("NO_DEPS", 1), ("NO_INDEX", 1), ("NO_BUILD_ISOLATION", 0)):
+        monkeypatch.setenv(f"PIP_{name}", str(value))
     run_page(page, tmp_path)
 
 
