@@ -17,10 +17,11 @@ import threading
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from writers.nat4 import FULL_A1, FULL_PEG, write_nat4
 
 import strfcube
-from tests.writers.nat4 import FULL_A1, FULL_PEG, write_nat4
 
 
 def main():

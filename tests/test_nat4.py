@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from writers.nat4 import BIN_NS, sound_names, write_nat4
+from writers.nems import RasterCsv, epoch_table, h5, header, write_folder, write_tgz
 
 import strfcube
 from strfcube.errors import RawDataError, UsageError
@@ -18,8 +20,6 @@ from strfcube.pipelines.nat4_population import cut
 from strfcube.pipelines.nems import read_bundle
 from strfcube.pipelines.nems_files import Bundle
 from strfcube.records import Trials
-from tests.writers.nat4 import BIN_NS, sound_names, write_nat4
-from tests.writers.nems import RasterCsv, epoch_table, h5, header, write_folder, write_tgz
 
 POPULATION = "A1_NAT4_ozgf.fs100.ch18.tgz"
 

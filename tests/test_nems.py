@@ -8,11 +8,11 @@ import zipfile
 
 import numpy as np
 import pytest
+from writers.nems import RasterCsv, epoch_table, h5, header, write_folder, write_tgz
 
 from strfcube.errors import RawDataError
 from strfcube.pipelines.nems import read_bundle, read_head
 from strfcube.pipelines.nems_files import Bundle, raster_blocks
-from tests.writers.nems import RasterCsv, epoch_table, h5, header, write_folder, write_tgz
 
 ROWS = [("STIM_b.wav", 0.5, 1.0), ('STIM_a, "loud".wav', 0.0, 0.5), ("STIM_b.wav", 1.0, 1.5), ("TRIAL", 0.0, 0.501)]
 RESP = np.arange(30, dtype=float).reshape(15, 2) % 4

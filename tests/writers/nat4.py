@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.io import wavfile
 
-from tests.writers.nems import RasterCsv, epoch_table, h5, header, write_tgz
+from writers.nems import RasterCsv, epoch_table, h5, header, write_tgz
 
 SITES = {"A1": {"ARM029a": 3, "CRD016d": 2, "TNC008a": 2}, "PEG": {"ARM017a": 2, "ARM018a": 2}}
 EXTRA = {"PEG": {"TNC022a": 2}}
