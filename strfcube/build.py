@@ -9,22 +9,32 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from strfcube import finalise, plan, spool, tasks, write
+from strfcube import finalise, ingest, plan, spool, tasks, write
 from strfcube.errors import StoreError, StrfcubeError, UsageError
 from strfcube.grid import n_bins
 from strfcube.plan import stimulus_layout, trial_layouts
 from strfcube.records import Finding, Pipeline, Survey
-from strfcube.request import Request, chosen, prepare
+from strfcube.request import Request, chosen, prepare, survey_of
 from strfcube.schema import meta_problem
 from strfcube.shards import create
 from strfcube.spectrogram import FrontEnd, Published, resolve
 from strfcube.store import existing_cube, no_consolidation_warning
-from strfcube.workplace import locked, publish, resume_or_restart, save, slug, work_folder, writable
+from strfcube.workplace import (
+    discard,
+    half_written,
+    locked,
+    publish,
+    resume_or_restart,
+    save,
+    slug,
+    store_of,
+    work_folder,
+    writable,
+)
 
 if TYPE_CHECKING:
     import os
@@ -115,39 +125,41 @@ def run(
     if jobs is not None and jobs < 1:
         raise UsageError(f"jobs={jobs}: give 1 or more")
     target = request.target
-    if not force and _up_to_date(request):
-        return target
     work = work_folder(target)
+    if _up_to_date(request, work, force) and not work.exists():
+        return target
     with writable(target), locked(work):
-        if not force and _up_to_date(request):
-            shutil.rmtree(work)  # another build finished it while this one waited
-            return target
-        existing_cube(target)  # never replaces what is no cube, not even by force
-        resume_or_restart(work, request.recipe, request.fingerprint)
         try:
+            if _up_to_date(request, work, force):  # another build finished it while this one waited
+                discard(work)
+                return target
+            resume_or_restart(work, target, request.recipe, request.fingerprint)
             with tasks.workers(tasks.default_jobs() if jobs is None else jobs) as pool:
                 built = _build(request, work, pool, strict, progress)
             finalise.finalise(built, request.recipe, request.entry, request.figures, request.fingerprint, request.attrs)
         except BaseException as error:
             # Nothing that a resumed build could use, or the same command would end here again.
-            if isinstance(error, StrfcubeError) or not any((work / "spool").iterdir()):
-                shutil.rmtree(work)
+            final = isinstance(error, StrfcubeError) and not isinstance(error, tasks.LostWorkerError)
+            if final or not any((work / "spool").glob("*")):
+                discard(work)
             raise
         publish(built.store, target, work)
     return target
 
 
-def _up_to_date(request: Request) -> bool:
-    """Whether the cube is there already.
+def _up_to_date(request: Request, work: Path, force: bool) -> bool:
+    """Whether the cube is there already, and may stay.
 
     Raises
     ------
     StoreError
-        If something else is in its place.
+        If something else is in its place: another cube, or, even where the build is forced, what is no cube.
     """
     target = request.target
+    if half_written(target, work):
+        return False
     existing = existing_cube(target)
-    if existing is None:
+    if existing is None or force:
         return False
     if existing.get("recipe") != request.recipe.to_json():
         raise StoreError(f"{target} holds another recipe: give another --out, or --force to replace it")
@@ -162,14 +174,14 @@ def _build(request: Request, work: Path, pool: Any, strict: bool, progress: task
 
     def report(finding: Finding) -> None:
         if strict and finding.severity != "info":
-            raise spool.refuse(finding)
+            raise ingest.refuse(finding)
         findings.append(finding)
 
-    survey = pipeline.survey(report)
+    survey = survey_of(pipeline, report)
     _check_survey(survey)
     keep_stim, keep_neuron = chosen(survey, recipe.only)
     bins = np.array([n_bins(s.length, recipe.dt_ns, recipe.post_ns) for s in survey.stimuli], np.int64)
-    context = spool.Context(
+    context = ingest.Context(
         pipeline,
         {s.id: i if keep_stim[i] else -1 for i, s in enumerate(survey.stimuli)},
         {n.id: i if keep_neuron[i] else -1 for i, n in enumerate(survey.neurons)},
@@ -178,9 +190,9 @@ def _build(request: Request, work: Path, pool: Any, strict: bool, progress: task
     context_path = save(work / "context.pkl", context)
     wanted = {n.source for n, keep in zip(survey.neurons, keep_neuron, strict=True) if keep}
     sources = [s for s in survey.sources if s.id in wanted]
-    spools = [str(work / "spool" / f"{slug(s.id)}.npz") for s in sources]
-    ingest = [tasks.Task(slug(s.id), spool.ingest, (context_path, s, p)) for s, p in zip(sources, spools, strict=True)]
-    tasks.run("ingest", ingest, pool, work / "ingest", progress)
+    spools = [str(work / "spool" / f"{slug(s.id)}.spool") for s in sources]
+    parse = [tasks.Task(slug(s.id), ingest.ingest, (context_path, s, p)) for s, p in zip(sources, spools, strict=True)]
+    tasks.run("ingest", parse, pool, work / "ingest", progress)
     summaries = [spool.summary(p) for p in spools]
     _check_sources(survey, summaries)
     for s in summaries:
@@ -190,7 +202,7 @@ def _build(request: Request, work: Path, pool: Any, strict: bool, progress: task
         raise StrfcubeError(f"no trial was read from {pipeline.raw}: " + _first(findings))
     _report_left_out(survey, [i for i in unheard if keep_stim[i]], [i for i in unplayed if keep_neuron[i]], report)
 
-    store = target if "://" in target else str(work / "store.zarr")
+    store = store_of(target, work)
     stimuli = tuple(survey.stimuli[i] for i in made.stims)
     front_end, frequencies, spec_attrs = _frequency_axis(recipe, survey)
     attrs = dict(made.response.attrs) | finalise.response_attrs(made, survey)
