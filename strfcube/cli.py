@@ -318,8 +318,9 @@ def concat(stores: tuple[str, ...], out: str, names: str | None, **how: Any) -> 
     """
     import warnings
 
-    from strfcube.concat import DuplicateWarning, write
+    from strfcube.concat import DuplicateWarning
     from strfcube.concat import concat as pool
+    from strfcube.rewrite import write
 
     started = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import shutil
 import warnings
 from dataclasses import dataclass
 from importlib import import_module
@@ -15,15 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strfcube import reader
-from strfcube.errors import StoreError, UsageError
+from strfcube.errors import UsageError
 from strfcube.select import as_slice, loaded, select
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import xarray as xr
-
-    from strfcube.shards import Layout
 
 Index = NDArray[np.intp]
 
@@ -308,7 +305,8 @@ def _placed(array: xr.DataArray, stims: Index, sizes: Mapping[str, int]) -> Any:
     if any(after for _, after in pad):
         data = da.pad(data, pad, constant_values=np.float32(np.nan))
     shape = data.shape[1:]
-    jumps = np.where(stims[1:] < 0, stims[:-1] >= 0, stims[1:] != stims[:-1] + 1)
+    lacks = stims < 0
+    jumps = (lacks[1:] != lacks[:-1]) | (~lacks[1:] & (stims[1:] != stims[:-1] + 1))
     edges = [0, *(np.flatnonzero(jumps) + 1).tolist(), len(stims)]
     blocks = [
         data[as_slice(stims[a:b])] if stims[a] >= 0
@@ -392,100 +390,3 @@ def _root_attrs(cubes: Sequence[xr.Dataset], names: Sequence[str]) -> dict[str, 
         "doi": lines("doi"),
         "history": f"strfcube: pooled {', '.join(names)}\n{lines('history')}".strip(),
     }
-
-
-def write(ds: xr.Dataset, path: str | os.PathLike[str]) -> str:
-    """Write a Dataset that keeps the cube's contract, such as a pool, as a cube of its own.
-
-    Parameters
-    ----------
-    ds : xarray.Dataset
-        Read one stimulus at a time.
-    path : path
-        A local folder that does not exist; it appears when everything is written.
-
-    Returns
-    -------
-    str
-        The path. Waveforms come along; the single trials stay in the cubes that were pooled.
-
-    Raises
-    ------
-    StoreError
-        If there is something at `path`.
-    """
-    import zarr
-
-    from strfcube import digest, plan
-    from strfcube.shards import create, write_shard
-    from strfcube.store import no_consolidation_warning
-
-    target = os.fspath(path)
-    if os.path.exists(target):
-        raise StoreError(f"{target}: there is something already; move it away, or give another path")
-    partial = f"{target}.{os.getpid()}.partial"
-    small = loaded(ds).drop_vars(["response", "stimulus"])
-    attrs = {k: v for k, v in ds["response"].attrs.items() if k != "_FillValue"}
-    layouts = [
-        plan.response_layout(
-            ds["n_repeats"].values.max(1, initial=0), ds.sizes["neuron"], ds.sizes["time"], _stored_dtype(ds), attrs
-        ),
-        plan.stimulus_layout(ds.sizes["stim"], ds.sizes["frequency"], ds.sizes["time"], dict(ds["stimulus"].attrs)),
-    ]
-    digests = {str(name): digest.of_values(str(name), small[name].values) for name in small.variables}
-    try:
-        with no_consolidation_warning():
-            for name in small.variables:
-                small[name].encoding.clear()
-            encoding = {str(n): {"_FillValue": None} for n, v in small.variables.items() if v.dtype.kind == "f"}
-            small.to_zarr(partial, mode="w", consolidated=False, encoding=encoding)
-            for layout in layouts:
-                create(partial, layout)
-                leaves = [
-                    leaf
-                    for shard in layout.shards()
-                    for leaf in write_shard(partial, layout, shard, _chunks(ds[layout.name], layout, shard))
-                ]
-                digests[layout.name] = digest.of_leaves(
-                    layout.name, layout.dtype, layout.shape, layout.chunk, leaves
-                )  # fmt: skip
-            root = zarr.open_group(partial, mode="a")
-            root.attrs.update({"digest": digest.combine(digests), "digests": json.dumps(dict(sorted(digests.items())))})
-            zarr.consolidate_metadata(partial)
-        os.rename(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return target
-
-
-def _stored_dtype(ds: xr.Dataset) -> str:
-    """Dtype that the response needs: counts as the smallest integer, anything else as float32."""
-    if str(ds["response"].attrs.get("units")) != "count":
-        return "f4"
-    most = 0.0
-    for s in range(ds.sizes["stim"]):
-        values = ds["response"][s].values
-        seen = values[~np.isnan(values)]
-        if (seen != np.rint(seen)).any() or (seen < 0).any():
-            return "f4"
-        most = max(most, float(seen.max(initial=0)))
-    return "u1" if most < 255 else "u2" if most < 65535 else "f4"
-
-
-def _chunks(
-    array: xr.DataArray, layout: Layout, shard: tuple[int, ...]
-) -> Iterator[tuple[tuple[int, ...], NDArray[Any]]]:
-    """Chunks of one shard of an array over (stim, ...), one stimulus at a time."""
-    first = [i * n for i, n in zip(shard, layout.shard, strict=True)]
-    span = [slice(f, min(f + n, total)) for f, n, total in zip(first, layout.shard, layout.shape, strict=True)]
-    rest = [range(s.start // c, -(-s.stop // c)) for s, c in zip(span[1:], layout.chunk[1:], strict=True)]
-    for stim in range(span[0].start, span[0].stop):
-        values = array[(stim, *span[1:])].values
-        if layout.dtype != "f4":
-            values = np.where(np.isnan(values), layout.fill, values).astype(layout.dtype)
-        for at in itertools.product(*rest):
-            inner = [
-                slice(i * c - s.start, min((i + 1) * c, s.stop) - s.start)
-                for i, c, s in zip(at, layout.chunk[1:], span[1:], strict=True)
-            ]
-            yield (stim, *at), values[(None, *inner)]

@@ -9,7 +9,7 @@ import numpy as np
 import zarr
 from cubes import make_cube
 
-from strfcube.concat import write
+from strfcube.rewrite import write
 from strfcube.shards import Layout, create, write_shard
 
 

@@ -326,7 +326,7 @@ def test_a_stimulus_without_spectrogram_is_not_trained_on_as_silence(tmp_path):
     values = cube["stimulus"].values.copy()
     values[1] = np.nan
     cube = cube.assign(stimulus=cube["stimulus"].copy(data=values))
-    from strfcube.concat import write
+    from strfcube.rewrite import write
 
     for view in (CubeDataset(cube), CubeDataset(write(cube, tmp_path / "cube.zarr"))):
         with pytest.raises(UsageError, match=r"'stim001' has no spectrogram.*with_stimulus"):
