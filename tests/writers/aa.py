@@ -183,6 +183,7 @@ def write_aa2_full(root: Path, structure: Path, seed: int = 0) -> None:
         for folder, names in json.loads((structure / "stim_assignment.json").read_text()).items()
         for k, wav in names.items()
     }
+    root.mkdir(parents=True, exist_ok=True)
     for table in ("cell_regions.csv", "cell_stim_classes.csv"):
         (root / table).write_bytes((structure / table).read_bytes())
     (root / "all_stims").mkdir(parents=True, exist_ok=True)
