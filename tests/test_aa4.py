@@ -284,6 +284,7 @@ def test_a_length_that_nothing_states_is_unknown(one):
         ([0.5], -999, []),  # the lab's reader goes by the ids
         (None, -999, []),
         ([], [], []),
+        (h5py.Empty("f8"), h5py.Empty("i8"), []),
         ([0.5], [7], [0.5]),
         ([0.5], None, [0.5]),
         (0.5, 7, [0.5]),
