@@ -32,7 +32,7 @@ from strfcube.records import (
 )
 from strfcube.request import Request, default_recipe
 from strfcube.spectrogram import Published
-from strfcube.store import existing_cube, locate
+from strfcube.store import existing_cube, local, locate
 
 if TYPE_CHECKING:
     import os
@@ -105,7 +105,7 @@ def rebin(
             )
     entry = catalog.entries().get(recipe.dataset)
     default = default_recipe(recipe.dataset, recipe.dt_ns)
-    target = str(out) if out is not None else str(Path(path).with_name(recipe.store_name(default)))
+    target = local(out) if out is not None else str(Path(path).with_name(recipe.store_name(default)))
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     kept = {k: attrs[k] for k in ("sources", "fingerprint", "licence", "citation", "doi", "title") if k in attrs}
     history = f"{attrs['history']}\n{now} rebinned from {attrs['dt_ms']:g} ms to {recipe.dt_ms:g} ms"

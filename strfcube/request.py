@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from strfcube import catalog
-from strfcube.errors import SelectionError, UsageError
+from strfcube.errors import SelectionError, StrfcubeError, UsageError
 from strfcube.grid import Align, dt_to_ns
 from strfcube.recipe import Recipe, parse_only
 from strfcube.spectrogram import COMPRESSIONS, FRONT_ENDS, FrontEnd
+from strfcube.store import local
 from strfcube.workplace import writable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from strfcube.records import Finding, Pipeline, Survey
+    from strfcube.records import Finding, Pipeline, Report, Survey
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def prepare(
     recipe = Recipe(
         name, dt_ns, round(post * 1e6), align, _front_end(defaults, chosen), audio, parse_only(only), options
     )
-    target = str(out) if out is not None else str(catalog.data_dir() / recipe.store_name(default))
+    target = local(out if out is not None else catalog.data_dir() / recipe.store_name(default))
     pipeline = kind(_raw_folder(entry, raw), **options) if isinstance(dataset, str) else dataset
     figures = dict(entry.figures) if entry and recipe.to_json() == default.to_json() else {}
     return Request(pipeline, recipe, target, fingerprint(pipeline.raw), entry, figures)
@@ -103,10 +104,29 @@ def preview(request: Request) -> dict[str, int]:
         If `only` names what nothing has.
     """
     findings: list[Finding] = []
-    survey = request.pipeline.survey(findings.append)
+    survey = survey_of(request.pipeline, findings.append)
     keep_stim, keep_neuron = chosen(survey, request.recipe.only)
     sources = {n.source for n, keep in zip(survey.neurons, keep_neuron, strict=True) if keep}
     return {"stimuli": sum(keep_stim), "neurons": sum(keep_neuron), "sources": len(sources), "findings": len(findings)}
+
+
+def survey_of(pipeline: Pipeline, report: Report) -> Survey:
+    """What a pipeline lists.
+
+    Raises
+    ------
+    RawDataError
+        If the raw folder is not the data set.
+    StrfcubeError
+        If the pipeline itself fails.
+    """
+    try:
+        return pipeline.survey(report)
+    except StrfcubeError:
+        raise
+    except Exception as error:
+        message = f"pipeline {type(pipeline).__name__} failed in its survey of {pipeline.raw}"
+        raise StrfcubeError(f"{message}: {type(error).__name__}: {error}") from error
 
 
 def default_recipe(name: str, dt_ns: int) -> Recipe:

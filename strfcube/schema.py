@@ -66,7 +66,7 @@ def area_of(label: str) -> tuple[str, str] | None:
 
 
 def meta_problem(kind: str, meta: Mapping[str, Any]) -> str:
-    """What a pipeline's metadata of one ``stimulus`` or ``neuron`` lacks, or breaks; empty when it is as it should be."""
+    """What the metadata of one ``stimulus`` or ``neuron`` lacks or breaks; empty when it keeps the contract."""
     vocabulary: dict[str, Iterable[str]] = {"stim_category": STIM_CATEGORIES}
     keys: tuple[str, ...] = ("stim_name", "stim_type", "stim_category")
     if kind == "neuron":

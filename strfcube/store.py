@@ -34,6 +34,11 @@ def no_consolidation_warning() -> Iterator[None]:
         yield
 
 
+def local(place: str | os.PathLike[str]) -> str:
+    """A path or URL as text; a file URL as the path that it is."""
+    return os.fspath(place).removeprefix("file://")
+
+
 def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
     """Path or URL of a cube, from one or from a data set's name.
 
@@ -42,8 +47,9 @@ def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
     StoreError
         If there is none; the message lists the cubes of that data set.
     """
-    name = os.fspath(store)
-    if "://" in name or Path(name).exists():
+    name = local(store)
+    # A folder that only happens to have the name of a data set is not meant.
+    if "://" in name or (Path(name) / "zarr.json" if name in entries() else Path(name)).exists():
         return name
     if name not in entries():
         raise StoreError(

@@ -11,10 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from strfcube.errors import StrfcubeError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 Progress = Callable[[str, int, int], None]
+
+
+class LostWorkerError(StrfcubeError):
+    """A worker process ended before its task did."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ def run(stage: str, tasks: Sequence[Task], pool: Any, ledger: Path, progress: Pr
 
     Raises
     ------
+    LostWorkerError
+        If a worker process was ended from outside.
     Exception
         The first that a task raises; what others finished stays in the ledger.
     """
@@ -77,12 +85,17 @@ def run(stage: str, tasks: Sequence[Task], pool: Any, ledger: Path, progress: Pr
         for task in waiting:
             done(task, task.function(*task.args))
         return results
-    from concurrent.futures import as_completed
+    from concurrent.futures import BrokenExecutor, as_completed
 
     futures = {pool.submit(task.function, *task.args): task for task in waiting}
     try:
         for future in as_completed(futures):
             done(futures[future], future.result())
+    except BrokenExecutor as error:
+        raise LostWorkerError(
+            "a worker process was ended from outside, perhaps for want of memory: the same command goes on where this "
+            "one ended; with fewer --jobs it needs less memory"
+        ) from error
     except BaseException:
         for future in futures:
             future.cancel()

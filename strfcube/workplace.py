@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from strfcube.recipe import Recipe
 
 STAGES = ("spool", "ingest", "write")
+MARKER = "recipe.json"
 
 
 def work_folder(target: str) -> Path:
@@ -30,18 +31,51 @@ def work_folder(target: str) -> Path:
     return path.with_name(f"{path.name}.building")
 
 
-def resume_or_restart(work: Path, recipe: Recipe, fingerprint: str) -> None:
+def store_of(target: str, work: Path) -> str:
+    """What the shards go to: a folder that is renamed into place, or the URL itself."""
+    return target if "://" in target else str(work / "store.zarr")
+
+
+def half_written(target: str, work: Path) -> bool:
+    """Whether an unfinished build of ours lies at a URL, where no rename could hold a cube back until it is whole."""
+    return "://" in target and (work / MARKER).exists()
+
+
+def resume_or_restart(work: Path, target: str, recipe: Recipe, fingerprint: str) -> None:
     """Keep what an unfinished build of the same recipe and raw files left; clear anything else away."""
     from strfcube import __version__
 
     stamp = json.dumps([__version__, recipe.to_json(), fingerprint])
-    marker = work / "recipe.json"
-    if not marker.exists() or marker.read_text() != stamp:
-        for name in (*STAGES, "store.zarr"):
-            shutil.rmtree(work / name, ignore_errors=True)
+    marker, store = work / MARKER, store_of(target, work)
+    if "://" not in target and (work / "replaced").exists() and not Path(target).exists():
+        os.rename(
+            work / "replaced", target
+        )  # a build ended within `publish`: the old cube stays until the new one is there
+    # A store that was written and is gone has been published, by a build that ended before it cleared this folder.
+    gone = "://" not in target and any((work / "write").glob("*.done")) and not Path(store).exists()
+    if gone or not marker.exists() or marker.read_text() != stamp:
+        discard(work, but="lock")
+        if "://" in target:
+            import fsspec
+
+            fs, inner = fsspec.url_to_fs(target)
+            if fs.exists(inner):
+                fs.rm(inner, recursive=True)
     for name in STAGES:
         (work / name).mkdir(parents=True, exist_ok=True)
     marker.write_text(stamp)
+
+
+def discard(work: Path, but: str = "") -> None:
+    """Remove the folder, or all that is in it but one file; its marker first, so that half of it is never resumed."""
+    (work / MARKER).unlink(missing_ok=True)
+    for path in work.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != but:
+            path.unlink()
+    if not but:
+        work.rmdir()
 
 
 @contextmanager
@@ -82,7 +116,7 @@ def publish(store: str, target: str, work: Path) -> None:
         if Path(target).exists():
             os.rename(target, old)
         os.rename(store, target)
-    shutil.rmtree(work, ignore_errors=True)
+    discard(work)
 
 
 def save(path: Path, value: Any) -> str:

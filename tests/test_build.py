@@ -717,12 +717,17 @@ def test_the_digest_changes_with_a_spike(tmp_path):
     assert digests[0] == digests[1] != digests[2]
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_a_build_to_a_url(tmp_path, jobs):
+def test_a_file_url_is_a_path(tmp_path):
+    path = build(one(tmp_path, [1]), tmp_path)
+    assert strfcube.build(Toy(tmp_path / "raw"), out=f"file://{path}", **FAST) == path
+    assert strfcube.open(f"file://{path}").attrs["digest"] == digest(path)
+
+
+def test_a_build_to_a_url(tmp_path):
     pipeline, _ = random_toy(tmp_path / "raw")
     here = build(pipeline, tmp_path)
-    url = f"file://{tmp_path}/there.zarr"
-    assert strfcube.build(pipeline, out=url, **(FAST | {"jobs": jobs})) == url
+    url = f"memory://{tmp_path.name}/there.zarr"
+    assert strfcube.build(pipeline, out=url, **FAST) == url
     assert strfcube.open(url).attrs["digest"] == digest(here)
     np.testing.assert_array_equal(strfcube.open(url)["response"].values, strfcube.open(here)["response"].values)
     assert strfcube.verify(url) == []
@@ -731,3 +736,34 @@ def test_a_build_to_a_url(tmp_path, jobs):
     other = build(pipeline, tmp_path, name="other.zarr", dt=10)
     assert strfcube.open(url).attrs["digest"] == digest(other)
     assert strfcube.verify(url) == []
+    again = strfcube.rebin(url, 5, out=f"memory://{tmp_path.name}/5.zarr", jobs=1)
+    assert strfcube.open(again).attrs["digest"] == digest(here)
+
+
+class Stop(Exception):
+    """What a test raises where a process would be killed."""
+
+
+@pytest.mark.parametrize("tasks", [1, 3, 5, 8])
+def test_a_build_to_a_url_goes_on(tmp_path, tasks):
+    pipeline, _ = random_toy(tmp_path / "raw")
+    expected = digest(build(pipeline, tmp_path))
+    url = f"memory://{tmp_path.name}/there.zarr"
+    seen = []
+
+    def stop(*state):
+        seen.append(state)
+        if len(seen) == tasks:
+            raise Stop
+
+    with pytest.raises(Stop):
+        strfcube.build(pipeline, out=url, progress=stop, **FAST)
+    if tasks > 4:
+        with pytest.raises(StoreError):
+            strfcube.open(url)
+    first = seen[-1]
+    seen.clear()
+    strfcube.build(pipeline, out=url, progress=lambda *state: seen.append(state), **FAST)
+    assert strfcube.open(url).attrs["digest"] == expected
+    if first[0] == "ingest":
+        assert seen[0][1] == first[1]  # nothing is parsed twice
