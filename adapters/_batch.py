@@ -341,7 +341,9 @@ class BatchReader:
                 mean, deviation = self.reading.standardize
                 np.subtract(here, mean, out=here)
                 np.divide(here, deviation, out=here)
-            np.nan_to_num(here, copy=False, nan=0.0)  # bands above half the sampling rate of a sound have no value
+            unknown = np.isnan(here)  # bands above half the sampling rate of a sound have no value
+            if unknown.any():
+                here[unknown] = 0
         return out
 
     def _extra(self, name: str, index: NDArray[np.intp], n_time: int) -> Any:
