@@ -141,12 +141,15 @@ class ShardedArray:
         self._fresh()
 
     def _fresh(self) -> None:
+        from numcodecs import blosc
+
+        self._decompress = blosc.decompress
         self._files: dict[tuple[int, ...], tuple[int, list[tuple[int, int]]]] = {}
         self._lock = threading.Lock()
         self._scratch = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {k: v for k, v in self.__dict__.items() if k not in ("_files", "_lock", "_scratch")}
+        state = {k: v for k, v in self.__dict__.items() if k not in ("_decompress", "_files", "_lock", "_scratch")}
         return state | {"kept": None if self.kept is None else {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -182,15 +185,13 @@ class ShardedArray:
         StoreError
             If the shard is damaged.
         """
-        from numcodecs import blosc
-
         if self.kept is not None and at in self.kept:
             return self.kept[at]
         data = self.encoded(at)
         out = None if data is None else self._room()
         if data is not None:
             try:
-                blosc.decompress(data, out)
+                self._decompress(data, out)
             except (RuntimeError, ValueError) as error:
                 raise StoreError(f"{self.path}: chunk {at} is damaged ({error}); run strfcube verify") from error
         if self.kept is not None:
@@ -291,16 +292,10 @@ class ResponseReader:
             What is not missing.
         """
         missing = np.nan if out.dtype.kind == "f" else self.fill
-        out[..., n_bins:] = missing
-        if mask is not None:
-            mask[..., n_bins:] = False
         for array, stored, block, here, there in self._blocks:
             at = int(stored[stim])
             runs = _runs(n_repeats[here] if at >= 0 else np.zeros(here.stop - here.start, int), here.start)
-            for a, b, count in runs:
-                out[a:b, count:, :n_bins] = missing
-                if mask is not None:
-                    mask[a:b, count:, :n_bins] = False
+            _clear(runs, n_bins, missing, out, mask)
             step = array.chunk[2]
             most = max(count for _, _, count in runs)
             for k in range(-(-most // step)):
@@ -352,11 +347,9 @@ class LazyReader:
         self, values: NDArray[Any], n_repeats: NDArray[Any], n_bins: int, out: NDArray[Any], mask: NDArray[np.bool_]
     ) -> None:
         """Put fetched values into `out` and `mask`, as `ResponseReader.read` does."""
-        out[..., n_bins:] = np.nan
-        mask[..., n_bins:] = False
-        for a, b, count in _runs(n_repeats, 0):
-            out[a:b, count:, :n_bins] = np.nan
-            mask[a:b, count:, :n_bins] = False
+        runs = _runs(n_repeats, 0)
+        _clear(runs, n_bins, np.nan, out, mask)
+        for a, b, count in runs:
             if count:
                 _decode(values[a:b, :count, :n_bins], math.nan, np.nan, out[a:b, :count, :n_bins],
                         mask[a:b, :count, :n_bins])  # fmt: skip
@@ -378,6 +371,20 @@ def computed(arrays: list[xr.DataArray], *, threads: bool) -> list[NDArray[Any]]
     ]
 
 
+def _clear(
+    runs: list[tuple[int, int, int]], n_bins: int, missing: float, out: NDArray[Any], mask: NDArray[np.bool_] | None
+) -> None:
+    """Set what runs of neurons lack to missing: repeats from their count on, and bins from `n_bins` on."""
+    for a, b, count in runs:
+        for array, value in ((out, missing), (mask, False)):
+            if array is None:
+                continue
+            if count < array.shape[1]:
+                array[a:b, count:] = value
+            if count and n_bins < array.shape[2]:
+                array[a:b, :count, n_bins:] = value
+
+
 def _decode(
     values: NDArray[Any] | None, fill: float, missing: float, out: NDArray[Any], mask: NDArray[np.bool_] | None
 ) -> None:
@@ -393,13 +400,18 @@ def _decode(
     if values.dtype.kind == "f":
         np.equal(values, values, out=mask)  # NaN differs from itself; it is already what `out` wants
         return
-    np.not_equal(values, fill, out=mask)
-    if not mask.all():  # bins outside a recorded window: rare, so the common path does not write twice
+    # Bins outside a recorded window are rare: the common path writes everything once.
+    if values.max(initial=0) < fill:
+        mask[...] = True
+    else:
+        np.not_equal(values, fill, out=mask)
         np.copyto(out, missing, where=~mask)
 
 
 def _runs(counts: NDArray[Any], first: int) -> list[tuple[int, int, int]]:
     """Neighbours with one count: (start, stop, count), counted from `first`."""
+    if (counts == counts[0]).all():
+        return [(first, first + len(counts), int(counts[0]))]
     edges = [0, *(np.flatnonzero(np.diff(counts)) + 1).tolist(), len(counts)]
     return [(first + a, first + b, int(counts[a])) for a, b in itertools.pairwise(edges)]
 
