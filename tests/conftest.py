@@ -24,6 +24,17 @@ def real_ns1(real_data, tmp_path_factory):
     return raw, strfcube.build("ns1", raw=raw, out=tmp_path_factory.mktemp("real") / "ns1-dt5.zarr", jobs=2)
 
 
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """Path of the demo cube."""
+    import strfcube
+
+    folder = tmp_path_factory.mktemp("demo-birds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STRFCUBE_DATA_DIR", str(folder))
+        return strfcube.build("demo", jobs=1)
+
+
 @pytest.fixture(autouse=True)
 def data_dir(monkeypatch, tmp_path_factory):
     """No test sees or touches the cubes of whoever runs it."""

@@ -331,3 +331,42 @@ def test_a_model_for_the_batch_dict_trains(made):
         rate = model(batch["stims"]).numpy()[0, there]
     band = drive[-1, : rate.shape[1]]
     assert np.corrcoef(np.log(rate.mean(0)), band)[0, 1] > 0.9
+
+
+def test_the_demo_birds_are_learnt_to_the_noise_ceiling(demo):
+    everything = CubeDataset(demo)
+    held = [7, 15]  # a song and a ripple
+    train = everything.isel(stim=[i for i in range(len(everything)) if i not in held])
+    test = everything.isel(stim=held).standardize(fit=train)
+    train = train.standardize()
+    torch.manual_seed(0)
+    neurons, lags = train[0]["responses"].shape[0], 16
+    strf = torch.nn.Conv2d(1, neurons, (32, lags))
+    torch.nn.init.zeros_(strf.weight)
+    torch.nn.init.constant_(strf.bias, -1.5)
+
+    def model(stims):
+        return torch.nn.functional.softplus(strf(torch.nn.functional.pad(stims, (lags - 1, 0)))[:, :, 0]) + 1e-6
+
+    optimizer = torch.optim.Adam(strf.parameters(), lr=0.02)
+    loader = train.loader(4, shuffle=True, seed=0)
+    for _ in range(10):
+        for batch in loader:
+            mask = batch["valid_mask"]
+            rate = model(batch["stims"])[:, :, None].expand_as(mask)[mask]
+            loss = torch.nn.functional.poisson_nll_loss(rate, batch["responses"][mask], log_input=False)
+            optimizer.zero_grad()
+            (loss + 1e-4 * strf.weight.abs().sum() / neurons).backward()
+            optimizer.step()
+    ds = test.ds
+    batch = test.batch([0, 1])
+    with torch.no_grad():
+        rate = model(batch["stims"]).numpy()
+    prediction = np.full((2, ds.sizes["neuron"], ds.sizes["time"]), np.nan)
+    prediction[..., : rate.shape[2]] = np.where(
+        batch["valid_mask"].numpy().any(2), rate[:, : ds.sizes["neuron"]], np.nan
+    )
+    ccnorm = ds.strf.ccnorm(ds["response"].isel(repeat=0, drop=True).copy(data=prediction)).values
+    driven = ds.strf.ccmax().values > 0.5
+    assert driven.sum() >= 5
+    assert np.median(ccnorm[driven]) > 0.8

@@ -6,6 +6,7 @@ import warnings
 import dask.array as da
 import numpy as np
 import pytest
+import zarr
 from cubes import make_cube, strings
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -408,3 +409,65 @@ def test_traces_are_read_as_they_are(tmp_path):
     wanted = reference(cube, [0, 1])[1]
     np.testing.assert_array_equal(batch["responses"].numpy(), wanted)
     np.testing.assert_array_equal(batch["valid_mask"].numpy(), ~np.isnan(wanted))
+
+
+def test_waveforms_are_locked_to_the_bins(demo):
+    from scipy.signal import resample_poly
+
+    view = CubeDataset(demo, mode="waveform", audio_fs=16000)
+    batch = view.batch([0, 1])
+    spectrograms = CubeDataset(demo).batch([0, 1])
+    bins = batch["responses"].shape[-1]
+    assert tuple(batch["stims"].shape) == (2, 1, bins * 80)
+    np.testing.assert_array_equal(batch["valid_mask"], spectrograms["valid_mask"])
+    last = view.stim_meta[1]["n_bins"]
+    assert (batch["stims"][1, 0, last * 80 :] == 0).all()
+    root = zarr.open_group(demo, mode="r")
+    size = int(root["audio/row_size"][0])
+    samples = root["audio/samples"][:size] / 32768
+    wanted = resample_poly(samples, 1, 2)
+    got = batch["stims"][0, 0].numpy()[: len(wanted)]
+    match = [np.corrcoef(np.roll(got, lag), wanted[: len(got)])[0, 1] for lag in (-1, 0, 1)]
+    assert match[1] > 0.98  # the two filters differ near half the rate
+    assert match[1] > max(match[0], match[2]) + 0.1
+    own = view.using(audio_fs=32000).batch([0])["stims"][0, 0].numpy()
+    np.testing.assert_allclose(own[:size], samples[: len(own)], atol=1e-6)
+    same(view.using(cache="none").batch([0, 1]), batch)
+    pickle.loads(pickle.dumps(view)).batch([0])
+
+
+def test_waveforms_begin_at_sound_onset(demo):
+    ds = strfcube.open(demo)
+    late = CubeDataset(ds.assign_coords(sound_onset=ds["sound_onset"] + 0.5), mode="waveform", audio_fs=32000)
+    now = CubeDataset(ds, mode="waveform", audio_fs=32000)
+    a, b = late[0]["stims"][0].numpy(), now[0]["stims"][0].numpy()
+    assert (a[:16000] == 0).all()
+    np.testing.assert_array_equal(a[16000:], b[:-16000])
+
+
+def test_waveforms_come_along_into_pools(demo, tmp_path):
+    from strfcube.concat import concat
+    from strfcube.rewrite import write
+
+    parts = [strfcube.select(strfcube.open(demo), stim_type=kind) for kind in ("flatrip", "conspecific")]
+    pooled = concat(parts, ["ripples", "songs"], duplicates="keep")
+    written = write(pooled, tmp_path / "pool.zarr")
+    assert strfcube.verify(written) == []
+    views = [CubeDataset(source, mode="waveform", audio_fs=16000) for source in (pooled, written)]
+    same(views[0].batch([0, 9]), views[1].batch([0, 9]))
+    name = views[0].stim_meta[0]["stim_name"]
+    (alone,) = [
+        item for item in CubeDataset(demo, mode="waveform", audio_fs=16000) if item["stim_meta"]["stim_name"] == name
+    ]
+    np.testing.assert_array_equal(views[0][0]["stims"], alone["stims"])
+
+
+def test_waveforms_that_cannot_be_had_say_why(demo, made):
+    with pytest.raises(UsageError, match=r"220.5 samples; .* such as 44000 or 44200 Hz"):
+        CubeDataset(demo, mode="waveform", audio_fs=44100).batch([0])
+    with pytest.raises(UsageError, match=r"'stim000' has no waveform.*build with audio"):
+        CubeDataset(made[1], mode="waveform", audio_fs=16000).batch([0])
+    with pytest.raises(UsageError, match="opened from a local store"):
+        CubeDataset(made[0], mode="waveform", audio_fs=16000).batch([0])
+    with pytest.raises(UsageError, match="for spectrograms"):
+        CubeDataset(demo, mode="waveform", audio_fs=16000).standardize()
