@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from strfcube.grid import Align
+    from strfcube.kernels import Kernel
     from strfcube.recipe import Recipe
 
 
@@ -187,6 +188,7 @@ def _build(request: Request, work: Path, pool: Any, strict: bool, progress: task
         {n.id: i if keep_neuron[i] else -1 for i, n in enumerate(survey.neurons)},
         bins, tuple(str(n.meta["units"]) for n in survey.neurons), recipe.dt_ns, strict,
     )  # fmt: skip
+    front_end, kernels, frequencies, spec_attrs = _front_end(recipe, survey)
     context_path = save(work / "context.pkl", context)
     wanted = {n.source for n, keep in zip(survey.neurons, keep_neuron, strict=True) if keep}
     sources = [s for s in survey.sources if s.id in wanted]
@@ -204,12 +206,11 @@ def _build(request: Request, work: Path, pool: Any, strict: bool, progress: task
 
     store = store_of(target, work)
     stimuli = tuple(survey.stimuli[i] for i in made.stims)
-    front_end, frequencies, spec_attrs = _frequency_axis(recipe, survey)
     attrs = dict(made.response.attrs) | finalise.response_attrs(made, survey)
     made = dataclasses.replace(made, response=dataclasses.replace(made.response, attrs=attrs))
     stimulus = stimulus_layout(len(stimuli), len(frequencies), made.response.shape[3], spec_attrs)
     rows, times = trial_layouts(made)
-    job = write.Job(store, made, stimulus, rows, times, stimuli, front_end, recipe.align, recipe.dt_ns,
+    job = write.Job(store, made, stimulus, rows, times, stimuli, front_end, kernels, recipe.align, recipe.dt_ns,
                     survey.ready_made, pipeline.raw)  # fmt: skip
     job_path = save(work / "job.pkl", job)
     with no_consolidation_warning():
@@ -228,8 +229,10 @@ def _build(request: Request, work: Path, pool: Any, strict: bool, progress: task
     return finalise.Built(store, survey, made, job, tuple(written), tuple(findings), frequencies)
 
 
-def _frequency_axis(recipe: Recipe, survey: Survey) -> tuple[FrontEnd, np.ndarray[Any, Any], dict[str, Any]]:
-    """The resolved front end, its frequencies, and the attributes of the spectrogram.
+def _front_end(
+    recipe: Recipe, survey: Survey
+) -> tuple[FrontEnd, dict[float, Kernel], np.ndarray[Any, Any], dict[str, Any]]:
+    """The resolved front end, its kernel for each sampling rate, its frequencies, and the spectrogram's attributes.
 
     They are those of the whole data set, not of the part that is built, so that parts fit together.
     """
@@ -244,7 +247,7 @@ def _frequency_axis(recipe: Recipe, survey: Survey) -> tuple[FrontEnd, np.ndarra
                 f"dt={recipe.dt_ms:g} ms: the published spectrogram has frames of {step_ns / 1e6:g} ms and goes to "
                 f"whole multiples of that; for another dt compute one from the waveforms (--spec mel)"
             )
-        return front_end, np.asarray(survey.ready_made.frequencies), attrs | {"units": survey.ready_made.units}
+        return front_end, {}, np.asarray(survey.ready_made.frequencies), attrs | {"units": survey.ready_made.units}
     with_audio = [s for s in survey.stimuli if s.audio is not None]
     rates = [s.length.rate if s.length.samples else s.meta.get("sample_rate") for s in with_audio]
     known = [float(r) for r in rates if r is not None and r == r]
@@ -257,7 +260,8 @@ def _frequency_axis(recipe: Recipe, survey: Survey) -> tuple[FrontEnd, np.ndarra
         known = [2 * top]
     lowest = min(known) if math.isnan(survey.lowest_rate) else survey.lowest_rate
     resolved = resolve(front_end, lowest)
-    return resolved, resolved.frequencies(), attrs | {"units": resolved.units, "lowest_rate": lowest}
+    kernels = {rate: resolved.kernel(rate, recipe.dt_ns) for rate in set(known)}
+    return resolved, kernels, resolved.frequencies(), attrs | {"units": resolved.units, "lowest_rate": lowest}
 
 
 def _check_survey(survey: Survey) -> None:

@@ -28,6 +28,7 @@ CHUNK_COST = 30_000  # bytes that could be decoded in the time that one more chu
 SHARD_BYTES = 512_000_000  # decoded, of chunks that exist; some 100 times less on disk
 BLOCK_NEURONS = 256  # more neurons than this are at least two blocks, so that two workers share them
 RAGGED_CHUNK, RAGGED_PER_SHARD = 1 << 17, 32
+ROWS_PER_SHARD = 8  # chunks; a worker holds all columns of a shard of rows
 STIM_SHARDS = 8  # spectrogram shards of a large set
 
 
@@ -182,7 +183,7 @@ def trial_layouts(plan: Plan) -> tuple[dict[str, Layout], Layout]:
         "row_size": ("i4", {"long_name": "number of spikes of the trial", "sample_dimension": "spike"}),
     }
     layouts = {
-        name: Layout(f"trials/{name}", ("trial",), *linear(rows, RAGGED_CHUNK, RAGGED_PER_SHARD), dtype, 0, attrs=attrs)
+        name: Layout(f"trials/{name}", ("trial",), *linear(rows, RAGGED_CHUNK, ROWS_PER_SHARD), dtype, 0, attrs=attrs)
         for name, (dtype, attrs) in columns.items()
     }
     attrs = {"long_name": "spike times from stimulus onset, trial after trial", "units": "ns"}

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from strfcube.audio import to_float
 from strfcube.errors import UsageError
 from strfcube.grid import NS_PER_S, Align, frame_starts
+from strfcube.kernels import BankKernel, Compression, DFTKernel, Kernel, hann, without_empty_bands
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from strfcube.records import Audio
 
-Compression = Literal["cubic", "log", "db", "none"]
 COMPRESSIONS = {"cubic": "power^(1/3)", "log": "log(1 + power)", "db": "dB", "none": "power"}
 _BATCH = 1 << 20  # samples gathered at a time: 8 MB of float64
 SIGNIFICANT_BITS = 16
@@ -70,10 +69,16 @@ class Mel:
         """Window length in samples at `rate` Hz."""
         return max(2, round(self.window_ms * rate / 1000))
 
-    def apply(self, frames: NDArray[np.float64], rate: float) -> NDArray[np.float64]:
-        """Values of windows [shape=(frame, sample)] as [shape=(band, frame)]."""
-        bank, n_fft = _mel_bank(self, rate, frames.shape[1])
-        return _compress(_band_power(frames, _hann(frames.shape[1]), bank, n_fft), self)
+    def kernel(self, rate: float, dt_ns: int) -> Kernel:
+        """What computes it at `rate` Hz."""
+        from librosa.filters import mel
+
+        def bank(n_fft: int) -> NDArray[np.float64]:
+            how: dict[str, Any] = {"fmin": self.f_min, "fmax": self.f_max, "htk": True, "norm": None}
+            return np.asarray(mel(sr=rate, n_fft=n_fft, n_mels=self.bands, dtype=np.float64, **how))
+
+        window = hann(self.width(rate, dt_ns))
+        return BankKernel(window, *without_empty_bands(bank, len(window)), self.compression, self.floor_db)
 
 
 @dataclass(frozen=True)
@@ -110,12 +115,18 @@ class Cochleagram:
         """Window length in samples at `rate` Hz."""
         return max(2, round(self.window_ms * rate / 1000))
 
-    def apply(self, frames: NDArray[np.float64], rate: float) -> NDArray[np.float64]:
-        """Values of windows [shape=(frame, sample)] as [shape=(band, frame)]."""
-        width = frames.shape[1]
-        bank, n_fft = _log_bank(self, rate, width)
-        window = _hann(width)
-        return _compress(_band_power(frames, window / (window.sum() / 2), bank, n_fft), self)
+    def kernel(self, rate: float, dt_ns: int) -> Kernel:
+        """What computes it at `rate` Hz."""
+        centres = np.log2(self.frequencies())
+        spacing = (centres[-1] - centres[0]) / max(1, self.bands - 1) or 1.0
+
+        def bank(n_fft: int) -> NDArray[np.float64]:
+            at = np.log2(np.maximum(np.fft.rfftfreq(n_fft, 1 / rate), 1e-3))
+            return np.asarray(np.maximum(0.0, 1 - np.abs(at - centres[:, None]) / spacing))
+
+        window = hann(self.width(rate, dt_ns))
+        window = window / (window.sum() / 2)
+        return BankKernel(window, *without_empty_bands(bank, len(window)), self.compression, self.floor_db)
 
 
 @dataclass(frozen=True)
@@ -153,15 +164,12 @@ class LogDFT:
         ms = 2 * dt_ns / 1e6 if self.window_ms is None else self.window_ms
         return max(2, round(ms * rate / 1000))
 
-    def apply(self, frames: NDArray[np.float64], rate: float) -> NDArray[np.float64]:
-        """Values of windows [shape=(frame, sample)] as [shape=(band, frame)]."""
+    def kernel(self, rate: float, dt_ns: int) -> Kernel:
+        """What computes it at `rate` Hz."""
         frequencies = self.frequencies()
-        width = frames.shape[1]
+        width = self.width(rate, dt_ns)
         phase = 2j * np.pi * np.outer(np.arange(width) / rate, frequencies)
-        kernel = np.hamming(width)[:, None] * np.exp(-phase)
-        values = 20 * np.log10(np.abs(frames @ kernel) + 1e-12)
-        values[:, frequencies > rate / 2] = np.nan
-        return np.asarray(values.T)
+        return DFTKernel(np.hamming(width)[:, None] * np.exp(-phase), frequencies > rate / 2)
 
 
 @dataclass(frozen=True)
@@ -201,7 +209,13 @@ def resolve(front_end: Waveform, lowest_rate: float) -> Waveform:
 
 
 def compute(
-    front_end: Waveform, audio: Audio, frames: int, dt_ns: int, align: Align = "centre", onset: float = 0.0
+    front_end: Waveform,
+    audio: Audio,
+    frames: int,
+    dt_ns: int,
+    align: Align = "centre",
+    onset: float = 0.0,
+    kernel: Kernel | None = None,
 ) -> NDArray[np.float32]:
     """Spectrogram of one whole stimulus on the time grid.
 
@@ -219,6 +233,8 @@ def compute(
         Window around the bin's centre, or ending at its end.
     onset : float
         Time of the first sample from stimulus onset, in s.
+    kernel : BankKernel or DFTKernel, optional
+        The front end's own, where it was made before.
 
     Returns
     -------
@@ -228,17 +244,18 @@ def compute(
     """
     from threadpoolctl import threadpool_limits
 
-    width = front_end.width(audio.rate, dt_ns)
+    kernel = kernel or front_end.kernel(audio.rate, dt_ns)
+    width = kernel.width
     starts = frame_starts(frames, dt_ns, audio.rate, width, align, onset)
     samples = to_float(audio.samples)
-    out = np.empty((len(front_end.frequencies()), frames), np.float32)
+    out = np.empty((kernel.bands, frames), np.float32)
     step = max(1, _BATCH // width)
     with threadpool_limits(1):
         for first in range(0, frames, step):
             index = starts[first : first + step, None] + np.arange(width)
             inside = (index >= 0) & (index < len(samples))
             windows = np.where(inside, samples[np.clip(index, 0, len(samples) - 1)], 0.0)
-            out[:, first : first + step] = front_end.apply(windows, audio.rate)
+            out[:, first : first + step] = kernel.apply(windows)
     return _round_bits(out)
 
 
@@ -274,74 +291,3 @@ def regrid(values: NDArray[Any], dt_from: float, frames: int, dt_ns: int) -> NDA
     count = np.isfinite(blocks).sum(-1)
     out[:, :whole] = np.where(count > 0, np.nansum(blocks, -1) / np.maximum(count, 1), np.nan)
     return out
-
-
-@lru_cache(maxsize=16)
-def _hann(width: int) -> NDArray[np.float64]:
-    """Periodic Hann window."""
-    return np.asarray(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(width) / width))
-
-
-@lru_cache(maxsize=16)
-def _mel_bank(front_end: Mel, rate: float, width: int) -> tuple[Any, int]:
-    from librosa.filters import mel
-
-    def bank(n_fft: int) -> NDArray[np.float64]:
-        return np.asarray(
-            mel(
-                sr=rate, n_fft=n_fft, n_mels=front_end.bands, fmin=front_end.f_min, fmax=front_end.f_max,
-                htk=True, norm=None, dtype=np.float64,
-            )
-        )  # fmt: skip
-
-    return _without_empty_bands(bank, width)
-
-
-@lru_cache(maxsize=16)
-def _log_bank(front_end: Cochleagram, rate: float, width: int) -> tuple[Any, int]:
-    centres = np.log2(front_end.frequencies())
-    spacing = (centres[-1] - centres[0]) / max(1, front_end.bands - 1) or 1.0
-
-    def bank(n_fft: int) -> NDArray[np.float64]:
-        at = np.log2(np.maximum(np.fft.rfftfreq(n_fft, 1 / rate), 1e-3))
-        return np.asarray(np.maximum(0.0, 1 - np.abs(at - centres[:, None]) / spacing))
-
-    return _without_empty_bands(bank, width)
-
-
-def _without_empty_bands(bank: Any, width: int) -> tuple[Any, int]:
-    """Sparse filter bank on an FFT long enough that no band falls between two of its lines.
-
-    Zero-padding interpolates the spectrum without changing the window; dividing by the padding factor keeps the scale.
-    """
-    import warnings
-
-    from scipy.sparse import csr_array
-
-    n_fft = width
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Empty filters", UserWarning)
-        while not (weights := bank(n_fft)).any(axis=1).all():
-            n_fft *= 2
-            if n_fft > 64 * width:
-                raise UsageError("some frequency bands are narrower than the window resolves: give fewer bands")
-    return csr_array(weights * (width / n_fft)), n_fft
-
-
-def _band_power(frames: NDArray[np.float64], window: NDArray[np.float64], bank: Any, n_fft: int) -> NDArray[np.float64]:
-    """Band powers [shape=(band, frame)]; a sparse product, so no BLAS and no threads."""
-    from scipy.fft import rfft
-
-    spectrum = rfft(frames * window, n_fft, axis=1)
-    power = spectrum.real**2 + spectrum.imag**2
-    return np.asarray(bank @ np.ascontiguousarray(power.T))
-
-
-def _compress(power: NDArray[np.float64], front_end: Mel | Cochleagram) -> NDArray[np.float64]:
-    if front_end.compression == "cubic":
-        return np.cbrt(power)
-    if front_end.compression == "log":
-        return np.log1p(power)
-    if front_end.compression == "db":
-        return np.asarray(10 * np.log10(np.maximum(power, 10 ** (front_end.floor_db / 10))))
-    return power

@@ -46,7 +46,9 @@ def workers(jobs: int) -> AbstractContextManager[Any]:
         return nullcontext()
     from loky.process_executor import ProcessPoolExecutor
 
-    pool = ProcessPoolExecutor(jobs, initializer=_start_worker, initargs=(os.getpid(),))
+    # A worker whose first large block comes after smaller ones is not leaking, and is not to be started again for that.
+    env = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e15"}
+    pool = ProcessPoolExecutor(jobs, initializer=_start_worker, initargs=(os.getpid(),), env=env)
     for _ in range(jobs):
         pool.submit(_warm_up)
     return pool  # type: ignore[no-any-return]

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from strfcube.kernels import Kernel
+
 Leaves = dict[str, list[Leaf]]
 
 
@@ -49,8 +51,8 @@ class Job:
         The ragged arrays.
     stimuli : tuple of Stimulus
         Those of the cube, in its order.
-    front_end, align, dt_ns, ready_made
-        How spectrograms are made.
+    front_end, kernels, align, dt_ns, ready_made
+        How spectrograms are made; kernels by sampling rate.
     raw : path
         The raw folder.
     """
@@ -62,6 +64,7 @@ class Job:
     spike_time: Layout
     stimuli: tuple[Stimulus, ...]
     front_end: FrontEnd
+    kernels: dict[float, Kernel]
     align: Align
     dt_ns: int
     ready_made: ReadyMade | None
@@ -235,7 +238,9 @@ def _spectrogram(job: Job, stimulus: Stimulus, bins: int) -> NDArray[np.float32]
         return regrid(stimulus.spectrogram(), job.ready_made.dt, bins, job.dt_ns)
     if stimulus.audio is None:
         return None
-    return compute(job.front_end, stimulus.audio(), bins, job.dt_ns, job.align, stimulus.sound_onset)
+    audio = stimulus.audio()
+    kernel = job.kernels.get(audio.rate)
+    return compute(job.front_end, audio, bins, job.dt_ns, job.align, stimulus.sound_onset, kernel)
 
 
 def write_trial_rows(job_path: str, shard: int) -> Written:
