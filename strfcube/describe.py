@@ -127,7 +127,9 @@ def findings(path: str | os.PathLike[str], width: int, most: int | None = 8) -> 
     severity = [str(s) for s in table["severity"].values]
     order = sorted(range(count), key=lambda i: ("error", "warning", "info").index(severity[i]))
     numbers = Counter(severity)
-    lines = [", ".join(f"{numbers[s]:,} {s}" for s in ("error", "warning", "info") if numbers[s]) + " (findings)"]
+    plural = {"error": "errors", "warning": "warnings", "info": "notes"}
+    shown = [f"{numbers[s]:,} {s if numbers[s] == 1 else many}" for s, many in plural.items() if numbers[s]]
+    lines = [f"findings in the raw files: {', '.join(shown)}"]
     for i in order[:most]:
         line = int(table["line"].values[i])
         place = str(table["file"].values[i]) + (f", line {line}" if line else "")
