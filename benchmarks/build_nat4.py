@@ -51,8 +51,11 @@ def main():
         opened = time.perf_counter() - start
         size = sum(f.stat().st_size for f in Path(path).rglob("*") if f.is_file())
         pairs = int((ds["n_repeats"] > 0).sum())
-        print(f"S = {ds.sizes['stim']}, N = {ds.sizes['neuron']}, pairs = {pairs}, chunks = "
-              f"{ds['response'].encoding.get('chunks')}")  # fmt: skip
+        chunk = ds["response"].encoding["chunks"]
+        n, t = ds.sizes["neuron"], ds.sizes["time"]
+        decoded = -(-n // chunk[1]) * chunk[1] * chunk[2] * chunk[3] / (n * t)
+        print(f"S = {ds.sizes['stim']}, N = {n}, pairs = {pairs}, chunks = {chunk}: reading a sound that was heard once "
+              f"decodes {decoded:.3f} bytes a bin")  # fmt: skip
         print(f"build {seconds:.1f} s with {args.jobs} jobs (inflating the population file alone: {floor:.1f} s), "
               f"peak {memory.single / 1e6:.0f} MB in one process, {memory.total / 1e6:.0f} MB in all; "
               f"open {opened * 1e3:.0f} ms; {size / 1e6:.1f} MB on disk")  # fmt: skip
