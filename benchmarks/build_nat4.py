@@ -54,7 +54,7 @@ def main():
         chunk = ds["response"].encoding["chunks"]
         n, t = ds.sizes["neuron"], ds.sizes["time"]
         decoded = -(-n // chunk[1]) * chunk[1] * chunk[2] * chunk[3] / (n * t)
-        print(f"S = {ds.sizes['stim']}, N = {n}, pairs = {pairs}, chunks = {chunk}: reading a sound that was heard once "
+        print(f"S = {ds.sizes['stim']}, N = {n}, pairs = {pairs}, chunks = {chunk}: a sound heard once "
               f"decodes {decoded:.3f} bytes a bin")  # fmt: skip
         print(f"build {seconds:.1f} s with {args.jobs} jobs (inflating the population file alone: {floor:.1f} s), "
               f"peak {memory.single / 1e6:.0f} MB in one process, {memory.total / 1e6:.0f} MB in all; "
