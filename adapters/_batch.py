@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
+from strfcube.adapters._memory import Buffers, each
 from strfcube.adapters._waveform import Waveforms
 from strfcube.errors import UsageError
 from strfcube.reader import LazyReader, ResponseReader, ShardedArray, computed, cut, origin
 from strfcube.transform import smooth
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -29,7 +26,6 @@ if TYPE_CHECKING:
 Cache = Literal["none", "ram", "auto"]
 AUTO_BYTES = 256_000_000  # decoded bytes that cache="auto" keeps in memory
 _PARALLEL_BYTES = 1_000_000  # a smaller batch is not worth a thread
-_BUFFERS = 12
 
 
 @dataclass(frozen=True)
@@ -76,46 +72,6 @@ class Reading:
             raise UsageError(f"mode={self.mode!r}, audio_fs={self.audio_fs!r}: waveforms, and only they, need a rate")
         if self.mode == "waveform" and self.standardize is not None:
             raise UsageError("standardize is for spectrograms, and mode is 'waveform'")
-
-
-class Buffers:
-    """Memory for batches, used again once nothing refers to it.
-
-    Fresh memory costs more than what is written to it: every page is faulted in and zeroed. A buffer is free when
-    only this pool refers to it; tensors, their views and arrays made from them all hold the buffer itself.
-    """
-
-    def __init__(self) -> None:
-        self._fresh()
-
-    def _fresh(self) -> None:
-        self._held: list[NDArray[np.uint8]] = []
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._fresh()
-
-    def take(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
-        """An array with arbitrary contents."""
-        dtype = np.dtype(dtype)
-        size = int(np.prod(shape)) * dtype.itemsize
-        with self._lock:
-            # The list and the argument of getrefcount are the two references of a buffer that nobody uses.
-            free = [i for i in range(len(self._held)) if sys.getrefcount(self._held[i]) == 2]
-            fitting = [i for i in free if self._held[i].nbytes >= size]
-            if fitting:
-                buffer = self._held[min(fitting, key=lambda i: self._held[i].nbytes)]
-            else:
-                for i in reversed(free):
-                    if self._held[i].nbytes < size:
-                        del self._held[i]
-                buffer = np.empty(max(size, 1), np.uint8)
-                self._held.append(buffer)
-                del self._held[:-_BUFFERS]
-        return np.ndarray(shape, dtype, buffer)
 
 
 class Source:
@@ -217,7 +173,7 @@ class BatchReader:
     """
 
     def __init__(self, source: Source, choice: Choice, reading: Reading) -> None:
-        self.source, self.reading = source, reading
+        self.source, self.choice, self.reading = source, choice, reading
         self.stim, self.neuron, self.n_repeats = choice.visible(source.n_repeats)
         self.n_bins = source.n_bins[self.stim]
         self.dt_ms = float(source.cube.attrs["dt_ms"])
@@ -293,7 +249,7 @@ class BatchReader:
             if seen is not None and mask is not None:
                 self._transform(out, seen, responses[b], mask[b])
 
-        _each(one, len(index), threads)
+        each(one, len(index), threads)
 
     def _transform(self, values: NDArray[Any], seen: NDArray[Any], out: NDArray[Any], mask: NDArray[Any]) -> None:
         """Smooth, average and normalise one stimulus [shape=(neuron, repeat, time)], in this order."""
@@ -358,28 +314,3 @@ class BatchReader:
             chosen = chosen.isel(time=slice(n_time))
         values = chosen.values
         return values if values.dtype.kind in "biuf" else values.astype(object).tolist()
-
-
-_pool: ThreadPoolExecutor | None = None
-
-
-def _each(task: Callable[[int], None], count: int, threads: int) -> None:
-    """Run `task` for 0 .. count - 1; blosc and numpy work without the interpreter's lock."""
-    global _pool
-    if threads <= 1:
-        for i in range(count):
-            task(i)
-        return
-    if _pool is None:
-        _pool = ThreadPoolExecutor(threads, thread_name_prefix="strfcube")
-    list(_pool.map(task, range(count)))
-
-
-def _forget_threads() -> None:
-    # Threads do not survive a fork; a pool that believes in them waits for ever.
-    global _pool
-    _pool = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_threads)

@@ -1,9 +1,11 @@
-"""The order of an epoch: which stimuli form which batch, seeded and resumable. Knows no torch."""
+"""An epoch: which stimuli form which batch, seeded and resumable, and reading ahead. Knows no torch."""
 
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+import queue
+import threading
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -105,3 +107,41 @@ class Batches:
         if self.drop_last and batches and len(batches[-1]) < self.batch_size:
             batches.pop()
         return batches
+
+
+def ahead(batches: Iterator[Any], depth: int) -> Iterator[Any]:
+    """Read up to `depth` batches ahead in a thread."""
+    ready: queue.Queue[Any] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(thing: Any) -> None:
+        while not stop.is_set():
+            try:
+                ready.put(thing, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def work() -> None:
+        try:
+            while not stop.is_set() and (batch := next(batches, None)) is not None:
+                put((batch, None))
+                del batch
+            put((None, None))
+        except BaseException as error:
+            put((None, error))
+
+    thread = threading.Thread(target=work, name="strfcube-prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            batch, error = ready.get()
+            if error is not None:
+                raise error
+            if batch is None:
+                return
+            yield batch
+            del batch
+    finally:
+        stop.set()
+        thread.join()

@@ -9,8 +9,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-import queue
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +20,8 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from strfcube import store
 from strfcube.adapters._batch import BatchReader, Reading, Source
-from strfcube.adapters._order import Batches
+from strfcube.adapters._order import Batches, ahead
+from strfcube.adapters._scaling import response_scaling, stimulus_moments
 from strfcube.concat import concat
 from strfcube.errors import UsageError
 from strfcube.select import Choice, apply, loaded, masks, nothing_left, positions, published
@@ -218,21 +217,7 @@ class CubeDataset(Dataset[Batch]):
             raise UsageError(f"per={per!r}, expected 'band' or 'all'")
         if self._reading.mode == "waveform":
             raise UsageError("standardize is for spectrograms, and mode is 'waveform'")
-        fit = (self if fit is None else fit)._with(_device=None, _dtype=torch.float32)
-        fit._reading = dataclasses.replace(fit._reading, standardize=None, mode="spectrogram", audio_fs=None, extra=())
-        axes = (1,) if per == "band" else (0, 1)
-        count, mean, square = 0, 0.0, 0.0
-        for item in range(len(fit)):
-            values = fit._reader.stims([item])[0, 0].astype(np.float64)
-            # Chan's update: sums of squares about the mean, so that a large offset costs no digits
-            n = values.size // (len(values) if per == "band" else 1)
-            own = values.mean(axes, keepdims=True)
-            delta = own - mean
-            square = square + ((values - own) ** 2).sum(axes, keepdims=True) + delta**2 * (count * n / (count + n))
-            mean = mean + delta * (n / (count + n))
-            count += n
-        deviation = np.sqrt(square / max(1, count))
-        moments = np.asarray(mean, np.float32), np.where(deviation > 0, deviation, 1).astype(np.float32)
+        moments = stimulus_moments((self if fit is None else fit)._reader, per)
         return self._with(_reading=dataclasses.replace(self._reading, standardize=moments))
 
     def normalize(self, method: Literal["max", "zscore"] = "max", fit: CubeDataset | None = None) -> CubeDataset:
@@ -241,7 +226,7 @@ class CubeDataset(Dataset[Batch]):
         Parameters
         ----------
         method : {"max", "zscore"}
-            Divide by the largest value, or subtract the mean and divide by the standard deviation.
+            Divide by the largest magnitude, or subtract the mean and divide by the standard deviation.
         fit : CubeDataset, optional
             The view whose valid bins, read as it reads them, give the figures: the training set. Default: this view.
 
@@ -252,33 +237,15 @@ class CubeDataset(Dataset[Batch]):
         """
         if method not in ("max", "zscore"):
             raise UsageError(f"method={method!r}, expected 'max' or 'zscore'")
-        fit = (self if fit is None else fit)._with(_device=None, _dtype=torch.float32)
+        fit = self if fit is None else fit
         if not np.array_equal(fit._source.cube["neuron"].values, self._source.cube["neuron"].values):
             raise UsageError("normalize: fit is a view of another cube")
         absent = np.setdiff1d(self._reader.neuron, fit._reader.neuron)
         if len(absent):
             labels = ", ".join(map(str, self._source.cube["neuron"].values[absent[:5]]))
             raise UsageError(f"normalize: {len(absent)} neurons have no data in fit: {labels}; hide them with sel")
-        fit._reading = dataclasses.replace(fit._reading, normalize=None, extra=())
-        count, top = np.zeros(len(fit._reader.neuron)), np.full(len(fit._reader.neuron), -np.inf)
-        mean, square = np.zeros_like(count), np.zeros_like(count)
-        for item in range(len(fit)):
-            batch = fit._reader.batch([item], threads=_threads())
-            values, seen = batch["responses"][0].astype(np.float64), batch["valid_mask"][0]
-            top = np.maximum(top, np.where(seen, values, -np.inf).max((1, 2)))
-            n = seen.sum((1, 2))
-            own = np.where(seen, values, 0).sum((1, 2)) / np.maximum(n, 1)
-            spread = np.where(seen, (values - own[:, None, None]) ** 2, 0).sum((1, 2))
-            both = np.maximum(count + n, 1)
-            square += spread + (own - mean) ** 2 * count * n / both
-            mean += (own - mean) * n / both
-            count += n
-        scale = np.sqrt(square / np.maximum(count, 1)) if method == "zscore" else top
-        shift, full = np.zeros(self._source.cube.sizes["neuron"]), np.ones(self._source.cube.sizes["neuron"])
-        full[fit._reader.neuron] = np.where(np.isfinite(scale) & (scale != 0), scale, 1)
-        if method == "zscore":
-            shift[fit._reader.neuron] = mean
-        return self._with(_reading=dataclasses.replace(self._reading, normalize=(shift, full)))
+        scaling = response_scaling(fit._reader, method, _threads())
+        return self._with(_reading=dataclasses.replace(self._reading, normalize=scaling))
 
     # Items and batches ----------------------------------------------------------------------------------------------
 
@@ -412,7 +379,7 @@ class CubeDataset(Dataset[Batch]):
             len(self), batch_size, shuffle=shuffle, seed=drawn, drop_last=drop_last, blocks=blocks, groups=groups,
             sampler=sampler,
         )  # fmt: skip
-        pin = pin_memory and torch.accelerator.is_available()
+        pin = pin_memory and torch.cuda.is_available()
         return CubeLoader(self, order, prefetch, pin_memory=pin, **options)
 
 
@@ -515,7 +482,7 @@ class CubeLoader(DataLoader[Batch]):
         self._next, self._at = (epoch + 1, 0), (epoch, done)
         view: CubeDataset = self.dataset  # type: ignore[assignment]
         batches = super().__iter__()
-        source = _ahead(batches, self._prefetch) if self._prefetch else batches
+        source = ahead(batches, self._prefetch) if self._prefetch else batches
         total = len(self._order)
         while (batch := next(source, None)) is not None:
             done += 1
@@ -523,44 +490,6 @@ class CubeLoader(DataLoader[Batch]):
             yield view._finished(batch)
             # A name that outlives the batch would keep its buffer from being used again.
             del batch
-
-
-def _ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
-    """Read ahead in a thread."""
-    ready: queue.Queue[Any] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(thing: Any) -> None:
-        while not stop.is_set():
-            try:
-                ready.put(thing, timeout=0.1)
-            except queue.Full:
-                continue
-            return
-
-    def work() -> None:
-        try:
-            while not stop.is_set() and (batch := next(batches, None)) is not None:
-                put((batch, None))
-                del batch
-            put((None, None))
-        except BaseException as error:
-            put((None, error))
-
-    thread = threading.Thread(target=work, name="strfcube-prefetch", daemon=True)
-    thread.start()
-    try:
-        while True:
-            batch, error = ready.get()
-            if error is not None:
-                raise error
-            if batch is None:
-                return
-            yield batch
-            del batch
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _threads() -> int:

@@ -145,7 +145,7 @@ class ShardedArray:
 
         self._decompress = blosc.decompress
         self._files: dict[tuple[int, ...], tuple[int, list[tuple[int, int]]]] = {}
-        self._lock = threading.Lock()
+        self._process, self._lock = os.getpid(), threading.Lock()
         self._scratch = threading.local()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -219,6 +219,8 @@ class ShardedArray:
         return scratch
 
     def _open(self, shard: tuple[int, ...]) -> tuple[int, list[tuple[int, int]]]:
+        if self._process != os.getpid():  # a lock that a thread of the parent held stays locked after a fork
+            self._process, self._lock = os.getpid(), threading.Lock()
         with self._lock:
             if shard in self._files:
                 return self._files[shard]

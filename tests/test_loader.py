@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from torch.utils.data import DataLoader, DistributedSampler  # noqa: E402
 
 from strfcube import CubeDataset, UsageError  # noqa: E402
-from strfcube.adapters._batch import Buffers  # noqa: E402
+from strfcube.adapters._memory import Buffers  # noqa: E402
 
 pytestmark = pytest.mark.torch
 TENSORS = ("stims", "responses", "valid_mask")
@@ -240,7 +240,7 @@ def test_options_are_checked(view, options, message):
 
 def test_pinning_without_an_accelerator_is_no_error(view):
     batch = next(iter(view.loader(2, pin_memory=True)))
-    assert batch["responses"].is_pinned() == torch.accelerator.is_available()
+    assert batch["responses"].is_pinned() == torch.cuda.is_available()
 
 
 WORKERS = """

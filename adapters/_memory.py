@@ -1,0 +1,86 @@
+"""Buffers that are used again, and the threads that fill them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+_BUFFERS = 12
+
+
+class Buffers:
+    """Memory for batches, used again once nothing refers to it.
+
+    Fresh memory costs more than what is written to it: every page is faulted in and zeroed. A buffer is free when
+    only this pool refers to it; tensors, their views and arrays made from them all hold the buffer itself.
+    """
+
+    def __init__(self) -> None:
+        self._fresh()
+
+    def _fresh(self) -> None:
+        self._process = os.getpid()
+        self._held: list[NDArray[np.uint8]] = []
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._fresh()
+
+    def take(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """An array with arbitrary contents."""
+        dtype = np.dtype(dtype)
+        size = int(np.prod(shape)) * dtype.itemsize
+        if self._process != os.getpid():  # a lock that a thread of the parent held stays locked after a fork
+            self._fresh()
+        with self._lock:
+            # The list and the argument of getrefcount are the two references of a buffer that nobody uses.
+            free = [i for i in range(len(self._held)) if sys.getrefcount(self._held[i]) == 2]
+            fitting = [i for i in free if self._held[i].nbytes >= size]
+            if fitting:
+                buffer = self._held[min(fitting, key=lambda i: self._held[i].nbytes)]
+            else:
+                for i in reversed(free):
+                    if self._held[i].nbytes < size:
+                        del self._held[i]
+                buffer = np.empty(max(size, 1), np.uint8)
+                self._held.append(buffer)
+                del self._held[:-_BUFFERS]
+        return np.ndarray(shape, dtype, buffer)
+
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def each(task: Callable[[int], None], count: int, threads: int) -> None:
+    """Run `task` for 0 .. count - 1; blosc and numpy work without the interpreter's lock."""
+    global _pool
+    if threads <= 1:
+        for i in range(count):
+            task(i)
+        return
+    if _pool is None:
+        _pool = ThreadPoolExecutor(threads, thread_name_prefix="strfcube")
+    list(_pool.map(task, range(count)))
+
+
+def _forget_threads() -> None:
+    # Threads do not survive a fork; a pool that believes in them waits for ever.
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
