@@ -186,7 +186,7 @@ def _write(path: str, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any
     with open(partial, "wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         for values in arrays.values():
-            np.ascontiguousarray(values).tofile(file)
+            file.write(np.ascontiguousarray(values).data)  # `tofile` does not say that the disk is full
     os.replace(partial, path)
 
 

@@ -95,14 +95,20 @@ def locked(work: Path) -> Iterator[None]:
     """One build of a store at a time; the second waits. The lock goes with its process, however that ends."""
     from filelock import FileLock, Timeout
 
-    work.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(work / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"strfcube: another build is writing {work}; waiting for it", file=sys.stderr)
-        lock.acquire()
+    lock, patience = FileLock(work / "lock"), 0.0
+    while True:
         work.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=patience)
+        except Timeout:
+            print(f"strfcube: another build is writing {work}; waiting for it", file=sys.stderr)
+            patience = -1
+        except FileNotFoundError:
+            continue  # the other build is done, and took its folder with it
+        else:
+            if (work / "lock").exists():
+                break
+            lock.release()
     try:
         yield
     finally:
