@@ -13,7 +13,8 @@ import xarray as xr
 from strfcube.adapters._memory import Buffers, each
 from strfcube.adapters._waveform import Waveforms
 from strfcube.errors import UsageError
-from strfcube.reader import LazyReader, ResponseReader, ShardedArray, computed, cut, origin
+from strfcube.reader import LazyReader, ResponseReader, computed, cut, origin
+from strfcube.sharded import ShardedArray
 from strfcube.transform import smooth
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from stores import make_store
 
 import strfcube
 from strfcube import StoreError, reader
-from strfcube.reader import LazyReader, Part, ResponseReader, ShardedArray
+from strfcube.reader import LazyReader, Part, ResponseReader
+from strfcube.sharded import ShardedArray
 
 
 @pytest.fixture(scope="module", params=["u1", "u2", "f4"])
