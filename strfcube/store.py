@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-READ_BYTES = 64_000_000  # decoded float32 of one dask task
+READ_BYTES = 16_000_000  # decoded float32 of one dask task: a shuffled epoch asks for one stimulus at a time
 
 
 @contextmanager
@@ -182,6 +182,9 @@ def verify(store: str | os.PathLike[str], dt: float | None = None) -> list[str]:
         found.append("the digest does not fit the digests of the arrays: the attributes were changed")
     root = zarr.open_group(path, mode="r")
     actual: dict[str, str] = {}
+    if "attributes" in expected:
+        if {attributes_digest(path, consolidated=c) for c in (True, False)} != {expected.pop("attributes")}:
+            found.append("attributes of the arrays are not those that were built")
     for name, array in root.members(max_depth=None):
         if isinstance(array, zarr.Array):
             try:
@@ -196,6 +199,26 @@ def verify(store: str | os.PathLike[str], dt: float | None = None) -> list[str]:
     if not found:
         found += problems(xr.open_zarr(path, chunks=None))
     return found
+
+
+def attributes_digest(path: str, *, consolidated: bool = False) -> str:
+    """Digest of the dimensions, fill values and attributes of all arrays, which decide what their values mean.
+
+    Parameters
+    ----------
+    consolidated : bool
+        Whether to read the copy that readers use, or the arrays' own metadata.
+    """
+    import zarr
+
+    with no_consolidation_warning():
+        root = zarr.open_group(path, mode="r", use_consolidated=consolidated)
+        found = {
+            name: [array.metadata.dimension_names, str(array.fill_value), dict(array.attrs)]
+            for name, array in root.members(max_depth=None)
+            if isinstance(array, zarr.Array)
+        }
+    return digest.of_values("attributes", np.array([json.dumps(found, sort_keys=True)]))
 
 
 def _array_digest(name: str, array: Any) -> str:
