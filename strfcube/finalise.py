@@ -14,7 +14,7 @@ import xarray as xr
 from strfcube import digest
 from strfcube.records import Finding, Neuron, Stimulus, Survey
 from strfcube.schema import FORMAT_VERSION
-from strfcube.store import no_consolidation_warning
+from strfcube.store import attributes_digest, no_consolidation_warning
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -111,6 +111,7 @@ def finalise(
         for layout in layouts:
             leaves = [leaf for w in built.written for leaf in w.leaves.get(layout.name, ())]
             digests[layout.name] = digest.of_leaves(layout.name, layout.dtype, layout.shape, layout.chunk, leaves)
+        digests["attributes"] = attributes_digest(built.store)
         root = zarr.open_group(built.store, mode="a")
         root.attrs.update(_attrs(recipe, entry, fingerprint, digests) | dict(attrs))
         zarr.consolidate_metadata(built.store)

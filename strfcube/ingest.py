@@ -170,14 +170,16 @@ class _Rows:
         if (stim == -2).any():
             for label in dict.fromkeys(s for s in trials.stimuli if s not in known):
                 self._index("stimulus", label, known)
+        chosen = stim >= 0
+        if not chosen.any():
+            return
         codes: Any = self._code(self.files, trials.files) if isinstance(trials.files, str) else [
-            self._code(self.files, f) for f in trials.files
+            self._code(self.files, f) if c else -1 for f, c in zip(trials.files, chosen, strict=True)
         ]  # fmt: skip
         many = {
             "neuron": neuron, "stim": stim, "number": trials.repeats, "file": codes, "start": trials.start,
             "stop": trials.stop, "value": math.nan, "spikes": sizes, "bins": 0, "test": 0, "exact": 1,
         }  # fmt: skip
-        chosen = stim >= 0
         for name, value in many.items():
             self.lists[name].append(np.broadcast_to(np.asarray(value), n)[chosen])
         self.times.append(spikes if chosen.all() else spikes[np.repeat(chosen, sizes)])

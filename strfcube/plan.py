@@ -66,8 +66,8 @@ class Plan:
         One a neuron.
     spools : tuple of str
         Spool files.
-    file_offset : tuple of int
-        First file code of each spool.
+    file_codes : tuple of tuple of int
+        Code in `files` of each spool's own file codes.
     files : tuple of str
         Raw files of all spools.
     test_codes : tuple of tuple of int
@@ -85,7 +85,7 @@ class Plan:
     n_rejected: NDArray[np.uint16]
     where: tuple[NeuronRows, ...]
     spools: tuple[str, ...]
-    file_offset: tuple[int, ...]
+    file_codes: tuple[tuple[int, ...], ...]
     files: tuple[str, ...]
     test_codes: tuple[tuple[int, ...], ...]
     tests: tuple[str, ...]
@@ -216,10 +216,10 @@ def make_plan(
     rejected = np.zeros_like(kept)
     reach = np.zeros(len(survey_bins), np.int64)
     where: dict[int, NeuronRows] = {}
-    files: list[str] = []
-    file_offset: list[int] = []
-    tests = ["kept"]
-    codes: list[tuple[int, ...]] = []
+    # In alphabetical order, so that a cube does not depend on how its trials are split into sources.
+    files = sorted({f for s in summaries for f in s.files})
+    tests = ["kept", *sorted({t for s in summaries for t in s.tests})]
+    file_at, test_at = ({name: i for i, name in enumerate(names)} for names in (files, tests))
     for number, s in enumerate(summaries):
         ends = np.cumsum(s.neurons[:, 1:], axis=0)
         begins = ends - s.neurons[:, 1:]
@@ -229,10 +229,6 @@ def make_plan(
         kept[s.pairs[:, 1], s.pairs[:, 0]] += s.pairs[:, 2]
         rejected[s.pairs[:, 1], s.pairs[:, 0]] += s.pairs[:, 3]
         np.maximum.at(reach, s.pairs[:, 1], s.reach)
-        file_offset.append(len(files))
-        files += s.files
-        tests += [t for t in s.tests if t not in tests]
-        codes.append((0, *(tests.index(t) for t in s.tests)))
     any_trial = (kept + rejected) > 0
     stims, neurons = np.flatnonzero(any_trial.any(1)), np.flatnonzero(any_trial.any(0))
     n_bins = np.where(survey_bins > 0, survey_bins, np.maximum(reach, 1))[stims]
@@ -243,7 +239,9 @@ def make_plan(
     response = response_layout(n_repeats.max(1, initial=0), len(neurons), int(n_bins.max(initial=1)), dtype, {})
     plan = Plan(
         stims, neurons, n_bins, n_repeats.astype(np.uint16), rejected[np.ix_(stims, neurons)].astype(np.uint16),
-        tuple(where[int(n)] for n in neurons), tuple(spools), tuple(file_offset), tuple(files), tuple(codes),
+        tuple(where[int(n)] for n in neurons), tuple(spools),
+        tuple(tuple(file_at[f] for f in s.files) for s in summaries), tuple(files),
+        tuple((0, *(test_at[t] for t in s.tests)) for s in summaries),
         tuple(tests), response,
     )  # fmt: skip
     unheard = np.setdiff1d(np.arange(len(survey_bins)), stims).tolist()

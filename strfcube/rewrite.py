@@ -19,7 +19,7 @@ from strfcube.errors import StoreError
 from strfcube.plan import RAGGED_CHUNK, RAGGED_PER_SHARD, response_layout, stimulus_layout
 from strfcube.select import loaded
 from strfcube.shards import Layout, create, linear, write_shard
-from strfcube.store import no_consolidation_warning
+from strfcube.store import attributes_digest, no_consolidation_warning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -78,6 +78,7 @@ def write(ds: xr.Dataset, path: str | os.PathLike[str]) -> str:
             if paths:
                 _write_small(_findings(paths), unfinished, "findings", digests)
             root = zarr.open_group(unfinished, mode="a")
+            digests["attributes"] = attributes_digest(unfinished)
             root.attrs.update({"digest": digest.combine(digests), "digests": json.dumps(dict(sorted(digests.items())))})
             zarr.consolidate_metadata(unfinished)
         os.rename(unfinished, target)

@@ -111,7 +111,7 @@ def read_trials(plan: Plan, first: int, last: int, responses: bool = True) -> sp
         r = part.rows
         r["neuron"] = np.repeat(group, [plan.where[n].rows[1] - plan.where[n].rows[0] for n in group])
         r["stim"] = stim_of[r["stim"]]
-        r["file"] = r["file"] + plan.file_offset[begin.spool]
+        r["file"] = np.asarray(plan.file_codes[begin.spool])[r["file"]]
         r["test"] = np.asarray(plan.test_codes[begin.spool])[r["test"]]
         parts.append(part)
     if not parts:

@@ -154,13 +154,13 @@ def test_an_unknown_length_covers_the_last_spike():
 
 def test_tests_and_files_of_all_spools():
     plan, _, _ = plan_of(
-        summary([(0, 0, 1, 1)], files=("a", "b"), tests=("snr",)),
-        summary([(1, 0, 1, 1)], files=("c",), tests=("drift", "snr")),
+        summary([(0, 0, 1, 1)], files=("b", "a"), tests=("snr",)),
+        summary([(1, 0, 1, 1)], files=("c", "a"), tests=("drift", "snr")),
     )
     assert plan.files == ("a", "b", "c")
-    assert plan.file_offset == (0, 2)
-    assert plan.tests == ("kept", "snr", "drift")
-    assert plan.test_codes == ((0, 1), (0, 2, 1))
+    assert plan.file_codes == ((1, 0), (2, 0))
+    assert plan.tests == ("kept", "drift", "snr")
+    assert plan.test_codes == ((0, 2), (0, 1, 2))
     layouts, times = trial_layouts(plan)
     assert layouts["rejected_by"].attrs["flag_meanings"].split() == list(plan.tests)
     assert layouts["kept"].shape == (4,)
