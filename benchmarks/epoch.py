@@ -38,7 +38,7 @@ class Size:
 
 DATASETS = {
     "ns1": Size(20, 119, (1000, 1000), (20, 20), 4),
-    "aa2": Size(117, 494, (330, 510), (10, 20), 8, groups=57, heard=0.33, rate=0.1),
+    "aa2": Size(117, 494, (330, 510), (10, 15), 8, groups=57, heard=0.33, rate=0.1),
     "nat4": Size(593, 849, (150, 150), (20, 20), 8, rate=0.1, single=575),
     "aa4": Size(170, 1401, (200, 450), (10, 10), 8, groups=6, heard=0.74, rate=0.05),
 }
@@ -206,18 +206,26 @@ def measure(name, store, batch, rows):
 
 
 def memory(store, batch):
-    """Peak memory over `import torch` of a process that streams one epoch, in MB."""
+    """Peak memory over `import torch` of a process that streams an epoch, in MB.
+
+    Of a plain loop, which holds the last batch while it gets the next, and of one that lets go of it first.
+    """
     code = f"""
-import torch
+import sys, torch
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 base = peak()
 from strfcube import CubeDataset
-for batch in CubeDataset({str(store)!r}, cache="none").loader({batch}, shuffle=True, seed=0):
-    pass
+for batch in CubeDataset({store!r}, cache="none").loader({batch}, shuffle=True, seed=0):
+    if len(sys.argv) > 1:
+        del batch
 print((peak() - base) * 1024 / 1e6)
 """
-    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    command = [sys.executable, "-c", code]
+    plain, lean = (
+        subprocess.run(c, capture_output=True, text=True, check=True).stdout for c in (command, [*command, "del"])
+    )
+    return f"memory over import torch: {float(plain):.0f} MB, {float(lean):.0f} MB with `del batch`"
 
 
 def main():
@@ -229,14 +237,14 @@ def main():
     rows = []
     if given.store:
         measure(Path(given.store).stem, given.store, given.batch, rows)
-        print(f"memory over import torch: {memory(given.store, given.batch):.0f} MB")
+        print(memory(given.store, given.batch))
         return
     with tempfile.TemporaryDirectory() as folder:
         for name in given.names or DATASETS:
             store = str(Path(folder) / f"{name}.zarr")
             write_cube(store, DATASETS[name])
             measure(name, store, DATASETS[name].batch, rows)
-            print(f"{name}: memory over import torch {memory(store, DATASETS[name].batch):.0f} MB", flush=True)
+            print(f"{name}: {memory(store, DATASETS[name].batch)}", flush=True)
 
 
 if __name__ == "__main__":

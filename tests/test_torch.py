@@ -471,3 +471,22 @@ def test_waveforms_that_cannot_be_had_say_why(demo, made):
         CubeDataset(made[0], mode="waveform", audio_fs=16000).batch([0])
     with pytest.raises(UsageError, match="for spectrograms"):
         CubeDataset(demo, mode="waveform", audio_fs=16000).standardize()
+
+
+def test_a_url_is_read_through_zarr(made):
+    import fsspec
+
+    fsspec.filesystem("memory").put(made[1], "/far.zarr", recursive=True)
+    far = CubeDataset("memory://far.zarr")
+    assert isinstance(far._reader._responses, LazyReader)
+    same(far.batch([0, 3]), CubeDataset(made[1]).batch([0, 3]))
+
+
+def test_the_original_ns1_reads_as_zarr_has_it(real_ns1):
+    ds = strfcube.open(real_ns1[1])
+    assert dict(ds.sizes)["neuron"] == 119
+    direct, lazy = CubeDataset(ds, cache="none"), CubeDataset(ds.assign(response=ds["response"] * 1))
+    assert isinstance(direct._reader._responses, ResponseReader)
+    same(direct.batch([3, 11]), lazy.batch([3, 11]))
+    units = direct.subset("valid_unit") if "valid_unit" in ds.coords else direct
+    same(units[[4]].batch([0]), lazy.sel(neuron=units.ds["neuron"].values)[[4]].batch([0]))
