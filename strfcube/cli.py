@@ -1,5 +1,7 @@
 """The command line. Exit codes: 0 done, 1 failed, 2 wrong usage."""
 
+# ruff: noqa: D301 (click reads the control character \b as "do not wrap")
+
 from __future__ import annotations
 
 import dataclasses
@@ -25,7 +27,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 @click.group(context_settings=CONTEXT)
 @click.version_option(package_name="strfcube")
 def cli() -> None:
-    r"""Open recordings of auditory neurons as one labelled Zarr cube.
+    """Open recordings of auditory neurons as one labelled Zarr cube.
 
     \b
     Examples:
@@ -50,7 +52,7 @@ def list_() -> None:
 @cli.command()
 @click.argument("name")
 def info(name: str) -> None:
-    r"""Show what is known of a data set: files, terms, recipe and options.
+    """Show what is known of a data set: files, terms, recipe and options.
 
     \b
     Example:
@@ -62,7 +64,7 @@ def info(name: str) -> None:
 @cli.command()
 @click.argument("name")
 def cite(name: str) -> None:
-    r"""Print what to cite for a data set.
+    """Print what to cite for a data set.
 
     \b
     Example:
@@ -88,7 +90,7 @@ class _Datasets(click.Group):
 
 @cli.command("build", cls=_Datasets)
 def build() -> None:
-    r"""Build a cube from the raw files of a data set.
+    """Build a cube from the raw files of a data set.
 
     \b
     Examples:
@@ -226,7 +228,7 @@ _DT = click.option("--dt", type=float, help="Bin width in ms, where STORE is a d
 @_DT
 @click.option("--findings", "all_findings", is_flag=True, help="Show every finding.")
 def inspect(store: str, dt: float | None, all_findings: bool) -> None:
-    r"""Show what a cube holds.
+    """Show what a cube holds.
 
     \b
     Examples:
@@ -245,7 +247,7 @@ def inspect(store: str, dt: float | None, all_findings: bool) -> None:
 @click.argument("store")
 @_DT
 def verify(store: str, dt: float | None) -> None:
-    r"""Read a cube again, and hold it against its digest.
+    """Read a cube again, and hold it against its digest.
 
     \b
     Example:
@@ -269,7 +271,7 @@ def verify(store: str, dt: float | None) -> None:
 @click.option("--jobs", type=int, help="Worker processes. [default: all processors]")
 @click.option("--force", is_flag=True, help="Build again, replace another recipe.")
 def rebin(store: str, dt: float, from_dt: float | None, out: str | None, jobs: int | None, force: bool) -> None:
-    r"""Make a cube at another bin width, without the raw files.
+    """Make a cube at another bin width, without the raw files.
 
     \b
     Example:
@@ -310,7 +312,7 @@ def rebin(store: str, dt: float, from_dt: float | None, out: str | None, jobs: i
     help="What to do with a cell that stands in two cubes.",
 )
 def concat(stores: tuple[str, ...], out: str, names: str | None, **how: Any) -> None:
-    r"""Pool cubes into one.
+    """Pool cubes into one.
 
     \b
     Example:
@@ -338,7 +340,7 @@ def concat(stores: tuple[str, ...], out: str, names: str | None, **how: Any) -> 
 @click.option("--neuron", help="Neuron label. [default: the first that has data]")
 @click.option("--out", type=click.Path(), default="strfcube.png", show_default=True, help="Picture to write.")
 def plot(store: str, dt: float | None, stim: str | None, neuron: str | None, out: str) -> None:
-    r"""Draw one stimulus with the raster and PSTH of one neuron.
+    """Draw one stimulus with the raster and PSTH of one neuron.
 
     \b
     Example:
