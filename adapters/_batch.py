@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -62,8 +62,8 @@ class Reading:
     cache: Cache = "auto"
     extra: tuple[str, ...] = ()
     allow_mixed: bool = False
-    standardize: tuple[NDArray[Any], NDArray[Any]] | None = None
-    normalize: tuple[NDArray[Any], NDArray[Any]] | None = None
+    standardize: tuple[NDArray[Any], NDArray[Any]] | None = field(default=None, compare=False)
+    normalize: tuple[NDArray[Any], NDArray[Any]] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for name, allowed in (("mode", ("spectrogram", "waveform")), ("cache", ("none", "ram", "auto"))):

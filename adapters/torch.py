@@ -6,34 +6,27 @@ Nothing of ``response`` is read before a batch asks for it.
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
-import xarray as xr
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from strfcube import store
-from strfcube.adapters._batch import BatchReader, Reading, Source
+from strfcube.adapters._batch import Reading
 from strfcube.adapters._order import Batches, ahead
-from strfcube.adapters._scaling import response_scaling, stimulus_moments
-from strfcube.concat import concat
+from strfcube.adapters._view import View
 from strfcube.errors import UsageError
-from strfcube.select import Choice, apply, loaded, masks, nothing_left, positions, published
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    import os
+
+    import xarray as xr
 
 Batch = dict[str, Any]
-Predicate = Callable[[xr.Dataset], xr.DataArray] | xr.DataArray
 
 
-class CubeDataset(Dataset[Batch]):
+class CubeDataset(View, Dataset[Batch]):
     """Stimuli of a cube and the responses to them.
 
     Parameters
@@ -92,165 +85,26 @@ class CubeDataset(Dataset[Batch]):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> None:
-        opened = source if isinstance(source, xr.Dataset) else store.open(source)
-        self._reading = Reading(mode, audio_fs, average_repeats, smooth_ms, cache, tuple(extra), allow_mixed)
-        self._source = Source(loaded(opened), cache)
-        self._choice = Choice.everything(opened)
+        super().__init__(source, Reading(mode, audio_fs, average_repeats, smooth_ms, cache, tuple(extra), allow_mixed))
         self._dtype, self._device = dtype, None if device is None else torch.device(device)
 
-    def _with(self, **changes: Any) -> CubeDataset:
-        view = copy.copy(self)
-        # What a view has worked out belongs to its own choice and reading.
-        view.__dict__ = {k: v for k, v in self.__dict__.items() if k not in ("_reader", "ds", "stim_meta")} | changes
-        return view
-
-    @cached_property
-    def _reader(self) -> BatchReader:
-        return BatchReader(self._source, self._choice, self._reading)
-
-    @cached_property
-    def ds(self) -> xr.Dataset:
-        """The view as a lazy Dataset, before any reading transform."""
-        return apply(self._source.cube, self._choice)
-
-    @cached_property
-    def stim_meta(self) -> tuple[dict[str, Any], ...]:
-        """Coordinates, ``n_bins`` and ``duration`` of each stimulus."""
-        cube, index = self._source.cube, self._reader.stim
-        names = [n for n, c in cube.coords.items() if c.dims == ("stim",)]
-        names += [n for n in ("n_bins", "duration") if n in cube.data_vars]
-        columns = {str(n): cube[n].values[index].tolist() for n in names}
-        return tuple(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
-
     @property
-    def n_repeats(self) -> NDArray[Any]:
-        """Trials of each visible pair [shape=(stim, neuron)]."""
-        return np.array(self._reader.n_repeats)
+    def _threads(self) -> int:
+        return 1 if get_worker_info() is not None else super()._threads
 
-    # Selection ------------------------------------------------------------------------------------------------------
+    def using(self, **options: Any) -> Self:
+        """Read the same choice with other options: those of the constructor, by name."""
+        changes: dict[str, Any] = {}
+        if "dtype" in options:
+            changes["_dtype"] = options.pop("dtype")
+        if "device" in options:
+            device = options.pop("device")
+            changes["_device"] = None if device is None else torch.device(device)
+        return super().using(**options)._with(**changes)
 
-    def sel(
-        self, *, where: Predicate | None = None, heard: Mapping[str, Any] | None = None, **keys: Any
-    ) -> CubeDataset:
-        """Choose by coordinates; see `strfcube.select`.
-
-        Values, ``where`` and ``heard`` are looked up in the whole cube: the order of selections does not matter.
-
-        Raises
-        ------
-        SelectionError
-            For an unknown key, a value that nothing has, or a choice that leaves nothing.
-        """
-        return self._narrowed(self._choice.narrowed(*masks(self._source.cube, keys, where, heard)), keys, where, heard)
-
-    def where(self, predicate: Predicate) -> CubeDataset:
-        """Choose by a predicate on the cube, such as ``lambda ds: ds.depth > 300``; see `strfcube.select`."""
-        return self.sel(where=predicate)
-
-    def subset(self, name: str) -> CubeDataset:
-        """Choose a published part: a value of ``split`` or ``subset``, or a coordinate of bools (``valid_unit``)."""
-        return self.sel(**published(self._source.cube, name))
-
-    def isel(self, *, stim: Any = None, neuron: Any = None) -> CubeDataset:
-        """Choose visible stimuli and neurons by position: ints, slices, lists of ints or bools, in that order.
-
-        Raises
-        ------
-        IndexError
-            For a position past the end.
-        SelectionError
-            For a choice that leaves nothing.
-        """
-        chosen = {}
-        for dim, indexer in (("stim", stim), ("neuron", neuron)):
-            if indexer is not None:
-                there = getattr(self._reader, dim)
-                chosen[dim] = there[positions(indexer, len(there), dim)]
-        return self._narrowed(dataclasses.replace(self._choice, **chosen), {"stim": stim, "neuron": neuron})
-
-    def with_stimulus(self) -> CubeDataset:
-        """Leave out the stimuli whose sound was missing when the cube was built; reads every spectrogram once."""
-        stims = self._reader.stim
-        there = [self._source.stimuli([s], threads=_threads() > 1)[0] is not None for s in stims.tolist()]
-        return self._narrowed(dataclasses.replace(self._choice, stim=stims[there]), {"with_stimulus": True})
-
-    def _narrowed(self, choice: Choice, keys: Mapping[str, Any], where: Any = None, heard: Any = None) -> CubeDataset:
-        view = self._with(_choice=choice)
-        if not len(view):
-            raise nothing_left(keys, where, heard)
-        return view
-
-    # Reading --------------------------------------------------------------------------------------------------------
-
-    def using(self, **options: Any) -> CubeDataset:
-        """The same choice with other reading options: those of the constructor, by name."""
-        own = {name: options.pop(name) for name in ("dtype", "device") if name in options}
-        known = {f.name for f in dataclasses.fields(Reading)} - {"standardize", "normalize"}
-        if not options.keys() <= known:
-            raise UsageError(f"using({', '.join(sorted(options.keys() - known))}): expected {', '.join(sorted(known))}")
-        if "extra" in options:
-            options["extra"] = tuple(options["extra"])
-        changes: dict[str, Any] = {"_reading": dataclasses.replace(self._reading, **options)}
-        if options.get("cache", self._source.cache) != self._source.cache:
-            changes["_source"] = Source(self._source.cube, options["cache"])
-        if "dtype" in own:
-            changes["_dtype"] = own["dtype"]
-        if "device" in own:
-            changes["_device"] = None if own["device"] is None else torch.device(own["device"])
-        return self._with(**changes)
-
-    def to(self, device: torch.device | str) -> CubeDataset:
-        """The same view with batches on a device: bytes are sent, floats and mask are made there."""
+    def to(self, device: torch.device | str) -> Self:
+        """Send batches to a device: counts travel as bytes, floats and mask are made there."""
         return self.using(device=device)
-
-    def standardize(self, fit: CubeDataset | None = None, per: Literal["band", "all"] = "band") -> CubeDataset:
-        """Subtract the mean of the spectrograms and divide by their standard deviation, on reading.
-
-        Parameters
-        ----------
-        fit : CubeDataset, optional
-            The view whose valid bins give mean and deviation: the training set. Default: this view.
-        per : {"band", "all"}
-            One mean and deviation for each frequency, or one for all.
-        """
-        if per not in ("band", "all"):
-            raise UsageError(f"per={per!r}, expected 'band' or 'all'")
-        if self._reading.mode == "waveform":
-            raise UsageError("standardize is for spectrograms, and mode is 'waveform'")
-        moments = stimulus_moments((self if fit is None else fit)._reader, per)
-        return self._with(_reading=dataclasses.replace(self._reading, standardize=moments))
-
-    def normalize(self, method: Literal["max", "zscore"] = "max", fit: CubeDataset | None = None) -> CubeDataset:
-        """Scale the responses of each neuron, on reading.
-
-        Parameters
-        ----------
-        method : {"max", "zscore"}
-            Divide by the largest magnitude, or subtract the mean and divide by the standard deviation.
-        fit : CubeDataset, optional
-            The view whose valid bins, read as it reads them, give the figures: the training set. Default: this view.
-
-        Raises
-        ------
-        UsageError
-            If `fit` is another cube, or lacks one of this view's neurons.
-        """
-        if method not in ("max", "zscore"):
-            raise UsageError(f"method={method!r}, expected 'max' or 'zscore'")
-        fit = self if fit is None else fit
-        if not np.array_equal(fit._source.cube["neuron"].values, self._source.cube["neuron"].values):
-            raise UsageError("normalize: fit is a view of another cube")
-        absent = np.setdiff1d(self._reader.neuron, fit._reader.neuron)
-        if len(absent):
-            labels = ", ".join(map(str, self._source.cube["neuron"].values[absent[:5]]))
-            raise UsageError(f"normalize: {len(absent)} neurons have no data in fit: {labels}; hide them with sel")
-        scaling = response_scaling(fit._reader, method, _threads())
-        return self._with(_reading=dataclasses.replace(self._reading, normalize=scaling))
-
-    # Items and batches ----------------------------------------------------------------------------------------------
-
-    def __len__(self) -> int:
-        return len(self._reader.stim)
 
     def __getitem__(self, index: Any) -> Any:
         if not isinstance(index, int | np.integer) or isinstance(index, bool):
@@ -264,26 +118,12 @@ class CubeDataset(Dataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         return (self[i] for i in range(len(self)))
 
-    def __add__(self, other: Any) -> CubeDataset:  # type: ignore[override]
+    def __add__(self, other: Any) -> Self:  # type: ignore[override]
         if not isinstance(other, CubeDataset):
             return NotImplemented
-        if (self._reading, self._dtype, self._device) != (other._reading, other._dtype, other._device):
+        if (self._dtype, self._device) != (other._dtype, other._device):
             raise UsageError("the two views are read differently: add them first, then set options")
-        names = [str(v.ds.attrs.get("dataset", "cube")) for v in (self, other)]
-        if names[0] == names[1]:
-            names = [f"{names[0]}-1", f"{names[1]}-2"]
-        pooled = concat([self.ds, other.ds], names)
-        source = Source(loaded(pooled), self._source.cache)
-        return self._with(_source=source, _choice=Choice.everything(pooled))
-
-    def __repr__(self) -> str:
-        reader, cube = self._reader, self._source.cube
-        dims = f"{len(reader.stim)} stimuli x {len(reader.neuron)} neurons"
-        heard = float((reader.n_repeats > 0).mean()) if reader.n_repeats.size else 0.0
-        return (
-            f"<CubeDataset {cube.attrs.get('dataset', '')}: {dims}, {heard:.1%} of pairs heard, "
-            f"up to {reader.n_repeats.max(initial=0)} repeats, {reader.dt_ms:g} ms bins>"
-        )
+        return self._pooled(other)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Read some stimuli.
@@ -308,7 +148,7 @@ class CubeDataset(Dataset[Batch]):
                 raise IndexError(f"index {i} past the end: there are {size} stimuli")
         items = [i % size for i in items]
         raw = self._device is not None and self._reader.raw_fill is not None
-        arrays = self._reader.batch(items, threads=_threads(), raw=raw)
+        arrays = self._reader.batch(items, threads=self._threads, raw=raw)
         batch: Batch = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in arrays.items()}
         return batch | {"stim_meta": [dict(self.stim_meta[i]) for i in items]}
 
@@ -490,8 +330,3 @@ class CubeLoader(DataLoader[Batch]):
             yield view._finished(batch)
             # A name that outlives the batch would keep its buffer from being used again.
             del batch
-
-
-def _threads() -> int:
-    """Threads that reading may use: one in a worker of a DataLoader."""
-    return 1 if get_worker_info() is not None else min(4, os.cpu_count() or 1)

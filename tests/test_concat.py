@@ -109,6 +109,10 @@ def test_adding_views_that_are_read_differently_is_refused(pair):
     view = CubeDataset(pair[0][1])
     with pytest.raises(UsageError, match="add them first"):
         view + view.using(smooth_ms=20.0)
+    with pytest.raises(UsageError, match="add them first"):
+        view.standardize() + view.standardize()
+    with pytest.raises(UsageError, match="add them first"):
+        view + view.to("cpu")
     with pytest.raises(TypeError):
         view + 1
 
