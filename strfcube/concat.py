@@ -379,12 +379,15 @@ def _root_attrs(cubes: Sequence[xr.Dataset], names: Sequence[str]) -> dict[str, 
     def lines(key: str) -> str:
         return "\n".join(dict.fromkeys(str(ds.attrs[key]) for ds in cubes if ds.attrs.get(key)))
 
+    def parsed(ds: xr.Dataset, key: str) -> Any:
+        return json.loads(ds.attrs.get(key) or "null")
+
     kept = {k: cubes[0].attrs[k] for k in ("format_version", "strfcube_version", "dt_ms") if k in cubes[0].attrs}
     return kept | {
         "dataset": "+".join(names),
-        "recipe": json.dumps({n: ds.attrs.get("recipe", "") for n, ds in zip(names, cubes, strict=True)}),
+        "recipe": json.dumps({"pool": {n: parsed(ds, "recipe") for n, ds in zip(names, cubes, strict=True)}}),
         "digest": "",
-        "sources": json.dumps([ds.attrs.get("sources", "") for ds in cubes]),
+        "sources": json.dumps([source for ds in cubes for source in parsed(ds, "sources") or ()]),
         "licence": lines("licence"),
         "citation": lines("citation"),
         "doi": lines("doi"),

@@ -96,6 +96,8 @@ def summary(ds: xr.Dataset, path: str, width: int) -> str:
 
 def _recipe(text: str) -> str:
     recipe = json.loads(text)
+    if "pool" in recipe:
+        return f"a pool of {', '.join(recipe['pool'])}"
     front_end = recipe["front_end"]
     parts = [f"dt {recipe['dt_ms']:g} ms", f"{front_end['kind']} {recipe['align']}"]
     parts += [f"post {recipe['post_ms']:g} ms"] if recipe["post_ms"] else []

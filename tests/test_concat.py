@@ -262,3 +262,12 @@ def test_nothing_is_left_of_a_failed_write(tmp_path):
     with pytest.raises(RuntimeError, match="on fire"):
         write(cube.assign(response=broken.assign_attrs(units="mV")), tmp_path / "cube.zarr")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_written_pool_says_what_it_is(pair, tmp_path):
+    from strfcube.describe import summary
+
+    path = write(concat([pair[0][1], pair[1][1]], ["one", "two"]), tmp_path / "pool.zarr")
+    assert "a pool of one, two" in summary(strfcube.open(path), path, 100)
+    with pytest.raises(UsageError, match="is a pool.*rebin the cubes it was made of"):
+        strfcube.rebin(path, 10)
