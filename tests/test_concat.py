@@ -269,5 +269,5 @@ def test_a_written_pool_says_what_it_is(pair, tmp_path):
 
     path = write(concat([pair[0][1], pair[1][1]], ["one", "two"]), tmp_path / "pool.zarr")
     assert "a pool of one, two" in summary(strfcube.open(path), path, 100)
-    with pytest.raises(UsageError, match="is a pool.*rebin the cubes it was made of"):
+    with pytest.raises(UsageError, match=r"is a pool.*rebin the cubes it was made of"):
         strfcube.rebin(path, 10)
