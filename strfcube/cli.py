@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 import textwrap
@@ -14,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from strfcube import catalog
-from strfcube.describe import card, findings, one_line, summary
+from strfcube.cli_build import CONTEXT, WIDTH, Datasets, Progress, report
+from strfcube.describe import card, findings, summary
 from strfcube.errors import SelectionError, StrfcubeError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-_WIDTH = 78
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
+    from collections.abc import Sequence
 
 
 @click.group(context_settings=CONTEXT)
@@ -58,7 +55,7 @@ def info(name: str) -> None:
     Example:
       strfcube info ns1
     """
-    click.echo(card(catalog.entry(name), _WIDTH))
+    click.echo(card(catalog.entry(name), WIDTH))
 
 
 @cli.command()
@@ -72,23 +69,11 @@ def cite(name: str) -> None:
     """
     e = catalog.entry(name)
     for text in e.citation:
-        click.echo(textwrap.fill(text, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
+        click.echo(textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
     click.echo("Built with strfcube: see CITATION.cff of the package.")
 
 
-class _Datasets(click.Group):
-    """One subcommand a data set, each with the flags of its own recipe."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(catalog.entries())
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in catalog.entries():
-            raise UsageError(f"no data set '{name}' in the catalog: there are {', '.join(catalog.entries())}")
-        return _build_command(catalog.entry(name))
-
-
-@cli.command("build", cls=_Datasets)
+@cli.command("build", cls=Datasets)
 def build() -> None:
     """Build a cube from the raw files of a data set.
 
@@ -98,126 +83,6 @@ def build() -> None:
       strfcube build aa2 --raw ~/raw/aa2 --dt 5 --only area=MLd --jobs 4
       strfcube build ns1 --help
     """
-
-
-def _build_command(e: catalog.Entry) -> click.Command:
-    kind = catalog.pipeline_class(e.name)
-    common: list[click.Parameter] = [
-        click.Option(["--dt"], type=float, help=f"Bin width in ms. [default: {e.recipe['dt']}]"),
-        click.Option(["--raw"], type=click.Path(), help="Folder of the raw files."),
-        click.Option(["--out"], type=click.Path(), help="Path or URL of the cube."),
-        click.Option(["--only"], multiple=True, metavar="KEY=VALUE[,VALUE]", help="Build only what has this value."),
-        click.Option(["--post"], type=float, default=0.0, help="Time kept after each stimulus, in ms."),
-        click.Option(["--align"], type=click.Choice(["centre", "causal"]), default="centre",
-                     help="Spectrogram window around the bin's centre, or ending with it."),
-        click.Option(["--audio/--no-audio"], default=True, help="Keep the waveforms in the cube."),
-        click.Option(["--jobs"], type=int, help="Worker processes. [default: all processors]"),
-        click.Option(["--dry-run"], is_flag=True, help="Say what would be built, and stop."),
-        click.Option(["--strict"], is_flag=True, help="Stop at the first warning."),
-        click.Option(["--force"], is_flag=True, help="Build again, replace another recipe."),
-    ]  # fmt: skip
-    own = [_flag(o.name, o.type, f"{o.help} [default: {o.default}]", o.choices) for o in kind.options]
-    front = [_flag(name, type_, text, choices) for name, type_, text, choices in _front_end_flags()]
-
-    def callback(**values: Any) -> None:
-        _build(e, values)
-
-    text = f"Build {e.title}.\n\n\b\nExample:\n  strfcube build {e.name}" + (
-        "" if e.simulated else f" --raw ~/raw/{e.name}"
-    )
-    return click.Command(e.name, params=[*common, *own, *front], callback=callback, help=text, short_help=e.title,
-                         context_settings=CONTEXT)  # fmt: skip
-
-
-def _flag(name: str, type_: type, text: str, choices: Sequence[str] = ()) -> click.Option:
-    # None means "not given": the recipe's own default stands.
-    flag = "--" + name.replace("_", "-")
-    if type_ is bool:
-        return click.Option([f"{flag}/--no-{flag[2:]}", name], default=None, help=text)
-    return click.Option([flag, name], type=click.Choice(list(choices)) if choices else type_, default=None, help=text)
-
-
-def _front_end_flags() -> list[tuple[str, type, str, tuple[str, ...]]]:
-    from strfcube.spectrogram import COMPRESSIONS, FRONT_ENDS
-
-    text = {
-        "bands": (int, "Number of frequency bands."),
-        "f_min": (float, "Lowest frequency in Hz."),
-        "f_max": (float, "Highest frequency in Hz."),
-        "window_ms": (float, "Spectrogram window in ms."),
-        "compression": (str, "Of the band power."),
-        "floor_db": (float, "Lowest level of the db compression."),
-        "per_octave": (int, "Frequencies an octave (dft)."),
-    }
-    fields = dict.fromkeys(f.name for kind in FRONT_ENDS.values() for f in dataclasses.fields(kind))
-    spec = ("spec", str, "Front end of the spectrogram.", tuple(FRONT_ENDS))
-    return [spec] + [(name, *text[name], tuple(COMPRESSIONS) if name == "compression" else ()) for name in fields]
-
-
-def _build(e: catalog.Entry, values: dict[str, Any]) -> None:
-    from strfcube.build import run
-    from strfcube.request import prepare, preview
-
-    how = {key: values.pop(key) for key in ("jobs", "force", "strict")}
-    dry_run = values.pop("dry_run")
-    given = {key: value for key, value in values.items() if value is not None}
-    request = prepare(e.name, **given | {"only": _parse_only(values["only"])})
-    if dry_run:
-        seen = preview(request)
-        click.echo(f"would build {request.target} from {request.pipeline.raw}")
-        click.echo(", ".join(f"{count:,} {what}" for what, count in seen.items()))
-        return
-    started = time.perf_counter()
-    with _Progress() as progress:
-        path = run(request, progress=progress, **how)
-    _report(path, time.perf_counter() - started)
-
-
-def _report(path: str, seconds: float) -> None:
-    from strfcube.store import open
-
-    ds = open(path)
-    for line in findings(path, _WIDTH):
-        click.echo(line, err=True)
-    click.echo(path)
-    click.echo(one_line(ds, path, seconds))
-
-
-def _parse_only(pairs: Iterable[str]) -> dict[str, list[str]]:
-    only: dict[str, list[str]] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key or not value:
-            raise UsageError(f"--only {pair}: give KEY=VALUE, for example --only area=MLd")
-        only.setdefault(key, []).extend(value.split(","))
-    return only
-
-
-class _Progress:
-    """One bar a stage, on standard error."""
-
-    def __init__(self) -> None:
-        self.bar: Any = None
-        self.stage = ""
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        from tqdm import tqdm
-
-        if stage != self.stage:
-            self.close()
-            self.stage = stage
-            self.bar = tqdm(total=total, desc=stage, unit="task", ncols=_WIDTH, file=sys.stderr, mininterval=0.2)
-        self.bar.update(done - self.bar.n)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 _DT = click.option("--dt", type=float, help="Bin width in ms, where STORE is a data set's name.")
@@ -238,8 +103,8 @@ def inspect(store: str, dt: float | None, all_findings: bool) -> None:
     from strfcube.store import locate, open
 
     path = locate(store, dt)
-    click.echo(summary(open(path), path, _WIDTH))
-    for line in findings(path, _WIDTH, most=None if all_findings else 8):
+    click.echo(summary(open(path), path, WIDTH))
+    for line in findings(path, WIDTH, most=None if all_findings else 8):
         click.echo(line)
 
 
@@ -281,9 +146,9 @@ def rebin(store: str, dt: float, from_dt: float | None, out: str | None, jobs: i
     from strfcube.store import locate
 
     started = time.perf_counter()
-    with _Progress() as progress:
+    with Progress() as progress:
         path = make(locate(store, from_dt), dt, out=out, jobs=jobs, force=force, progress=progress)
-    _report(path, time.perf_counter() - started)
+    report(path, time.perf_counter() - started)
 
 
 @cli.command()
@@ -329,8 +194,8 @@ def concat(stores: tuple[str, ...], out: str, names: str | None, **how: Any) -> 
         warnings.simplefilter("always", DuplicateWarning)
         pooled = pool(list(stores), None if names is None else names.split(","), **how)
     for warning in caught:
-        click.echo(textwrap.fill(f"warning: {warning.message}", _WIDTH, subsequent_indent="  "), err=True)
-    _report(write(pooled, out), time.perf_counter() - started)
+        click.echo(textwrap.fill(f"warning: {warning.message}", WIDTH, subsequent_indent="  "), err=True)
+    report(write(pooled, out), time.perf_counter() - started)
 
 
 @cli.command()
