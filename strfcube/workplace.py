@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,7 @@ def resume_or_restart(work: Path, target: str, recipe: Recipe, fingerprint: str)
     # A store that was written and is gone has been published, by a build that ended before it cleared this folder.
     gone = "://" not in target and any((work / "write").glob("*.done")) and not Path(store).exists()
     if gone or not marker.exists() or marker.read_text() != stamp:
-        discard(work, but="lock")
+        clear(work)
         if "://" in target:
             import fsspec
 
@@ -66,15 +66,21 @@ def resume_or_restart(work: Path, target: str, recipe: Recipe, fingerprint: str)
     marker.write_text(stamp)
 
 
-def discard(work: Path, but: str = "") -> None:
-    """Remove the folder, or all that is in it but one file; its marker first, so that half of it is never resumed."""
+def clear(work: Path) -> None:
+    """Empty the folder of all but its lock; the marker goes first, so that half of a build is never resumed."""
     (work / MARKER).unlink(missing_ok=True)
     for path in work.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name != but:
+        elif path.name != "lock":
             path.unlink()
-    if not but:
+
+
+def discard(work: Path) -> None:
+    """Remove the folder, unless a build that waited for its lock takes it over."""
+    clear(work)
+    (work / "lock").unlink(missing_ok=True)
+    with suppress(OSError):
         work.rmdir()
 
 
