@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,15 +65,26 @@ _pool: ThreadPoolExecutor | None = None
 
 
 def each(task: Callable[[int], None], count: int, threads: int) -> None:
-    """Run `task` for 0 .. count - 1; blosc and numpy work without the interpreter's lock."""
+    """Run `task` for 0 .. count - 1 in this thread and others; blosc and numpy work without the interpreter's lock."""
     global _pool
-    if threads <= 1:
-        for i in range(count):
+    remaining = iter(range(count))  # shared: whoever is free takes the next
+
+    def work() -> None:
+        for i in remaining:
             task(i)
+
+    if threads <= 1:
+        work()
         return
     if _pool is None:
         _pool = ThreadPoolExecutor(threads, thread_name_prefix="strfcube")
-    list(_pool.map(task, range(count)))
+    others = [_pool.submit(work) for _ in range(threads - 1)]
+    try:
+        work()
+    finally:
+        wait(others)
+    for other in others:
+        other.result()
 
 
 def _forget_threads() -> None:
