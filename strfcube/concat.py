@@ -281,14 +281,15 @@ def _pool(cubes: Sequence[xr.Dataset], names: Sequence[str], stims: Sequence[Ind
             target = coords if any(name in ds.coords for ds in cubes) else variables
             target.setdefault(name, (*column, attrs))
     pooled = xr.Dataset(variables, coords, _root_attrs(cubes, names))
-    origins = [p if (p := reader.origin(ds)) is reader.origin(ds, "stimulus") else () for ds in cubes]
-    if all(origins):
-        parts = tuple(
-            reader.Part(p.path, np.where(s >= 0, p.stim[s], -1), p.neuron)
-            for origin, s in zip(origins, stims, strict=True)
-            for p in origin
-        )
-        reader.remember(pooled, parts)
+    for variable in ("response", "stimulus"):
+        origins = [reader.origin(ds, variable) for ds in cubes]
+        if all(origins):
+            parts = [
+                reader.Part(p.path, np.where(s >= 0, p.stim[s], -1), p.neuron)
+                for origin, s in zip(origins, stims, strict=True)
+                for p in origin
+            ]
+            reader.remember(pooled, variable, tuple(parts))
     return pooled
 
 

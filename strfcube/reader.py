@@ -40,7 +40,7 @@ class Part:
     stim : ndarray of int [shape=(stim,)]
         Stored position of each stimulus; -1 for one that this store lacks.
     neuron : ndarray of int
-        Stored position of each of the part's neurons. Parts follow one another along ``neuron``.
+        Stored position of each of the part's neurons; none for a ``stimulus``. Parts follow one another along it.
     """
 
     path: str
@@ -55,26 +55,27 @@ class Part:
 def register(ds: xr.Dataset, path: Path | str) -> None:
     """Note that the lazy arrays of a Dataset are those of a local store, just opened and not yet transformed."""
     if "://" not in str(path):
-        sizes = ds["response"].sizes
-        remember(ds, (Part(str(path), np.arange(sizes["stim"]), np.arange(sizes["neuron"])),))
+        stim, neuron = (np.arange(ds.sizes[dim]) for dim in ("stim", "neuron"))
+        remember(ds, "response", (Part(str(path), stim, neuron),))
+        remember(ds, "stimulus", (Part(str(path), stim, neuron[:0]),))
 
 
-def remember(ds: xr.Dataset, parts: tuple[Part, ...]) -> None:
-    """Note where the lazy ``response`` and ``stimulus`` of a Dataset are stored."""
-    for variable in ("response", "stimulus"):
-        name = _graph(ds, variable)
-        if name:
-            _ORIGINS[name] = parts
-            _ORIGINS.move_to_end(name)
+def remember(ds: xr.Dataset, variable: str, parts: tuple[Part, ...]) -> None:
+    """Note where the lazy ``response`` or ``stimulus`` of a Dataset is stored."""
+    name = _graph(ds, variable)
+    if name:
+        _ORIGINS[name] = parts
+        _ORIGINS.move_to_end(name)
     while len(_ORIGINS) > _REMEMBERED:
         _ORIGINS.popitem(last=False)
 
 
 def register_selected(selected: xr.Dataset, ds: xr.Dataset, stim: Index, neuron: Index) -> None:
     """Note that the lazy arrays of a Dataset are those of another at these positions."""
-    parts = origin(ds)
-    if parts and parts is origin(ds, "stimulus"):
-        remember(selected, cut(parts, stim, neuron))
+    if parts := origin(ds):
+        remember(selected, "response", cut(parts, stim, neuron))
+    if parts := origin(ds, "stimulus"):
+        remember(selected, "stimulus", tuple(part.take(stim, neuron[:0]) for part in parts))
 
 
 def origin(ds: xr.Dataset, variable: str = "response") -> tuple[Part, ...]:

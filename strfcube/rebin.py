@@ -90,7 +90,7 @@ def rebin(
     if attrs is None:
         raise StoreError(f"{path}: no such cube")
     if "pool" in json.loads(attrs["recipe"]):
-        raise UsageError(f"{path} is a pool, which has no trials: rebin the cubes it was made of, and pool those")
+        raise UsageError(f"{path} is a pool of several recipes: rebin the cubes it was made of, and pool those")
     recipe = dataclasses.replace(Recipe.from_json(attrs["recipe"]), dt_ns=dt_to_ns(dt))
     pipeline = StoredCube(path)
     if not recipe.audio and not isinstance(recipe.front_end, Published):

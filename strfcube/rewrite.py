@@ -42,7 +42,7 @@ def write(ds: xr.Dataset, path: str | os.PathLike[str]) -> str:
     Returns
     -------
     str
-        The path. Waveforms come along; the single trials stay in the cubes that were pooled.
+        The path. Waveforms, findings and, where the responses are still those of stores, single trials come along.
 
     Raises
     ------
@@ -72,9 +72,11 @@ def write(ds: xr.Dataset, path: str | os.PathLike[str]) -> str:
             sounds = _sounds(ds)
             if sounds is not None:
                 _write_small(sounds[0], unfinished, "audio", digests)
-                layout = _samples_layout(sounds[1])
-                pieces = _cut(sounds[1], layout)
-                _write_array(unfinished, layout, lambda _: itertools.islice(pieces, layout.per_shard[0]), digests)
+                _write_ragged(unfinished, _samples_layout(sounds[1]), _samples(sounds[1]), digests)
+            trials = _trials(ds)
+            if trials is not None:
+                _write_small(trials[0], unfinished, "trials", digests)
+                _write_ragged(unfinished, _spikes_layout(trials[0]), iter(trials[1]), digests)
             if paths:
                 _write_small(_findings(paths), unfinished, "findings", digests)
             root = zarr.open_group(unfinished, mode="a")
@@ -142,17 +144,87 @@ def _samples_layout(sounds: list[tuple[Any, int, int]]) -> Layout:
     return Layout("audio/samples", ("sample",), *shape, dtype, 0, "shuffle", attrs)
 
 
-def _cut(sounds: list[tuple[Any, int, int]], layout: Layout) -> Iterator[Chunk]:
-    """Waveforms, one after the other, in chunks."""
-    rest, number = np.empty(0, layout.dtype), 0
+def _samples(sounds: list[tuple[Any, int, int]]) -> Iterator[NDArray[Any]]:
+    floats = len({array.dtype for array, _, _ in sounds}) > 1
     for array, start, size in sounds:
         samples = np.asarray(array[start : start + size])
-        if samples.dtype != layout.dtype:
-            samples = to_float(samples).astype(layout.dtype)
-        rest = np.concatenate([rest, samples])
-        while len(rest) >= layout.chunk[0]:
-            yield (number,), rest[: layout.chunk[0]]
-            rest, number = rest[layout.chunk[0] :], number + 1
+        yield to_float(samples) if floats else samples
+
+
+def _trials(ds: xr.Dataset) -> tuple[xr.Dataset, Iterator[NDArray[Any]]] | None:
+    """Rows of the trials group, and the spikes of one neuron after the other; None where a store has no trials."""
+    import xarray as xr
+
+    parts = reader.origin(ds)
+    if not parts or not all(_has(part.path, "trials") for part in parts):
+        return None
+    stored = {p: xr.open_zarr(p, group="trials", chunks=None) for p in dict.fromkeys(part.path for part in parts)}
+    stored = {p: t.assign({n: t[n].load() for n in t.variables if n != "spike_time"}) for p, t in stored.items()}
+    words = {p: str(t["rejected_by"].attrs["flag_meanings"]).split() for p, t in stored.items()}
+    tests = list(dict.fromkeys(word for several in words.values() for word in several))
+    first_file = dict(zip(stored, np.cumsum([0, *(t.sizes["file"] for t in stored.values())]).tolist(), strict=False))
+    columns: dict[str, list[NDArray[Any]]] = {str(n): [] for n in next(iter(stored.values())).data_vars}
+    del columns["spike_time"]
+    where: list[tuple[str, NDArray[np.intp]]] = []
+    for part in parts:
+        table, here = stored[part.path], np.flatnonzero(part.stim >= 0)
+        place = np.full(int(table["stim_index"].max(initial=-1)) + 1 if table.sizes["trial"] else 0, -1)
+        inside = part.stim[here] < len(place)
+        place[part.stim[here][inside]] = here[inside]
+        edges = np.searchsorted(table["neuron_index"].values, np.stack([part.neuron, part.neuron + 1]))
+        for low, high in edges.T.tolist():
+            rows = np.arange(low, high)
+            stim = place[table["stim_index"].values[rows]]
+            rows = rows[stim >= 0][np.argsort(stim[stim >= 0], kind="stable")]
+            for name, column in columns.items():
+                column.append(table[name].values[rows])
+            columns["stim_index"][-1] = place[columns["stim_index"][-1]]
+            columns["neuron_index"][-1] = np.full(len(rows), len(where))
+            columns["file_index"][-1] = columns["file_index"][-1] + first_file[part.path]
+            code = np.array([tests.index(word) for word in words[part.path]])
+            columns["rejected_by"][-1] = code[columns["rejected_by"][-1]]
+            where.append((part.path, rows))
+    like = next(iter(stored.values()))
+    out = xr.Dataset(
+        {n: ("trial", np.concatenate(c).astype(like[n].dtype), dict(like[n].attrs)) for n, c in columns.items()},
+        {"file": ("file", np.concatenate([t["file"].values.astype(object) for t in stored.values()]))},
+        like.attrs,
+    )
+    out["rejected_by"].attrs |= {"flag_values": list(range(len(tests))), "flag_meanings": " ".join(tests)}
+    return out, (_spikes(stored[path], rows) for path, rows in where)
+
+
+def _spikes(table: xr.Dataset, rows: NDArray[np.intp]) -> NDArray[Any]:
+    """Spike times of some trials of one neuron, which lie together in the store."""
+    if not len(rows):
+        return np.empty(0, np.int64)
+    ends = np.cumsum(table["row_size"].values, dtype=np.int64)
+    sizes = table["row_size"].values[rows].astype(np.int64)
+    begin = int((ends[rows] - sizes).min())
+    times = table["spike_time"][begin : int(ends[rows].max())].values
+    return np.concatenate([times[e - n - begin : e - begin] for e, n in zip(ends[rows], sizes, strict=True)])
+
+
+def _spikes_layout(trials: xr.Dataset) -> Layout:
+    shape = linear(int(trials["row_size"].sum()), RAGGED_CHUNK, RAGGED_PER_SHARD)
+    attrs = {"long_name": "spike times from stimulus onset, trial after trial", "units": "ns"}
+    return Layout("trials/spike_time", ("spike",), *shape, "i8", 0, attrs=attrs)
+
+
+def _write_ragged(store: str, layout: Layout, pieces: Iterator[NDArray[Any]], digests: dict[str, str]) -> None:
+    """One one-dimensional array, from pieces of any length in its order."""
+    chunks = _cut(pieces, layout)
+    _write_array(store, layout, lambda _: itertools.islice(chunks, layout.per_shard[0]), digests)
+
+
+def _cut(pieces: Iterator[NDArray[Any]], layout: Layout) -> Iterator[Chunk]:
+    rest, number, size = np.empty(0, layout.dtype), 0, layout.chunk[0]
+    for piece in pieces:
+        rest = np.concatenate([rest, piece.astype(layout.dtype, copy=False)])
+        whole = len(rest) // size
+        for i in range(whole):
+            yield (number + i,), rest[i * size : (i + 1) * size]
+        rest, number = rest[whole * size :], number + whole
     if len(rest):
         yield (number,), rest
 

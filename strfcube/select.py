@@ -127,8 +127,8 @@ def apply(ds: xr.Dataset, choice: Choice) -> xr.Dataset:
 
     stim, neuron, _ = choice.visible(np.asarray(ds["n_repeats"].values))
     chosen = ds.isel(stim=as_slice(stim), neuron=as_slice(neuron))
+    reader.register_selected(chosen, ds, stim, neuron)
     if choice.pairs is None:
-        reader.register_selected(chosen, ds, stim, neuron)
         return chosen
     pairs = chosen["n_repeats"].copy(data=choice.pairs[np.ix_(stim, neuron)])
     hidden = {name: chosen[name].where(pairs, 0) for name in ("n_repeats", "n_rejected") if name in chosen}

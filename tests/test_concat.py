@@ -271,3 +271,38 @@ def test_a_written_pool_says_what_it_is(pair, tmp_path):
     assert "a pool of one, two" in summary(strfcube.open(path), path, 100)
     with pytest.raises(UsageError, match=r"is a pool.*rebin the cubes it was made of"):
         strfcube.rebin(path, 10)
+
+
+def test_trials_come_along(demo, tmp_path):
+    ds = strfcube.open(demo)
+    field_l, mld = (strfcube.select(ds, area=area) for area in ("Field_L", "MLd"))
+    songs = strfcube.select(mld, stim_type="conspecific")
+    path = write(concat([songs, field_l], ["m", "f"], stimuli="shared", duplicates="keep"), tmp_path / "pool.zarr")
+    assert strfcube.verify(path) == []
+    pool, trials = strfcube.open(path), xr.open_zarr(path, group="trials", chunks=None)
+    original = xr.open_zarr(demo, group="trials", chunks=None)
+    assert trials.sizes["trial"] == int(pool["n_repeats"].sum())
+    order = np.stack([trials["neuron_index"], trials["stim_index"], trials["repeat_index"]])
+    assert (np.lexsort(order[::-1]) == np.arange(order.shape[1])).all()
+
+    def spikes(table, cube, row, prefix):
+        neuron, stim = (cube[d].values[table[f"{d}_index"].values[row]] for d in ("neuron", "stim"))
+        ends = np.cumsum(table["row_size"].values)
+        times = table["spike_time"].values[ends[row] - table["row_size"].values[row] : ends[row]]
+        file = str(table["file"].values[table["file_index"].values[row]])
+        key = neuron[prefix:], stim[prefix:], int(table["repeat_index"].values[row])
+        return key, (times.tolist(), file, int(table["trial_number"].values[row]))
+
+    wanted = dict(spikes(original, ds, row, 0) for row in range(0, original.sizes["trial"]))
+    for row in range(0, trials.sizes["trial"], 97):
+        key, found = spikes(trials, pool, row, 2)
+        assert wanted[key] == found
+
+
+def test_a_written_selection_is_a_cube_like_any_other(demo, tmp_path):
+    chosen = strfcube.select(strfcube.open(demo), area="MLd", stim_type="flatrip")
+    path = write(chosen, tmp_path / "part.zarr")
+    finer = strfcube.open(strfcube.rebin(path, 10, out=tmp_path / "part10.zarr", jobs=1))
+    whole = strfcube.open(strfcube.rebin(demo, 10, out=tmp_path / "demo10.zarr", jobs=1))
+    wanted = strfcube.select(whole, area="MLd", stim_type="flatrip")
+    np.testing.assert_array_equal(finer["response"].values, wanted["response"].values[..., : finer.sizes["time"]])

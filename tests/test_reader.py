@@ -143,6 +143,16 @@ def test_a_selection_is_still_read_directly(tmp_path):
     assert [str(ds["stim"].values[i]) for i in part.stim] == chosen["stim"].values.tolist()
 
 
+def test_selections_of_selections_are_read_directly(tmp_path):
+    _, path = make_store(tmp_path, holes=False)
+    ds = strfcube.open(path)
+    neurons = strfcube.select(ds, area=["MLd", "OV"])  # leaves the stimuli, and so the very stimulus array
+    both = strfcube.select(neurons, stim_type="flatrip")
+    for chosen, stims, cells in ((ds, 4, 5), (neurons, 4, 4), (both, 2, 4)):
+        (part,), (sound,) = reader.origin(chosen), reader.origin(chosen, "stimulus")
+        assert (len(part.stim), len(part.neuron), len(sound.stim)) == (stims, cells, stims)
+
+
 @pytest.mark.parametrize("damage", ["index", "chunk"])
 def test_damage_is_a_store_error(tmp_path, damage):
     _, path = make_store(tmp_path)
