@@ -131,6 +131,9 @@ class NS1(Pipeline):
         RawDataError
             If the table of units is absent or is another table, or no unit's file is there.
         """
+        if not (self.raw / METADATA).exists():
+            raise RawDataError("expected this file, but there is none; give the folder that holds it and spikesandwav/",
+                               self.raw / METADATA)  # fmt: skip
         table = _load(self.raw / METADATA, "neuron")
         columns = {name: _field(table, name, self.raw / METADATA) for name in _FIELDS}
         if not (self.raw / UNITS).is_dir():

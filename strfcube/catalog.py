@@ -40,6 +40,13 @@ class RemoteFile:
     md5: str = ""
     unpack: str = ""
 
+    @property
+    def size(self) -> str:
+        """Size in words, in parentheses; empty where it is not published."""
+        if not self.bytes:
+            return ""
+        return f" ({self.bytes / 1e6:.1f} MB)" if self.bytes >= 1e5 else f" ({self.bytes / 1e3:.1f} kB)"
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -153,9 +160,8 @@ def how_to_get(e: Entry, folder: Path) -> str:
     """Which files to get, from where, under which terms, and where to put them."""
     lines = [f"the raw files of {e.name} are not in {folder}. Get them once:"]
     for f in e.files:
-        size = f" ({f.bytes / 1e6:.1f} MB)" if f.bytes else ""
         where = f", unpack into {(folder / f.unpack)}" if f.unpack else ""
-        lines.append(f"  {f.url}{size} -> {f.name}{where}")
+        lines.append(f"  {f.url}{f.size} -> {f.name}{where}")
     account = "no account is needed" if e.account == "none" else f"a free account is needed: {e.account}"
     lines += [f"Terms: {e.terms}", f"Account: {account}", f"Then: strfcube build {e.name} --raw {folder}"]
     return "\n".join(lines)

@@ -28,8 +28,7 @@ def card(e: Entry, width: int) -> str:
     lines += _field("licence", e.licence, width) + _field("terms", e.terms, width)
     lines += _field("account", e.account, width) + _field("notes", e.notes, width)
     for f in e.files:
-        size = f" ({f.bytes / 1e6:.1f} MB)" if f.bytes else ""
-        lines += _field("file", f"{f.name}{size} from {f.url}", width)
+        lines += _field("file", f"{f.name}{f.size} from {f.url}", width)
     if e.files:
         lines += _field("raw folder", str(raw_dir(e.name)), width)
     front_end = ", ".join(f"{k} {v}" for k, v in e.recipe["front_end"].items())
