@@ -351,7 +351,7 @@ def test_backslashes_and_a_unit_named_twice(one):
 
 
 def test_no_table(tmp_path):
-    with pytest.raises(RawDataError, match=r"MetadataSHEnCneurons.mat: expected this file, .* again"):
+    with pytest.raises(RawDataError, match=r"MetadataSHEnCneurons.mat: expected this file, .* give the folder"):
         survey(tmp_path)
 
 
