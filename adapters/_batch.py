@@ -223,34 +223,29 @@ class BatchReader:
         take = self.source.buffers.take
         responses = take(shape, np.uint8 if raw else np.float32)
         mask = None if raw else take(shape, bool)
+        stims = self._room(len(index), shape[3])
         parallel = threads > 1 and len(index) > 1 and responses.nbytes > _PARALLEL_BYTES
-        self._fill(index, responses, mask, threads if parallel else 1)
-        out = {"stims": self.stims(index, shape[3], threads=threads > 1), "responses": responses}
-        if mask is not None:
-            out["valid_mask"] = mask
-        return out | {name: self._extra(name, index, shape[3]) for name in self.reading.extra}
-
-    def _fill(
-        self, index: NDArray[np.intp], responses: NDArray[Any], mask: NDArray[np.bool_] | None, threads: int
-    ) -> None:
         reader: Any = self._responses
-        stims = self.stim[index].tolist()
-        fetched = None if isinstance(reader, ResponseReader) else reader.fetch(stims, threads=threads > 1)
+        lazy = isinstance(reader, LazyReader)
+        fetched = reader.fetch(self.stim[index].tolist(), threads=threads > 1) if lazy else None
 
         def one(b: int) -> None:
-            counts, bins = self.n_repeats[index[b]], int(self.n_bins[index[b]])
+            item = int(index[b])
+            self._stimulus(item, stims[b])
             out, seen = responses[b], None if mask is None else mask[b]
             if self.reading.average_repeats:
-                size = (len(counts), int(counts.max()), out.shape[2])
+                size = (shape[1], int(self.n_repeats[item].max()), shape[3])
                 out, seen = np.empty(size, np.float32), np.empty(size, bool)
             if fetched is None:
-                reader.read(stims[b], counts, bins, out, seen)
+                reader.read(int(self.stim[item]), self.n_repeats[item], int(n_bins[b]), out, seen)
             else:
-                reader.place(fetched[b], counts, bins, out, seen)
+                reader.place(fetched[b], self.n_repeats[item], int(n_bins[b]), out, seen)
             if seen is not None and mask is not None:
                 self._transform(out, seen, responses[b], mask[b])
 
-        each(one, len(index), threads)
+        each(one, len(index), threads if parallel else 1)
+        out = {"stims": stims, "responses": responses} | ({} if mask is None else {"valid_mask": mask})
+        return out | {name: self._extra(name, index, shape[3]) for name in self.reading.extra}
 
     def _transform(self, values: NDArray[Any], seen: NDArray[Any], out: NDArray[Any], mask: NDArray[Any]) -> None:
         """Smooth, average and normalise one stimulus [shape=(neuron, repeat, time)], in this order."""
@@ -268,40 +263,46 @@ class BatchReader:
             np.subtract(out, shift, out=out)
             np.divide(out, scale, out=out)
 
-    def stims(
-        self, items: Sequence[int] | NDArray[np.intp], n_time: int | None = None, *, threads: bool = False
-    ) -> NDArray[Any]:
-        """Stimuli [shape=(B, 1, frequency or 1, time)] of some visible stimuli, zero past their ends."""
-        index = np.asarray(items, np.intp)
-        n_time = int(self.n_bins[index].max(initial=1)) if n_time is None else n_time
-        stims, n_bins = self.stim[index].tolist(), self.n_bins[index].tolist()
-        if self.reading.audio_fs is not None:
-            waves = self.source.waveforms(self.reading.audio_fs)
-            out = self.source.buffers.take((len(stims), 1, n_time * waves.per_bin), np.float32)
-            for b, (stim, bins) in enumerate(zip(stims, n_bins, strict=True)):
-                out[b, 0, : bins * waves.per_bin] = waves.read(stim, bins)
-                out[b, 0, bins * waves.per_bin :] = 0
-            return out
-        out = self.source.buffers.take((len(stims), 1, self.source.cube.sizes["frequency"], n_time), np.float32)
-        for b, stim in enumerate(stims):
-            (values,) = self.source.stimuli([stim], threads=threads)
-            if values is None:
-                label = self.source.cube["stim"].values[stim]
-                raise UsageError(
-                    f"stimulus {label!r} has no spectrogram, since its sound was missing when the cube was built; "
-                    f"leave such stimuli out with CubeDataset.with_stimulus()"
-                )
-            here = out[b, 0, :, : n_bins[b]]
-            here[...] = values[:, : n_bins[b]]
-            out[b, 0, :, n_bins[b] :] = 0
-            if self.reading.standardize is not None:
-                mean, deviation = self.reading.standardize
-                np.subtract(here, mean, out=here)
-                np.divide(here, deviation, out=here)
-            unknown = np.isnan(here)  # bands above half the sampling rate of a sound have no value
-            if unknown.any():
-                here[unknown] = 0
+    def stims(self, items: Sequence[int]) -> NDArray[Any]:
+        """Stimuli [shape=(B, 1, frequency, time) or (B, 1, sample)] of some visible stimuli, zero past their ends."""
+        out = self._room(len(items), int(self.n_bins[items].max(initial=1)))
+        for b, item in enumerate(items):
+            self._stimulus(item, out[b])
         return out
+
+    def _room(self, count: int, n_time: int) -> NDArray[Any]:
+        """Memory for stimuli."""
+        fs = self.reading.audio_fs
+        shape = (self.source.cube.sizes["frequency"], n_time) if fs is None else (
+            n_time * self.source.waveforms(fs).per_bin,
+        )  # fmt: skip
+        return self.source.buffers.take((count, 1, *shape), np.float32)
+
+    def _stimulus(self, item: int, out: NDArray[Any]) -> None:
+        """Read one stimulus [shape=(1, frequency, time) or (1, sample)]."""
+        stim, bins = int(self.stim[item]), int(self.n_bins[item])
+        if self.reading.audio_fs is not None:
+            wave = self.source.waveforms(self.reading.audio_fs).read(stim, bins)
+            out[0, : len(wave)] = wave
+            out[0, len(wave) :] = 0
+            return
+        (values,) = self.source.stimuli([stim], threads=False)
+        if values is None:
+            label = self.source.cube["stim"].values[stim]
+            raise UsageError(
+                f"stimulus {label!r} has no spectrogram, since its sound was missing when the cube was built; "
+                f"leave such stimuli out with CubeDataset.with_stimulus()"
+            )
+        here = out[0, :, :bins]
+        here[...] = values[:, :bins]
+        out[0, :, bins:] = 0
+        if self.reading.standardize is not None:
+            mean, deviation = self.reading.standardize
+            np.subtract(here, mean, out=here)
+            np.divide(here, deviation, out=here)
+        unknown = np.isnan(here)  # bands above half the sampling rate of a sound have no value
+        if unknown.any():
+            here[unknown] = 0
 
     def _extra(self, name: str, index: NDArray[np.intp], n_time: int) -> Any:
         if name not in self.source.cube.variables or "stim" not in self.source.cube[name].dims:

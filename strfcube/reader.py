@@ -235,10 +235,15 @@ def _clear(
     runs: list[tuple[int, int, int]], n_bins: int, missing: float, out: NDArray[Any], mask: NDArray[np.bool_] | None
 ) -> None:
     """Set what runs of neurons lack to missing: repeats from their count on, and bins from `n_bins` on."""
-    for a, b, count in runs:
-        for array, value in ((out, missing), (mask, False)):
-            if array is None:
-                continue
+    total = out.shape[0] * out.shape[1]
+    sparse = 2 * sum((b - a) * count for a, b, count in runs) < total
+    for array, value in ((out, missing), (mask, False)):
+        if array is None:
+            continue
+        if sparse:  # one call for all is cheaper than many for most
+            array.fill(value)
+            continue
+        for a, b, count in runs:
             if count < array.shape[1]:  # a row is copied at twice the speed at which a scalar is spread
                 array[a:b, count:] = np.full((array.shape[1] - count, array.shape[2]), value, array.dtype)
             if count and n_bins < array.shape[2]:
