@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_BUFFERS = 12
+_BUFFERS = 12  # remembered; more stay usable, but are not used again
+_IDLE = [np.empty(0, np.uint8)]
+_UNUSED = sys.getrefcount(_IDLE[0])  # of a buffer that only a list refers to
 
 
 class Buffers:
@@ -46,8 +48,7 @@ class Buffers:
         if self._process != os.getpid():  # a lock that a thread of the parent held stays locked after a fork
             self._fresh()
         with self._lock:
-            # The list and the argument of getrefcount are the two references of a buffer that nobody uses.
-            free = [i for i in range(len(self._held)) if sys.getrefcount(self._held[i]) == 2]
+            free = [i for i in range(len(self._held)) if sys.getrefcount(self._held[i]) == _UNUSED]
             fitting = [i for i in free if self._held[i].nbytes >= size]
             if fitting:
                 buffer = self._held[min(fitting, key=lambda i: self._held[i].nbytes)]
