@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_BUFFERS = 12  # remembered; more stay usable, but are not used again
+_BUFFERS = 24  # remembered; those beyond stay valid, but are not used again
+_SPARE = 6  # kept though nobody uses them: two batches
 _IDLE = [np.empty(0, np.uint8)]
 _UNUSED = sys.getrefcount(_IDLE[0])  # of a buffer that only a list refers to
 
@@ -51,12 +52,15 @@ class Buffers:
             free = [i for i in range(len(self._held)) if sys.getrefcount(self._held[i]) == _UNUSED]
             fitting = [i for i in free if self._held[i].nbytes >= size]
             if fitting:
-                buffer = self._held[min(fitting, key=lambda i: self._held[i].nbytes)]
+                best = min(fitting, key=lambda i: self._held[i].nbytes)
+                buffer = self._held[best]
+                spare = [i for i in free if i != best][:-_SPARE]  # left from batches that were all kept for a while
             else:
-                for i in reversed(free):
-                    if self._held[i].nbytes < size:
-                        del self._held[i]
                 buffer = np.empty(max(size, 1), np.uint8)
+                spare = free  # all of them are too small
+            for i in reversed(spare):
+                del self._held[i]
+            if not fitting:
                 self._held.append(buffer)
                 del self._held[:-_BUFFERS]
         return np.ndarray(shape, dtype, buffer)

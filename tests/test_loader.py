@@ -189,6 +189,19 @@ def test_buffers_are_used_again():
     assert len(pool._held) <= 3
 
 
+def test_memory_of_batches_that_were_kept_is_given_back():
+    pool = Buffers()
+    kept = [pool.take((100,), np.float32) for _ in range(20)]
+    assert len(pool._held) == 20
+    del kept
+    pool.take((100,), np.float32)
+    assert len(pool._held) <= 7
+    for count in range(30):  # and never more than that while one is used at a time
+        part = pool.take((50 + count,), np.float32)
+    assert len(pool._held) <= 8
+    assert part.shape == (79,)
+
+
 def test_changing_a_batch_in_place_changes_no_other(view):
     wanted = view.batch([0, 1])
     spoiled = view.batch([0, 1])
