@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1_000_000  # decoded, of the response
 CHUNK_COST = 30_000  # bytes that could be decoded in the time that one more chunk costs
 SHARD_BYTES = 512_000_000  # decoded, of chunks that exist; some 100 times less on disk
-BLOCK_NEURONS = 256  # more neurons than this are at least two blocks, so that two workers share them
+BLOCK_NEURONS = 1024  # more neurons than this are at least two blocks, so that two workers share them
 RAGGED_CHUNK, RAGGED_PER_SHARD = 1 << 17, 32
 ROWS_PER_SHARD = 8  # chunks; a worker holds all columns of a shard of rows
 STIM_SHARDS = 8  # spectrogram shards of a large set

@@ -56,8 +56,8 @@ def test_a_small_set_is_one_block():
 
 
 def test_many_neurons_are_at_least_two_blocks():
-    layout = response_layout([1], 257, 10, "u1", {})
-    assert layout.grid[1] == 2
+    assert response_layout([1], 1025, 10, "u1", {}).grid[1] == 2
+    assert response_layout([1], 1024, 10, "u1", {}).grid[1] == 1
 
 
 @given(
