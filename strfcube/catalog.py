@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from strfcube.records import Pipeline
 
 GROUP = "strfcube.pipelines"  # of the entry points
+WIDTH = 78  # of all that is printed
 
 
 @dataclass(frozen=True)
@@ -158,10 +160,14 @@ def raw_dir(name: str) -> Path:
 
 def how_to_get(e: Entry, folder: Path) -> str:
     """Which files to get, from where, under which terms, and where to put them."""
-    lines = [f"the raw files of {e.name} are not in {folder}. Get them once:"]
+    lines = [f"the raw files of {e.name} are not there; put them into", f"  {folder}"]
     for f in e.files:
-        where = f", unpack into {(folder / f.unpack)}" if f.unpack else ""
-        lines.append(f"  {f.url}{f.size} -> {f.name}{where}")
+        into = "" if f.unpack in ("", ".") else f" into {f.unpack}/"
+        lines += [f"{f.name}{f.size}{f', unpacked{into}' if f.unpack else ''}, from", f"  {f.url}"]
+    if e.homepage and not e.files:
+        lines.append(f"They are described at {e.homepage}")
     account = "no account is needed" if e.account == "none" else f"a free account is needed: {e.account}"
-    lines += [f"Terms: {e.terms}", f"Account: {account}", f"Then: strfcube build {e.name} --raw {folder}"]
+    then = f"Then: strfcube build {e.name} (with --raw FOLDER where they lie elsewhere)"
+    for text in (f"Terms: {e.terms}", f"Account: {account}", then):
+        lines += textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines)

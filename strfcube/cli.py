@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from strfcube import catalog
-from strfcube.cli_build import CONTEXT, WIDTH, Datasets, Progress, report
+from strfcube.catalog import WIDTH
+from strfcube.cli_build import CONTEXT, Datasets, Progress, report
 from strfcube.describe import card, findings, summary
 from strfcube.errors import SelectionError, StrfcubeError, UsageError
 
@@ -36,12 +37,17 @@ def cli() -> None:
 
 @cli.command("list")
 def list_() -> None:
-    """List the data sets, and the cubes that are built."""
+    """List the data sets, and the cubes that are built.
+
+    \b
+    Example:
+      strfcube list
+    """
     for e in catalog.entries().values():
         figures = f"{e.figures['neuron']:,} neurons" if "neuron" in e.figures else ""
         click.echo(f"{e.name:<6}{figures:>15}  {textwrap.shorten(e.title, 54, placeholder=' ...')}")
     cubes = sorted(catalog.data_dir().glob("*.zarr"))
-    click.echo(f"\nCubes in {catalog.data_dir()}: {'' if cubes else 'none yet'}")
+    click.echo(f"\nCubes in {catalog.data_dir()}:{'' if cubes else ' none yet'}")
     for path in cubes:
         click.echo(f"  {path.name}")
 
@@ -118,14 +124,14 @@ def verify(store: str, dt: float | None) -> None:
     Example:
       strfcube verify demo
     """
-    from strfcube.store import existing_cube, locate
+    from strfcube.store import cube_attrs, locate
     from strfcube.store import verify as check
 
     path = locate(store, dt)
     wrong = check(path)
     if wrong:
         raise StrfcubeError(f"{path} is damaged: {'; '.join(wrong)}; build it again with --force")
-    click.echo(f"{path} is as it was built: digest {(existing_cube(path) or {})['digest']}")
+    click.echo(f"{path}\nis as it was built: digest\n{cube_attrs(path)['digest']}")
 
 
 @cli.command()
@@ -233,13 +239,13 @@ def main(args: Sequence[str] | None = None) -> None:
         code = 2
     except (UsageError, SelectionError) as error:
         code = _fail(error, 2)
-    except (StrfcubeError, ImportError) as error:  # an extra that is not installed says which
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except (StrfcubeError, ImportError, OSError) as error:  # these say which extra, or which file
         code = _fail(error, 1)
     except (KeyboardInterrupt, click.Abort):
         click.echo("strfcube: interrupted; the same command goes on where this one ended", err=True)
-        code = 1
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:
         code = _fail(f"{type(error).__name__}: {error}; this is a fault of strfcube: report it, with the output of "

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from strfcube import catalog
+from strfcube.catalog import WIDTH
 from strfcube.describe import findings, one_line
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-WIDTH = 78
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 
 
@@ -29,8 +29,6 @@ class Datasets(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """The command of one data set."""
-        if name not in catalog.entries():
-            raise UsageError(f"no data set '{name}' in the catalog: there are {', '.join(catalog.entries())}")
         return _build_command(catalog.entry(name))
 
 
@@ -50,7 +48,10 @@ def _build_command(e: catalog.Entry) -> click.Command:
         click.Option(["--strict"], is_flag=True, help="Stop at the first warning."),
         click.Option(["--force"], is_flag=True, help="Build again, replace another recipe."),
     ]  # fmt: skip
-    own = [_flag(o.name, o.type, f"{o.help} [default: {o.default}]", o.choices) for o in kind.options]
+    own = [
+        _flag(o.name, o.type, f"{o.help[:1].upper()}{o.help[1:]} [default: {o.default}]", o.choices)
+        for o in kind.options
+    ]
     front = [_flag(name, type_, text, choices) for name, type_, text, choices in _front_end_flags()]
 
     def callback(**values: Any) -> None:

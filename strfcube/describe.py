@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import textwrap
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -69,13 +70,14 @@ def summary(ds: xr.Dataset, path: str, width: int) -> str:
     lines += _field("recipe", _recipe(str(attrs["recipe"])), width)
     lines += _field("stimuli", f"{size['stim']:,}: {_counts(ds['stim_type'].values)}", width)
     seconds = ds["n_bins"].values * float(attrs["dt_ms"]) / 1000
-    lines += _field("", f"{seconds.min():.3g} to {seconds.max():.3g} s", width)
+    lines += _field("", f"{_span(seconds, '.3g')} s", width)
     lines += _field("neurons", f"{size['neuron']:,}: {_counts(ds['area'].values)}", width)
     signals = _counts(ds["signal_type"].values)
-    lines += _field("", f"{ds.species.values[0]}; {len(set(ds['animal'].values))} animals; {signals}", width)
+    species = ", ".join(sorted(set(ds["species"].values)))
+    lines += _field("", f"{species}; {len(set(ds['animal'].values))} animals; {signals}", width)
     lines += _field("coverage", f"{pairs:,} of {possible:,} pairs ({pairs / possible:.1%})", width)
     repeats = ds["n_repeats"].values[ds["n_repeats"].values > 0]
-    spread = f"{repeats.min()} to {repeats.max()} repeats, median {int(np.median(repeats))}" if pairs else "no repeats"
+    spread = f"{_span(repeats, 'd')} repeats, median {int(np.median(repeats))}" if pairs else "no repeats"
     lost = f", {rejected:,} rejected" if rejected else ""
     lines += _field("trials", f"{trials:,}{lost}; {spread}", width)
     shape = ", ".join(f"{d} {size[d]:,}" for d in ("stim", "neuron", "repeat", "time"))
@@ -89,8 +91,13 @@ def summary(ds: xr.Dataset, path: str, width: int) -> str:
     if "://" not in path:
         lines += _field("on disk", f"{_bytes(path) / 1e6:.1f} MB", width)
     lines += _field("digest", str(attrs["digest"]), width)
-    lines += _field("licence", str(attrs["licence"]), width)
+    lines += _field("licence", "; ".join(str(attrs["licence"]).splitlines()), width)
     return "\n".join(lines)
+
+
+def _span(values: np.ndarray[tuple[int, ...], np.dtype[Any]], spec: str) -> str:
+    low, high = values.min(), values.max()
+    return f"{low:{spec}}" if low == high else f"{low:{spec}} to {high:{spec}}"
 
 
 def _recipe(text: str) -> str:
@@ -138,5 +145,5 @@ def findings(path: str | os.PathLike[str], width: int, most: int | None = 8) -> 
         lines += textwrap.wrap(f"{severity[i]}: {place + ': ' if place else ''}{text}", width, initial_indent="  ",
                                subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)  # fmt: skip
     if most is not None and count > most:
-        lines.append(f"  ... and {count - most} more: strfcube inspect {path} --findings")
+        lines.append(f"  ... and {count - most} more: strfcube inspect {shlex.quote(str(path))} --findings")
     return lines

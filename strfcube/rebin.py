@@ -14,7 +14,7 @@ import numpy as np
 
 from strfcube import catalog
 from strfcube.build import run
-from strfcube.errors import StoreError, UsageError
+from strfcube.errors import UsageError
 from strfcube.grid import dt_to_ns
 from strfcube.recipe import Recipe
 from strfcube.records import (
@@ -33,7 +33,7 @@ from strfcube.records import (
 )
 from strfcube.request import Request, default_recipe
 from strfcube.spectrogram import Published
-from strfcube.store import existing_cube, local, locate
+from strfcube.store import cube_attrs, local, locate
 
 if TYPE_CHECKING:
     import os
@@ -86,9 +86,7 @@ def rebin(
         If there is no cube.
     """
     path = locate(store)
-    attrs = existing_cube(path)
-    if attrs is None:
-        raise StoreError(f"{path}: no such cube")
+    attrs = cube_attrs(path)
     if "pool" in json.loads(attrs["recipe"]):
         raise UsageError(f"{path} is a pool of several recipes: rebin the cubes it was made of, and pool those")
     recipe = dataclasses.replace(Recipe.from_json(attrs["recipe"]), dt_ns=dt_to_ns(dt))

@@ -20,6 +20,7 @@ from strfcube.plan import RAGGED_CHUNK, RAGGED_PER_SHARD, response_layout, stimu
 from strfcube.select import loaded
 from strfcube.shards import Layout, create, linear, write_shard
 from strfcube.store import attributes_digest, no_consolidation_warning
+from strfcube.workplace import writable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -47,7 +48,7 @@ def write(ds: xr.Dataset, path: str | os.PathLike[str]) -> str:
     Raises
     ------
     StoreError
-        If there is something at `path`.
+        If there is something at `path`, or it cannot be written.
     """
     import zarr
 
@@ -64,7 +65,7 @@ def write(ds: xr.Dataset, path: str | os.PathLike[str]) -> str:
     ]
     digests: dict[str, str] = {}
     try:
-        with no_consolidation_warning():
+        with writable(target), no_consolidation_warning():
             _write_small(small, unfinished, "", digests)
             for layout in layouts:
                 _write_array(unfinished, layout, partial(_chunks, ds, layout), digests)
@@ -83,7 +84,7 @@ def write(ds: xr.Dataset, path: str | os.PathLike[str]) -> str:
             digests["attributes"] = attributes_digest(unfinished)
             root.attrs.update({"digest": digest.combine(digests), "digests": json.dumps(dict(sorted(digests.items())))})
             zarr.consolidate_metadata(unfinished)
-        os.rename(unfinished, target)
+            os.rename(unfinished, target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return target

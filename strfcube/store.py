@@ -60,8 +60,8 @@ def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
     path = folder / f"{name}-dt{ms:g}.zarr"
     if not path.exists():
         there = sorted(p.name for p in folder.glob(f"{name}-dt*.zarr"))
-        listed = f"there are {', '.join(there)}: give its path" if there else "there is none of this data set"
-        raise StoreError(f"{path}: no such cube; {listed}, or run: strfcube build {name} --dt {ms:g}")
+        listed = f"there are {', '.join(there)}: give its path, or" if there else "there is none of this data set yet:"
+        raise StoreError(f"{path}: no such cube; {listed} run: strfcube build {name} --dt {ms:g}")
     return str(path)
 
 
@@ -90,9 +90,7 @@ def open(store: str | os.PathLike[str], dt: float | None = None) -> xr.Dataset:
     from strfcube.reader import register
 
     path = locate(store, dt)
-    attrs = existing_cube(path)
-    if attrs is None:
-        raise StoreError(f"{path}: no such cube")
+    cube_attrs(path)
     bare: xr.Dataset = xr.open_zarr(path, chunks=None)
     small = [name for name in bare.variables if name not in ("response", "stimulus")]
     loaded = {name: _plain_text(bare.variables[name].load()) for name in small}
@@ -132,10 +130,24 @@ def existing_cube(path: str) -> dict[str, Any] | None:
         attrs = json.loads(text)["attributes"]
         version = int(attrs["format_version"])
     except (ValueError, KeyError, TypeError):
-        raise StoreError(f"{path} is no strfcube cube: move it away, or give another place") from None
+        raise StoreError(f"{path} is no strfcube cube: give another path, or move it away") from None
     if version > FORMAT_VERSION:
         raise StoreError(f"{path} is of cube format {version}, this strfcube reads {FORMAT_VERSION}: upgrade strfcube")
     return dict(attrs)
+
+
+def cube_attrs(path: str) -> dict[str, Any]:
+    """Root attributes of the cube at a place.
+
+    Raises
+    ------
+    StoreError
+        If there is none that this strfcube reads.
+    """
+    attrs = existing_cube(path)
+    if attrs is None:
+        raise StoreError(f"{path}: no such cube; strfcube list shows those that are built")
+    return attrs
 
 
 def _root_metadata(path: str) -> bytes | None:
@@ -153,7 +165,7 @@ def _root_metadata(path: str) -> bytes | None:
     except OSError:
         if place.is_dir() and not any(place.iterdir()):
             return None
-        raise StoreError(f"{path} is no strfcube cube: move it away, or give another place") from None
+        raise StoreError(f"{path} is no strfcube cube: give another path, or move it away") from None
 
 
 def verify(store: str | os.PathLike[str], dt: float | None = None) -> list[str]:
@@ -173,9 +185,7 @@ def verify(store: str | os.PathLike[str], dt: float | None = None) -> list[str]:
     import zarr
 
     path = locate(store, dt)
-    attrs = existing_cube(path)
-    if attrs is None:
-        raise StoreError(f"{path}: no such cube")
+    attrs = cube_attrs(path)
     expected: dict[str, str] = json.loads(attrs["digests"])
     found = []
     if digest.combine(expected) != attrs["digest"]:
