@@ -35,9 +35,9 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING, ClassVar
 
-from strfcube.pipelines.crcns import listing
+from strfcube.pipelines.crcns import find_member, listing, packed
 from strfcube.pipelines.texttrials import Cell, Stated, TextTrials
-from strfcube.records import Finding, Report
+from strfcube.records import Finding, Report, Severity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -51,9 +51,9 @@ class AA2(TextTrials):
 
     def cells(self, root: Path, report: Report) -> list[Cell]:
         """List the cell folders in the order of their names, with the areas of ``cell_regions.csv``."""
-        table = root / "cell_regions.csv"
+        table = find_member(self.raw, root, "cell_regions.csv")
         regions: dict[str, tuple[str, int]] = {}
-        for line, row in self._rows(table, 2, report):
+        for line, row in self._rows(table, 2, report, "the area of every cell is unknown"):
             if row[0] in regions:
                 what = f"{row[0]} is named on line {regions[row[0]][1]} already"
                 report(Finding("warning", self.relative(table), what, "the first line counts", line))
@@ -63,7 +63,7 @@ class AA2(TextTrials):
         for name in listing(root / "all_cells")[0]:
             folder = self.relative(root / "all_cells" / name)
             label, line = regions.pop(name, ("", 0))
-            if not line:
+            if not line and table.is_file():
                 report(Finding("warning", folder, f"{table.name} does not name the cell", "its area is unknown"))
             cells.append(self.located(name, folder, label, report, self.relative(table), line))
         if regions:
@@ -79,7 +79,7 @@ class AA2(TextTrials):
 
     def table(self, root: Path, report: Report) -> Mapping[str, Stated]:
         """Read the lengths of ``stim_data.csv``: file name, rate, bit depth, number of samples, class."""
-        path = root / "stim_data.csv"
+        path = find_member(self.raw, root, "stim_data.csv")
         file = self.relative(path)
         stated = {}
         for line, row in self._rows(path, 4, report):
@@ -96,7 +96,7 @@ class AA2(TextTrials):
 
     def _check_classes(self, root: Path, cells: Sequence[Cell], report: Report) -> None:
         """Report where ``cell_stim_classes.csv`` and the class folders of a cell disagree."""
-        path = root / "cell_stim_classes.csv"
+        path = find_member(self.raw, root, "cell_stim_classes.csv")
         stated = {row[0]: (set(row[1:]) - {""}, line) for line, row in self._rows(path, 2, report)}
         for cell in cells:
             heard, line = stated.get(cell.name, (set(), 0))
@@ -105,12 +105,17 @@ class AA2(TextTrials):
                 what = f"{cell.name}: stated {', '.join(sorted(heard))}; there are {', '.join(sorted(there)) or 'none'}"
                 report(Finding("warning", self.relative(path), what, "the folders are read as they are", line))
 
-    def _rows(self, path: Path, width: int, report: Report) -> Iterator[tuple[int, list[str]]]:
-        """Line number and fields of each line of a table, one at a time; what is too short is reported."""
+    def _rows(self, path: Path, width: int, report: Report, lost: str = "") -> Iterator[tuple[int, list[str]]]:
+        """Line number and fields of each line of a table, one at a time; what is too short is reported.
+
+        `lost` is what a cube without the table lacks, where that is more than it can do without.
+        """
         if not path.is_file():
-            report(Finding("info", self.relative(path), "the table is not there", "what only it states is unknown"))
+            severity: Severity = "warning" if lost else "info"
+            what = f"the table is not there{packed(self.raw)}"
+            report(Finding(severity, self.relative(path), what, lost or "what only it states is unknown"))
             return
-        with path.open(encoding="latin-1", newline="") as lines:
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
             reader = csv.reader((line.replace("\0", "?") for line in lines), skipinitialspace=True)
             for row in reader:
                 fields = [field.strip() for field in row]

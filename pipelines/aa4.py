@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
@@ -61,6 +62,7 @@ from strfcube.pipelines.aa4_unit import (
     stimulus_groups,
     unit_meta,
 )
+from strfcube.pipelines.crcns import ARCHIVES, listing, packed, some
 from strfcube.records import Finding, Length, Neuron, Option, Pipeline, Report, Source, Stimulus, Survey, Trials
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ _TEXTS = {
     "source_sex": b"stim_source_sex",
 }  # fmt: skip
 _DURATION_TOLERANCE = 1e-3  # s
+_WAV = re.compile(r"stim_?0*(\d+)\.wav", re.IGNORECASE)
 
 
 @dataclass
@@ -141,22 +144,37 @@ class AA4(Pipeline):
         RawDataError
             If no unit file can be read.
         """
+        said: list[Finding] = []
+
+        def tell(finding: Finding) -> None:
+            said.append(finding)
+            report(finding)
+
         folders: dict[str, Path] = {}
+        again: Counter[tuple[str, Path]] = Counter()
         for file in sorted(self.raw.rglob("*.h5")):
             inner = file.relative_to(self.raw).parts
             if "CRCNSCode" not in inner and not any(part.startswith(".") for part in inner):
                 animal = file.parent.resolve().name
                 if folders.setdefault(animal, file.parent) != file.parent:
-                    what = f"there is another folder of {animal}, {folders[animal].relative_to(self.raw).as_posix()}"
-                    report(Finding("warning", "/".join(inner), what, "this file is left out"))
+                    again[animal, file.parent] += 1
         if not folders:
-            raise RawDataError("expected <animal>/*.h5 unit files (AA-4), found none; check the raw folder", self.raw)
+            message = f"expected <animal>/*.h5 unit files (AA-4), found none{packed(self.raw)}"
+            raise RawDataError(f"{message}; give the folder that the archives were unpacked to", self.raw)
+        for (animal, other), count in again.items():
+            what = f"there is another folder of {animal}, {folders[animal].relative_to(self.raw).as_posix()}"
+            then = f"its unit files are left out: {count}"
+            report(Finding("warning", other.relative_to(self.raw).as_posix(), what, then))
+        for name in listing(self.raw)[1]:
+            if name.lower().endswith(ARCHIVES) and name.partition(".")[0] not in {*folders, "CRCNSCode"}:
+                report(Finding("warning", name, "the archive is not unpacked", "the cube lacks what is in it"))
         units: list[_Unit] = []
         sounds: dict[str, _Sound] = {}
         for animal, folder in folders.items():
-            units += self._animal(animal, folder, sounds, report)
+            units += self._animal(animal, folder, sounds, tell)
         if not units:
-            raise RawDataError("none of the unit files can be used; the findings say why", self.raw)
+            why = "; ".join(f"{f.place}: {f.what}" for f in said[:3])
+            raise RawDataError(f"none of the unit files can be used: {why}", self.raw)
         stimuli = [self._stimulus(name, sound, report) for name, sound in sounds.items()]
         self._check(stimuli, report)
         seconds = {stimulus.id: stimulus.length.seconds for stimulus in stimuli}
@@ -187,6 +205,9 @@ class AA4(Pipeline):
         if columns.broken:
             what = f"{len(columns.broken)} trials cannot be read, the first is {columns.broken[0]}"
             report(Finding("error", file, what, "they are left out"))
+        if columns.strange:
+            what = f"expected trial numbers, found {some(columns.strange)}"
+            report(Finding("info", file, what, "these are not read"))
         times, row_size, strange = columns.spikes()
         if strange:
             what = f"{strange} spike times are -999 or no number, in trials that have others"
@@ -201,6 +222,8 @@ class AA4(Pipeline):
         units: list[_Unit] = []
         left_out: dict[str, list[str]] = {}
         seen: dict[tuple[int, str], tuple[str, dict[bytes, Any]]] = {}
+        others: set[str] = set()
+        wavs = _wavs(folder)
         for path in sorted(folder.glob("[!.]*.h5"), key=lambda path: natural(path.name)):
             file = path.relative_to(self.raw).as_posix()
             try:
@@ -209,7 +232,8 @@ class AA4(Pipeline):
                 if meta["sort_type"] not in self.kept:
                     left_out.setdefault(meta["sort_type"], []).append(path.stem)
                     continue
-                groups, broken = stimulus_groups(root)
+                groups, broken, strange = stimulus_groups(root)
+                others.update(strange)
                 for group in groups:
                     if (group.number, group.md5) not in seen:
                         wanted = (b"stim_type", b"stim_duration", *_TEXTS.values())
@@ -227,7 +251,10 @@ class AA4(Pipeline):
         for sort_type, stems in sorted(left_out.items()):
             what = f"{len(stems)} units have sort type {sort_type!r}, the first is {stems[0]}"
             report(Finding("info", animal, what, "left out, unless the option sort_types names that type"))
-        named = self._names(animal, folder, seen, report)
+        if others:
+            what = f"expected protocols with stimulus numbers, found {some(sorted(others))}"
+            report(Finding("info", animal, what, "these are not read"))
+        named = self._names(animal, folder, wavs, seen, report)
         for unit in units:
             without = [group for group in unit.groups if not group.md5]
             for group in without:
@@ -239,17 +266,19 @@ class AA4(Pipeline):
             sound = sounds.setdefault(md5 or named[number], _Sound(file))
             sound.add(found)
             if not md5 or md5 == named[number]:
-                sound.wavs.setdefault(_wav(folder, number))
+                sound.wavs.setdefault(wavs.get(number, _wav(folder, number)))
         return units
 
-    def _names(self, animal: str, folder: Path, seen: Iterable[tuple[int, str]], report: Report) -> dict[int, str]:
+    def _names(
+        self, animal: str, folder: Path, wavs: dict[int, Path], seen: Iterable[tuple[int, str]], report: Report
+    ) -> dict[int, str]:
         """Name the stimulus of each number of an animal, as its units do, else by the MD5 of its wav."""
         claims: dict[int, list[str]] = {}
         for number, md5 in seen:
             claims.setdefault(number, []).extend([md5] if md5 else [])
         named: dict[int, str] = {}
         for number, md5s in claims.items():
-            wav = _wav(folder, number)
+            wav = wavs.get(number, _wav(folder, number))
             if len(md5s) == 1:
                 named[number] = md5s[0]
                 continue
@@ -316,8 +345,19 @@ class AA4(Pipeline):
 
 
 def _wav(folder: Path, number: int) -> Path:
-    """Where an animal has the sound of a number."""
+    """Where an animal should have the sound of a number."""
     return folder / "wavfiles" / f"stim{number}.wav"
+
+
+def _wavs(folder: Path) -> dict[int, Path]:
+    """Where an animal has its sounds, by number: stim5.wav, and what means the same, as Stim05.WAV."""
+    found: dict[int, Path] = {}
+    for name in listing(folder)[0]:
+        if name.lower() == "wavfiles":
+            for file in listing(folder / name)[1]:
+                if match := _WAV.fullmatch(file):
+                    found.setdefault(int(match[1]), folder / name / file)
+    return found | {number: wav for number in found if (wav := _wav(folder, number)).is_file()}
 
 
 def _md5(wav: Path) -> str:

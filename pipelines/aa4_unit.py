@@ -83,20 +83,22 @@ def natural(text: str) -> tuple[Any, ...]:
 
 
 def attribute(where: Any, name: bytes, of: bytes = b".") -> Any:
-    """Read an attribute, whether scalar or of a single element; None where there is none."""
+    """Read an attribute, whether scalar or of a single element; None where there is none, or it is empty."""
     try:
         found = h5a.open(where, name, obj_name=of)
     except KeyError:
         return None
+    if found.get_space().get_simple_extent_npoints() == 0:
+        return None
     value = np.empty(found.shape, found.dtype)
     found.read(value)
-    return value.ravel()[0] if value.size else None
+    return value.ravel()[0]
 
 
 def as_text(value: Any) -> str:
     """Text of an attribute, bytes or str; empty where it is absent or the writer's ``None``."""
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-    text = text.strip("\0 ")
+    text = text.strip("\0 \t\r\n")
     return "" if text == "None" else text
 
 
@@ -139,8 +141,8 @@ def unit_meta(root: h5f.FileID, animal: str, stem: str, file: str, report: Repor
     }  # fmt: skip
 
 
-def stimulus_groups(root: h5f.FileID) -> tuple[list[Group], list[str]]:
-    """List a unit's stimulus groups, and what could not be read.
+def stimulus_groups(root: h5f.FileID) -> tuple[list[Group], list[str], list[str]]:
+    """List a unit's stimulus groups, what could not be read, and what is not read.
 
     Returns
     -------
@@ -148,22 +150,28 @@ def stimulus_groups(root: h5f.FileID) -> tuple[list[Group], list[str]]:
         In the order of protocols, then of stimulus numbers; the metadata groups left out.
     list of str
         One sentence for each group at the top that cannot be read.
+    list of str
+        What is in the place of a protocol or of a stimulus group, but is none.
     """
     groups: list[Group] = []
     broken: list[str] = []
+    strange: list[str] = []
     top = h5g.open(root, b"/")
     for protocol in sorted((name for name in top if name not in _METADATA), key=lambda name: natural(name.decode())):
         if h5g.get_objinfo(top, protocol).type != h5g.GROUP:
+            strange.append(protocol.decode("utf-8", "replace"))
             continue
         try:
             inside = h5g.open(top, protocol)
-            for number, name in _numbered(inside):
+            numbered, others = _numbered(inside)
+            strange += [(protocol + b"/" + name).decode("utf-8", "replace") for name in others]
+            for number, name in numbered:
                 md5 = as_text(attribute(inside, b"stim_md5", name))
                 md5 = md5.lower() if _MD5.fullmatch(md5) else ""
                 groups.append(Group(number, protocol + b"/" + name, md5))
         except BROKEN as error:
             broken.append(f"group {protocol.decode()}: {reason(error)}")
-    return groups, broken
+    return groups, broken, strange
 
 
 class TrialColumns:
@@ -175,6 +183,8 @@ class TrialColumns:
         Stimulus id, number in the file and recorded window in s of each trial.
     broken : list of str
         Trials and groups that could not be read, and why.
+    strange : list of str
+        What is in the place of a trial, but is none.
     """
 
     def __init__(self) -> None:
@@ -183,6 +193,7 @@ class TrialColumns:
         self.start: list[float] = []
         self.stop: list[float] = []
         self.broken: list[str] = []
+        self.strange: list[str] = []
         self._sizes: list[int] = []
         self._times = np.empty(1 << 15)
         self._filled = 0
@@ -202,10 +213,11 @@ class TrialColumns:
         """
         try:
             group = h5g.open(root, path)
-            trials = _numbered(group)
+            trials, others = _numbered(group)
         except BROKEN as error:
             self.broken.append(f"{path.decode()}: {reason(error)}")
             return
+        self.strange += [(path + b"/" + name).decode("utf-8", "replace") for name in others]
         for number, name in trials:
             try:
                 size = self._read(group, name)
@@ -267,6 +279,7 @@ class TrialColumns:
 
     def _number(self, group: h5g.GroupID, trial: bytes, name: bytes) -> float:
         """Read a number from a trial's attributes; NaN where there is none."""
+        self._one.fill(math.nan)  # an empty attribute leaves it as it is
         try:
             h5a.open(group, name, obj_name=trial).read(self._one, h5t.NATIVE_DOUBLE)
             return float(self._one)
@@ -278,6 +291,7 @@ class TrialColumns:
         return math.nan
 
 
-def _numbered(group: Any) -> list[tuple[int, bytes]]:
-    """Members of a group whose name is a decimal, in numeric order."""
-    return sorted((int(name), name) for name in group if name.isdigit())
+def _numbered(group: Any) -> tuple[list[tuple[int, bytes]], list[bytes]]:
+    """Members of a group whose name is a decimal, in numeric order, and the others."""
+    names = list(group)
+    return sorted((int(name), name) for name in names if name.isdigit()), [n for n in names if not n.isdigit()]

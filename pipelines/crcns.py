@@ -22,13 +22,15 @@ from strfcube.errors import RawDataError
 from strfcube.records import Finding, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 Numbered = dict[int, str]
 
+_DATA = ("all_stims", "all_cells", "Field_L_cells", "MLd_cells")
 _PAIR = re.compile(r"(stim|spike)([1-9]\d*)")
 _WAV_NAME = re.compile(r"[^/\\]+\.wav", re.IGNORECASE)
 _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
@@ -138,7 +140,7 @@ def slurp(path: str) -> bytes:
         os.close(descriptor)
 
 
-def find_root(raw: Path, marks: Sequence[str], depth: int = 3) -> Path:
+def find_root(raw: Path, marks: Sequence[str]) -> Path:
     """Find the folder that holds one of the `marks`: the raw folder, or what its archive wrapped it in.
 
     Raises
@@ -146,17 +148,48 @@ def find_root(raw: Path, marks: Sequence[str], depth: int = 3) -> Path:
     RawDataError
         If there is none, or more than one.
     """
-    level = [raw]
-    for _ in range(depth):
+    for level in _levels(raw):
         found = [folder for folder in level if any((folder / mark).is_dir() for mark in marks)]
         if len(found) > 1:
             names = ", ".join(folder.name for folder in found)
             raise RawDataError(f"expected one folder with {' or '.join(marks)}, found several: {names}", raw)
         if found:
             return found[0]
-        level = [folder / name for folder in level for name in listing(folder)[0]]
-    message = f"expected the folder {' or '.join(marks)}, found none; give the folder that the archive was unpacked to"
-    raise RawDataError(message, raw)
+    message = f"expected the folder {' or '.join(marks)}, found none{packed(raw)}"
+    raise RawDataError(f"{message}; give the folder that the archive was unpacked to", raw)
+
+
+def find_member(raw: Path, root: Path, name: str) -> Path:
+    """Find a folder or table beside the cells, or where its own archive was unpacked to.
+
+    What is nowhere gets the place where it should be.
+
+    Parameters
+    ----------
+    raw : path
+        The raw folder.
+    root : path
+        The folder that holds the cells.
+    name : str
+        Of the folder or file.
+    """
+    places = [root, *(folder for level in _levels(raw) for folder in level)]
+    return next((folder / name for folder in places if (folder / name).exists()), root / name)
+
+
+def packed(raw: Path) -> str:
+    """Name the archives in the raw folder, for a message that says that something is not there."""
+    archives = [name for name in listing(raw)[1] if name.lower().endswith(ARCHIVES)]
+    return f" (is it still packed, in {some(archives)}?)" if archives else ""
+
+
+def _levels(raw: Path, depth: int = 4) -> Iterator[list[Path]]:
+    """Folders by depth, from the raw folder on: what archives wrap theirs in, without what is within the data."""
+    level = [raw]
+    for _ in range(depth):
+        yield level
+        inside = [folder / name for folder in level for name in listing(folder)[0]]
+        level = [folder for folder in inside if folder.name not in _DATA]
 
 
 def listing(folder: Path | str) -> tuple[list[str], list[str]]:

@@ -21,8 +21,10 @@ from strfcube.errors import RawDataError
 from strfcube.pipelines.crcns import (
     Numbered,
     TrialLines,
+    find_member,
     find_root,
     listing,
+    packed,
     pair_files,
     parse_trials,
     quote,
@@ -202,7 +204,8 @@ class TextTrials(Pipeline):
     ) -> Iterator[Stimulus]:
         """Stimuli by class and wav name; those without a wav are reported, and kept unless wavs are required."""
         table = self.table(root, report)
-        copies = self._wav_files(root)
+        top = find_member(self.raw, root, "all_stims")
+        copies = self._wav_files(top, ids, report)
         entries = sorted({(word, wav, id_) for wav, classes in ids.items() for id_, word in classes.values()})
         missing: set[str] = set()
         for word, wav, id_ in entries:
@@ -217,7 +220,7 @@ class TextTrials(Pipeline):
                 report(Finding("error", file, error.message, self._without_sound(stated)))
             if not file and wav not in missing:
                 missing.add(wav)
-                place = self.relative(root / "all_stims" / wav)
+                place = self.relative(top / wav)
                 report(Finding("warning", place, "the wav is not there", self._without_sound(stated)))
             if audio is not None:
                 length = Length.of_samples(len(audio.samples), audio.rate)
@@ -246,13 +249,20 @@ class TextTrials(Pipeline):
         until = f"for as long as {stated.file} says" if stated else "up to the last spike"
         return f"the responses are kept, {until}, without a spectrogram"
 
-    def _wav_files(self, root: Path) -> dict[str, dict[str, str]]:
+    def _wav_files(self, top: Path, named: Iterable[str], report: Report) -> dict[str, dict[str, str]]:
         """Where each wav is: by its name in lower case, and the subfolder of ``all_stims`` ("" for none)."""
-        top = root / "all_stims"
+        if not top.is_dir():
+            what = f"the folder is not there{packed(self.raw)}"
+            report(Finding("warning", self.relative(top), what, "no stimulus has a sound"))
         copies: dict[str, dict[str, str]] = {}
         for sub in ("", *listing(top)[0]):
             for name in listing(top / sub)[1]:
                 copies.setdefault(name.lower(), {})[sub] = self.relative(top / sub / name)
+        unused = sorted(name for name in set(copies) - {wav.lower() for wav in named} if name.endswith(".wav"))
+        if unused:
+            first = next(iter(copies[unused[0]].values())).rpartition("/")[2]
+            what = f"{len(unused)} of {len(copies)} wavs are named by no cell, the first is {first}"
+            report(Finding("info", self.relative(top), what, "they are not in the cube"))
         return copies
 
     def _neuron_meta(self, cell: Cell, report: Report) -> dict[str, Any]:

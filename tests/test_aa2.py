@@ -111,7 +111,8 @@ def test_tables_are_optional_and_their_mistakes_are_named(tmp_path):
     assert kept == seconds(truth)
     assert {n.meta["area"] for n in survey.neurons} == {"unknown"}
     assert sum("the table is not there" in f.what for f in found) == 3
-    assert sum("does not name the cell" in f.what for f in found) == 4
+    warned = [f for f in found if f.severity == "warning" and f.file.endswith(".csv")]
+    assert [(f.file, f.consequence) for f in warned] == [("cell_regions.csv", "the area of every cell is unknown")]
 
     wavs = list(truth.samples)
     (tmp_path / "cell_regions.csv").write_bytes(
@@ -131,6 +132,62 @@ def test_tables_are_optional_and_their_mistakes_are_named(tmp_path):
         ("cell_stim_classes.csv", 1), ("stim_data.csv", 1), ("stim_data.csv", 2),
     }  # fmt: skip
     assert next(s for s in survey.stimuli if s.meta["stim_name"] == wavs[0]).length.samples == truth.samples[wavs[0]]
+
+
+def test_each_archive_may_be_unpacked_to_a_folder_of_its_own(tmp_path):
+    truth = write_aa2(tmp_path / "whole")
+    for folder, names in {
+        "cells": ["all_cells"],
+        "stims": ["all_stims"],
+        "docs": ["cell_regions.csv", "cell_stim_classes.csv", "stim_data.csv"],
+    }.items():
+        place = tmp_path / "raw" / folder / "crcns" / "aa2"
+        place.mkdir(parents=True)
+        for name in names:
+            (tmp_path / "whole" / name).rename(place / name)
+    survey, found, kept, *_ = read_all(AA2(tmp_path / "raw"))
+    assert kept == seconds(truth)
+    assert {s.meta["stim_name"] for s in survey.stimuli if s.audio is None} == truth.missing
+    assert {n.meta["area"] for n in survey.neurons} > {"MLd", "CM"}
+    absent = [f.file for f in found if f.what == "the wav is not there"]
+    assert sorted(absent) == sorted(f"stims/crcns/aa2/all_stims/{wav}" for wav in truth.missing)
+    assert not any("table is not there" in f.what for f in found)
+
+
+def test_what_is_still_packed_is_said(tmp_path):
+    (tmp_path / "crcns-aa2-all_cells.tar.gz").write_bytes(b"")
+    with pytest.raises(RawDataError, match=r"still packed, in crcns-aa2-all_cells\.tar\.gz"):
+        AA2(tmp_path).survey(print)
+    write_aa2(tmp_path, tables=False)
+    (tmp_path / "all_stims").rename(tmp_path / "elsewhere")
+    found = []
+    AA2(tmp_path).survey(found.append)
+    for name in ("all_stims", "cell_regions.csv"):
+        (one,) = [f for f in found if f.file == name]
+        assert (one.severity, "is it still packed" in one.what) == ("warning", True)
+
+
+def test_wavs_that_no_cell_names_are_told(tmp_path):
+    truth = write_aa2(tmp_path)
+    unused = write_wav(tmp_path / "all_stims", 1000, 99)
+    (tmp_path / "all_stims" / "readme.txt").write_text("no wav")
+    _, found, *_ = read_all(AA2(tmp_path))
+    (one,) = [f for f in found if "named by no cell" in f.what]
+    there = {path.name for path in (tmp_path / "all_stims").glob("*.wav")}
+    named = {wav for _, _, wav in truth.trials}
+    assert unused in there - named
+    assert (one.severity, one.what.split()[0]) == ("info", str(len(there - named)))
+
+
+def test_a_table_that_was_saved_again(tmp_path):
+    truth = write_aa2(tmp_path)
+    table = tmp_path / "cell_regions.csv"
+    before = {n.id: n.meta["area"] for n in AA2(tmp_path).survey(print).neurons}
+    rows = ['"{}" , "{}"'.format(*line.split(",")) for line in table.read_text().splitlines()]
+    table.write_bytes(b"\xef\xbb\xbf" + "\r\n".join([*rows, "", ""]).encode())
+    survey, _, kept, *_ = read_all(AA2(tmp_path))
+    assert {n.id: n.meta["area"] for n in survey.neurons} == before
+    assert kept == seconds(truth)
 
 
 def test_damage_is_named_by_file_and_line_and_the_rest_is_read(tmp_path):

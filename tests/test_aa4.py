@@ -349,7 +349,7 @@ def test_no_unit_at_all(tmp_path):
         survey(tmp_path)
     (tmp_path / ANIMAL).mkdir()
     (tmp_path / UNIT).with_suffix(".h5").write_bytes(b"")
-    with pytest.raises(RawDataError, match="none of the unit files"):
+    with pytest.raises(RawDataError, match=f"none of the unit files can be used: {UNIT}.h5: expected a whole HDF5"):
         survey(tmp_path)
 
 
@@ -496,7 +496,58 @@ def test_a_second_folder_of_an_animal(one):
     shutil.copytree(one / ANIMAL, one / "older" / ANIMAL)
     found, findings = survey(one)
     assert [n.id for n in found.neurons] == [UNIT]
-    assert "another folder" in only(findings, "warning", f"older/{ANIMAL}/{STEM}.h5")
+    assert "another folder" in only(findings, "warning", f"older/{ANIMAL}")
+
+
+def test_an_archive_that_is_still_packed(one, tmp_path):
+    for name in ("YelBlu6903F.tar.gz", f"{ANIMAL}.tar.gz", "CRCNSCode.tar.gz"):
+        (one / name).write_bytes(b"")
+    _, findings = survey(one)
+    assert "not unpacked" in only(findings, "warning", "YelBlu6903F.tar.gz")
+    shutil.rmtree(one / ANIMAL)
+    with pytest.raises(RawDataError, match="still packed, in CRCNSCode"):
+        survey(one)
+
+
+def test_wavs_named_in_another_way(one):
+    folder = one / ANIMAL / "wavfiles"
+    (folder / "stim1.wav").rename(folder / "Stim01.WAV")
+    (folder / "._stim2.wav").write_bytes(b"")
+    found, findings = survey(one)
+    assert all(stimulus.audio for stimulus in found.stimuli)
+    assert findings == []
+    shutil.copy(folder / "stim2.wav", folder / "STIM2.wav")  # the documented name comes first
+    stimulus = next(s for s in survey(one)[0].stimuli if s.id == md5_of(folder / "stim2.wav"))
+    assert stimulus.audio.args[0].name == "stim2.wav"
+
+
+def test_empty_attributes_are_absent_ones(one):
+    with h5py.File(one / ANIMAL / f"{STEM}.h5", "r+") as file:
+        for where in (file, file["Call1/1"], file["Call1/1/1"]):
+            for name in ("sortType", "electrode", "site", "stim_class", "stim_duration", "pre_time", "post_time"):
+                where.attrs[name] = h5py.Empty("S4" if name in ("sortType", "site", "stim_class") else "f8")
+    found, findings = survey(one)
+    (neuron,) = found.neurons
+    assert (neuron.meta["sort_type"], neuron.meta["electrode"], neuron.meta["site"]) == ("unknown", 10, "Site1")
+    assert "sortType" in only(findings, "warning", f"{UNIT}.h5")
+    (trials,), findings = read(one, found.sources[0])
+    assert np.isnan(trials.start[0])
+    assert np.isnan(trials.stop[0])
+    assert findings == []
+
+
+def test_what_is_no_protocol_stimulus_or_trial_is_told(one):
+    with h5py.File(one / ANIMAL / f"{STEM}.h5", "r+") as file:
+        file["version"] = 3.0
+        file["notes/about"] = 1
+        file["Call1/order"] = np.arange(3)
+        file.create_group("Call1/2/summary")
+    found, findings = survey(one)
+    (told,) = findings
+    assert (told.severity, told.file) == ("info", ANIMAL)
+    assert told.what.endswith("found Call1/order, notes/about, version")
+    (trials,), (told,) = read(one, found.sources[0])
+    assert (told.severity, told.what.endswith("found Call1/2/summary"), len(trials.stimuli)) == ("info", True, 6)
 
 
 def test_a_unit_whose_groups_hold_no_trials(one):
