@@ -46,8 +46,8 @@ import numpy as np
 
 from strfcube.audio import read_wav
 from strfcube.errors import RawDataError
-from strfcube.pipelines.nat4_area import BANDS, survey_area
-from strfcube.pipelines.nat4_population import STIM, VAL, cut, presentations, usable
+from strfcube.pipelines.nat4_area import BANDS, FS, survey_area
+from strfcube.pipelines.nat4_population import STIM, VAL, cut, presentations, report_unplaced, some, usable
 from strfcube.pipelines.nems import read_bundle
 from strfcube.records import (
     Finding,
@@ -72,7 +72,6 @@ if TYPE_CHECKING:
     from strfcube.records import Audio, Report
 
 AREAS = ("A1", "PEG")
-FS = 100.0  # of the population recordings, in Hz
 READY_MADE = ReadyMade(
     tuple(map(float, np.geomspace(200, 20000, BANDS))), 1 / FS, "arbitrary (published ozgf, nominal frequencies)"
 )
@@ -121,6 +120,10 @@ class NAT4(Pipeline):
         stimuli: list[Stimulus] = []
         for prefix, sounds in _sounds(areas, separate, report).items():
             stimuli += [_stimulus(prefix, name, sounds[name], wavs.get(_wav_key(name))) for name in sorted(sounds)]
+        blank = [s.meta["stim_name"] for s in stimuli if s.spectrogram is None]
+        if 0 < len(blank) < len(stimuli):
+            what = f"{some(blank)}: presented at a site, but not in a population recording"
+            report(Finding("warning", "NAT4", what, "these sounds have no published spectrogram"))
         mute = [s.meta["stim_name"] for s in stimuli if s.audio is None]
         if wavs and mute:
             what = f"no wav for {len(mute)} of {len(stimuli)} sounds, the first of them {mute[0]}"
@@ -157,6 +160,7 @@ def _spikes(site: Site, bundle: Bundle, report: Report) -> Iterator[Trials]:
     if twice:
         what = f"{twice} rows of the epoch table repeat another one, name and times"
         report(Finding("info", file, what, "each presentation is one trial"))
+    report_unplaced(signal.epochs, file, report)
     for row in signal.overhang(STIM):
         what = f"epoch {signal.epochs.names[row]} at {signal.epochs.starts[row]:g} s ends after the signal"
         report(Finding("warning", file, f"{what} ({signal.seconds:g} s)", "its trial is cut there"))

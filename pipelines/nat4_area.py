@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from strfcube.errors import RawDataError
-from strfcube.pipelines.nat4_population import STIM, Recorded, population_only, some
+from strfcube.pipelines.nat4_population import STIM, Recorded, population_only, report_unplaced, some
 from strfcube.pipelines.nems import read_bundle, read_head
 from strfcube.pipelines.nems_files import Bundle
 from strfcube.records import Finding
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from strfcube.records import Report
 
 BANDS = 18
+FS = 100.0  # of the population recordings, in Hz
+SILENCE = 0.25  # before and after each sound, in s
 _ARCHIVE = (".tgz", ".tar.gz")
 _TRUE, _FALSE = {"true", "1", "1.0"}, {"false", "0", "0.0"}
 
@@ -110,7 +112,11 @@ def survey_area(raw: Path, area: str, prefix: str, report: Report) -> Area | Non
     counts = {}
     if resp:
         _report_cells(file, cells, by_cell, recorded, report)
+    if resp and resp.values is not None and resp.header.fs == FS:
         counts = population_only(resp, file, by_cell, report)
+    elif resp:
+        what = f"'resp' is a {resp.header.kind} at {resp.header.fs:g} Hz, expected a RasterizedSignal at {FS:g} Hz"
+        report(Finding("warning", file, what, "only its list of cells is used"))
     source_of = {c: by_cell[c].source if c in by_cell else f"{area}_{c.partition('-')[0]}" for c in cells}
     sources: dict[str, Site] = {}
     for source in dict.fromkeys(source_of.values()):
@@ -143,6 +149,10 @@ def _sites(raw: Path, area: str, report: Report) -> list[Recorded]:
         if not header.chans:
             report(Finding("warning", str(bundle), "the recording names no cell", "this site is not read"))
             continue
+        if not epochs.occurrences(STIM):
+            what = f"expected epochs named {STIM}..., found none in a table of {len(epochs.names)} rows"
+            report(Finding("error", str(bundle), what, "this site is not read"))
+            continue
         source = name = f"{area}_{header.chans[0].partition('-')[0]}"
         while source in taken:
             source = f"{name}_{len(taken)}"
@@ -165,6 +175,8 @@ def _bundles(raw: Path, area: str, report: Report) -> list[Bundle]:
         return [Bundle(archive, member, f"{archive.name}/{member}") for member in members]
     found = [path for path in folder.rglob("*") if path.is_file() and path.name.endswith(_ARCHIVE)]
     found += {path.parent for path in folder.rglob("*.resp.json")}
+    loose = (p for p in raw.glob(f"{area}_*") if p.name.endswith(_ARCHIVE) and not p.name.startswith(f"{area}_NAT4"))
+    found += [] if found else loose  # unpacked without their folder
     return [Bundle(p, "", p.relative_to(raw).as_posix()) for p in sorted(found) if not p.name.startswith(".")]
 
 
@@ -187,6 +199,7 @@ def _population(raw: Path, area: str, report: Report) -> tuple[str, dict[str, Si
     if "resp" not in signals:
         report(Finding("warning", file, "no signal 'resp'", f"cells of {area} are those of the per-site recordings"))
     for name, signal in signals.items():
+        report_unplaced(signal.epochs, file, report)
         late = signal.overhang(STIM)
         if late:
             what = f"epoch {signal.epochs.names[late[0]]} ends after the signal '{name}' ({signal.seconds:g} s)"
@@ -207,7 +220,7 @@ def _auditory(raw: Path, area: str, cells: tuple[str, ...], report: Report) -> d
             for row in reader:
                 word = str(row["sig_auditory"]).strip().lower()
                 if word in _TRUE | _FALSE:
-                    known[row["cellid"]] = word in _TRUE
+                    known[row["cellid"].strip()] = word in _TRUE
                 else:
                     what = f"sig_auditory of {row['cellid']}: expected True or False, found {row['sig_auditory']!r}"
                     report(Finding("warning", file, what, "auditory is False", reader.line_num))
@@ -215,6 +228,9 @@ def _auditory(raw: Path, area: str, cells: tuple[str, ...], report: Report) -> d
         what = "the table is absent" if isinstance(error, FileNotFoundError) else str(error)
         report(Finding("warning", file, what, f"auditory is False for the {len(cells)} cells of {area}"))
         return dict.fromkeys(cells, False)
+    strange = sorted(known.keys() - set(cells))
+    if strange:
+        report(Finding("info", file, f"rows for {some(strange)}: not among the cells of {area}", "they are not used"))
     absent = [cell for cell in cells if cell not in known]
     if absent:
         report(Finding("warning", file, f"no usable row for {some(absent)}", "auditory is False for these cells"))
@@ -248,10 +264,12 @@ def _sounds(
 ) -> dict[str, Sound]:
     """Every sound of the population recording, then those that only sites have."""
     sounds: dict[str, Sound] = {}
-    usable = stim is not None and len(stim.chans) == BANDS
+    usable = stim is not None and len(stim.chans) == BANDS and stim.header.fs == FS
     if main is not None and not usable:
-        what = "no signal 'stim'" if stim is None else f"expected {BANDS} bands in 'stim', found {len(stim.chans)}"
+        expected = f"expected {BANDS} bands at {FS:g} Hz in 'stim'"
+        what = f"{expected}, found {len(stim.chans)} at {stim.header.fs:g} Hz" if stim else "no signal 'stim'"
         report(Finding("warning", file, what, "its sounds have no spectrogram"))
+    assumed = []
     for number, epochs in enumerate(([main.epochs] if main else []) + sites):
         before = {round(epochs.starts[r] * 1e3): epochs.ends[r] for r in epochs.occurrences("PreStim")}
         after = {round(epochs.ends[r] * 1e3): epochs.starts[r] for r in epochs.occurrences("PostStim")}
@@ -259,9 +277,15 @@ def _sounds(
             name, start, end = epochs.names[row], epochs.starts[row], epochs.ends[row]
             if name in sounds:
                 continue
-            sound_start = before.get(round(start * 1e3), start)
-            sound_end = after.get(round(end * 1e3), end)
+            silence = SILENCE if end - start > 2 * SILENCE else 0.0
+            sound_start = before.get(round(start * 1e3), start + silence)
+            sound_end = after.get(round(end * 1e3), end - silence)
+            if round(start * 1e3) not in before or round(end * 1e3) not in after:
+                assumed.append(name)
             own = stim.epoch(row) if stim is not None and usable and not number else None
             seconds, onset, duration = np.round((end - start, sound_start - start, sound_end - sound_start), 9).tolist()
             sounds[name] = Sound(seconds, onset, duration, own)
+    if assumed:
+        what = f"no PreStimSilence or no PostStimSilence with {some(assumed)}"
+        report(Finding("warning", file, what, f"each is taken for {SILENCE:g} s, as the data set is described"))
     return sounds

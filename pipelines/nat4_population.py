@@ -42,6 +42,13 @@ def presentations(epochs: Epochs) -> tuple[tuple[str, ...], NDArray[np.float64],
     return tuple(epochs.names[row] for row in rows), epochs.starts[rows], epochs.ends[rows]
 
 
+def report_unplaced(epochs: Epochs, file: str, report: Report) -> None:
+    """Report stimulus epochs without usable times."""
+    for row in epochs.without_times(STIM):
+        what = f"epoch {epochs.names[row]} starts at {epochs.starts[row]:g} s and ends at {epochs.ends[row]:g} s"
+        report(Finding("warning", file, what, "this presentation cannot be placed and is left out"))
+
+
 def cut(
     times: NDArray[np.float64], starts: NDArray[np.float64], ends: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -80,7 +87,7 @@ def population_only(
     """Spikes per bin of every cell and est sound that no per-site recording has."""
     rows = {resp.epochs.names[row]: row for row in reversed(resp.epochs.occurrences(STIM))}
     est = [name for name in sorted(rows) if not name.startswith(VAL)]
-    heard = {site.source: set(site.epochs.names) for site in by_cell.values()}
+    heard = {site.source: set(presentations(site.epochs)[0]) for site in by_cell.values()}
     missing = {
         cell: names
         for cell in resp.chans

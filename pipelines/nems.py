@@ -132,7 +132,7 @@ def read_head(bundle: Bundle, signal: str) -> tuple[Header, Epochs]:
     with members(bundle) as files:
         for file, stream in files:
             name, kind = part_of(file)
-            if kind == "epoch.csv" and (name == signal or epochs is None):
+            if kind == "epoch.csv" and (name == signal or not (epochs and epochs.names)):
                 epochs = read_epochs(stream, f"{bundle}/{file}")
             elif name == signal and kind == "json":
                 header = read_header(stream, f"{bundle}/{file}")
@@ -140,7 +140,7 @@ def read_head(bundle: Bundle, signal: str) -> tuple[Header, Epochs]:
             elif name == signal and kind == "h5" and channels is None:
                 with open_h5(stream, f"{bundle}/{file}") as h5:
                     channels = tuple(sorted(h5))
-            if header and epochs and channels is not None:
+            if header and epochs and epochs.names and channels is not None:
                 break
     return _complete(bundle, signal, header, epochs, channels)
 
@@ -187,7 +187,7 @@ def read_bundle(
             else:
                 with open_h5(stream, f"{bundle}/{file}") as h5:
                     data[name] = {key: np.asarray(h5[key][()]) for key in sorted(h5)}
-    shared = next(iter(epochs.values()), None)
+    shared = max(epochs.values(), key=lambda table: len(table.names), default=None)  # that of a mask may be empty
     return {
         name: _assemble(bundle, name, headers.get(name), epochs.get(name, shared), data.get(name))
         for name in sorted(headers.keys() | data.keys())

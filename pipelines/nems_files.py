@@ -92,7 +92,7 @@ class Epochs:
     names : tuple of str [shape=(n,)]
         Name of each occurrence.
     starts, ends : ndarray of float [shape=(n,)]
-        In s from the start of the recording.
+        In s from the start of the recording; NaN where the table has none.
     """
 
     names: tuple[str, ...]
@@ -100,9 +100,16 @@ class Epochs:
     ends: NDArray[np.float64]
 
     def occurrences(self, prefix: str) -> list[int]:
-        """Rows whose name starts with `prefix`, by start time."""
-        rows = [row for row, name in enumerate(self.names) if name.startswith(prefix)]
+        """Rows whose name starts with `prefix`, by start time; those without times left out."""
+        rows = [row for row, name in enumerate(self.names) if name.startswith(prefix) and self._timed(row)]
         return sorted(rows, key=lambda row: (self.starts[row], row))
+
+    def without_times(self, prefix: str) -> list[int]:
+        """Rows with that prefix that lack a time or end before they start; no damage where nobody needs them."""
+        return [row for row, name in enumerate(self.names) if name.startswith(prefix) and not self._timed(row)]
+
+    def _timed(self, row: int) -> bool:
+        return bool(-math.inf < self.starts[row] <= self.ends[row] < math.inf)
 
 
 @contextmanager
@@ -176,8 +183,7 @@ def read_header(stream: IO[bytes], label: str) -> Header:
         fields = json.loads(stream.read())
         chans = fields.get("chans")
         fs = float(fields["fs"])
-        segments = fields.get("segments") or []
-        seconds = max((float(segment[1]) for segment in segments), default=math.nan) / fs
+        seconds = _end(fields.get("segments")) / fs
         kind = next((k for k in _KINDS if k in str(fields.get("signal_type") or _KINDS[0])), None)
         chans = None if chans is None else tuple(map(str, chans))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
@@ -187,6 +193,14 @@ def read_header(stream: IO[bytes], label: str) -> Header:
     if kind is None:
         raise RawDataError(f"signal_type {fields['signal_type']!r}: expected one of {', '.join(_KINDS)}", label)
     return Header(str(fields.get("name", "")), fs, kind, chans, seconds)
+
+
+def _end(segments: Any) -> float:
+    """End of the last segment in samples; NaN where they are not ``[[first, end], ...]``."""
+    try:
+        return max(float(segment[1]) for segment in segments)
+    except (ValueError, TypeError, LookupError):
+        return math.nan
 
 
 def read_epochs(stream: IO[bytes], label: str) -> Epochs:
@@ -203,12 +217,10 @@ def read_epochs(stream: IO[bytes], label: str) -> Epochs:
         for row in reader:
             if row:
                 names.append(row[name])
-                times.append((float(row[start]), float(row[end])))
-                if not -math.inf < times[-1][0] <= times[-1][1] < math.inf:
-                    raise ValueError(f"start {row[start]}, end {row[end]}")
+                times.append((float(row[start] or math.nan), float(row[end] or math.nan)))
     except (ValueError, IndexError, csv.Error) as error:
         raise RawDataError(
-            f"expected start <= end in seconds, and a name, but {error}", label, reader.line_num
+            f"expected a start and an end in seconds, and a name, but {error}", label, reader.line_num
         ) from error
     both = np.array(times, np.float64).reshape(-1, 2)
     return Epochs(tuple(names), both[:, 0], both[:, 1])

@@ -4,6 +4,7 @@ import csv
 import functools
 import io
 import pickle
+import tarfile
 import zipfile
 
 import numpy as np
@@ -501,6 +502,112 @@ def test_the_auditory_table(truth, tmp_path):
     assert has(findings, "warning", "no usable row for ARM029a-04-2, ARM029a-07-1, CRD016d-04-1 and 3 more")
     (raw / "A1_pred_correlation.csv").write_text("cell,auditory\n")
     assert has(read_all(raw)[2], "warning", "expected columns cellid and sig_auditory")
+
+
+def test_rows_for_other_cells_and_ids_with_blanks(truth, tmp_path):
+    raw = copy_of(truth.raw, tmp_path)
+    with (raw / "A1_pred_correlation.csv").open("a", newline="") as stream:
+        csv.writer(stream).writerows([[99, "ZZZ001a-01-1", 0.5, True], [100, " ARM029a-07-1 ", 0.5, True]])
+    survey, _, findings = read_all(raw)
+    assert has(findings, "info", "rows for ZZZ001a-01-1: not among the cells of A1")
+    assert next(n for n in survey.neurons if n.id == "ARM029a-07-1").meta["auditory"]
+
+
+def rewrite_population(raw, change):
+    """Rewrite the files of A1's population recording through `change`."""
+    path = raw / POPULATION
+    with tarfile.open(path) as tar:
+        files = {m.name.rpartition("/")[2]: tar.extractfile(m).read() for m in tar if m.isfile()}
+    write_tgz(path, change(files))
+
+
+def change_tables(change):
+    return lambda files: {n: change(c) if n.endswith(".epoch.csv") else c for n, c in files.items()}
+
+
+def test_sounds_whose_silences_no_table_has(truth, tmp_path):
+    raw = copy_of(truth.raw, tmp_path)
+    for file in raw.glob("PEG*"):
+        file.unlink()
+    rewrite_population(raw, change_tables(lambda c: b"\n".join(r for r in c.split(b"\n") if b"PreStim" not in r)))
+    survey, _, findings = read_all(raw)
+    assert has(findings, "warning", "no PreStimSilence or no PostStimSilence with STIM_00cat172")
+    assert {(s.sound_onset, s.sound_duration) for s in survey.stimuli} == {(0.25, 1.0)}
+
+
+def test_rows_without_times_lose_nothing_but_themselves(truth, tmp_path):
+    raw = copy_of(truth.raw, tmp_path)
+    lost = sound_names(12, 3)[4]
+    rewrite_population(
+        raw, change_tables(lambda c: c + f"{'STIM_odd.wav,,' if c[:4] == b'name' else ',,STIM_odd.wav'}\n".encode())
+    )
+    rows = [(n, s / 1e9, s / 1e9 + 1.5 if n != lost else 0.0) for n, s in truth.trials["CRD016d"]]
+    cells = [c for c in truth.cells["A1"] if c.startswith("CRD016d")]
+    files = site_files([("PUPIL", np.nan, np.nan), *rows], {c: truth.spikes[c] / 1e9 for c in cells})
+    rewrite_site(raw, "A1_CRD016d", lambda _: write_tgz(io.BytesIO(), files).getvalue())
+    _, trials, findings = read_all(raw)
+    assert has(findings, "warning", f"epoch {lost} starts at ")
+    assert has(findings, "warning", "epoch STIM_odd.wav starts at nan s and ends at nan s")
+    assert not has(findings, "error", "")
+    for cell in cells:
+        for sound in truth.sounds:  # the lost one comes from the population
+            np.testing.assert_array_equal(counts_of(trials[cell], sound), truth.counts(cell, sound))
+
+
+def test_a_site_without_stimulus_epochs(truth, tmp_path):
+    raw = copy_of(truth.raw, tmp_path)
+    files = site_files([("TRIAL", 0.0, 1.5)], {"CRD016d-04-1": np.array([0.1])})
+    rewrite_site(raw, "A1_CRD016d", lambda _: write_tgz(io.BytesIO(), files).getvalue())
+    found = has(read_all(raw)[2], "error", "expected epochs named STIM_..., found none in a table of 1 rows")
+    assert "A1_CRD016d" in found[0].file
+
+
+def test_a_sound_that_only_a_site_has(truth, tmp_path):
+    raw = copy_of(truth.raw, tmp_path)
+    rows = [("STIM_TORC_1.wav", 0.0, 1.5)]
+    files = site_files(rows, {"CRD016d-04-1": np.array([0.1])})
+    rewrite_site(raw, "A1_CRD016d", lambda _: write_tgz(io.BytesIO(), files).getvalue())
+    assert has(read_all(raw)[2], "warning", "STIM_TORC_1.wav: presented at a site, but not in a population recording")
+
+
+@pytest.mark.parametrize("signal", ["resp", "stim"])
+def test_a_population_at_another_rate(truth, tmp_path, signal):
+    raw = copy_of(truth.raw, tmp_path)
+    rewrite_population(raw, lambda files: files | {
+        n: c.replace(b'"fs": 100', b'"fs": 200') for n, c in files.items() if n.endswith(f"{signal}.json")
+    })  # fmt: skip
+    survey, trials, findings = read_all(raw)
+    assert all(n.id in trials for n in survey.neurons if n.id not in truth.population_only["A1"])
+    assert has(findings, "warning", {
+        "resp": "'resp' is a RasterizedSignal at 200 Hz, expected a RasterizedSignal at 100 Hz (only its list of cells",
+        "stim": "expected 18 bands at 100 Hz in 'stim', found 18 at 200 Hz",
+    }[signal])  # fmt: skip
+
+
+def test_a_population_of_spike_times_gives_its_list_of_cells(truth, tmp_path):
+    raw = copy_of(truth.raw, tmp_path)
+    name, cells = POPULATION.removesuffix(".tgz"), truth.cells["A1"]
+    rewrite_population(raw, lambda files: {n: c for n, c in files.items() if not n.endswith("resp.csv")} | {
+        f"{name}.resp.h5": h5({c: truth.spikes[c] / 1e9 for c in cells}),
+        f"{name}.resp.json": header("resp", 100, cells, "PointProcess"),
+    })  # fmt: skip
+    survey, _, findings = read_all(raw)
+    assert [n.id for n in survey.neurons if n.meta["area"] == "A1"] == cells
+    assert has(findings, "warning", "'resp' is a PointProcess at 100 Hz")
+
+
+def test_sites_unpacked_without_their_folder(truth, tmp_path):
+    raw = copy_of(truth.raw, tmp_path)
+    for path in sorted(raw.glob("*_single_sites.zip")):
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                (raw / member.rpartition("/")[2]).write_bytes(archive.read(member))
+        path.unlink()
+    survey, trials, _ = read_all(raw)
+    assert {n.id for n in survey.neurons} == set(trials)
+    for cell in truth.cells["PEG"]:
+        name = sound_names(12, 3)[0]
+        np.testing.assert_array_equal(counts_of(trials[cell], name), truth.counts(cell, name))
 
 
 def test_sounds_that_differ_between_the_areas(tmp_path):

@@ -12,7 +12,7 @@ from writers.nems import RasterCsv, epoch_table, h5, header, write_folder, write
 
 from strfcube.errors import RawDataError
 from strfcube.pipelines.nems import read_bundle, read_head
-from strfcube.pipelines.nems_files import Bundle, raster_blocks
+from strfcube.pipelines.nems_files import Bundle, raster_blocks, read_header
 
 ROWS = [("STIM_b.wav", 0.5, 1.0), ('STIM_a, "loud".wav', 0.0, 0.5), ("STIM_b.wav", 1.0, 1.5), ("TRIAL", 0.0, 0.501)]
 RESP = np.arange(30, dtype=float).reshape(15, 2) % 4
@@ -210,14 +210,37 @@ def changed_header(**fields):
         ({"a.b.resp.csv": b"1,2\n3,4\n5\n"}, r"resp\.csv, line 3: expected 2 values, found 1"),
         ({"a.b.resp.epoch.csv": b"start,end,label\n0,1,x\n"}, r"epoch\.csv, line 1: expected .* columns start, end"),
         ({"a.b.resp.epoch.csv": b""}, r"epoch\.csv, line 1: expected a table"),
-        ({"a.b.resp.epoch.csv": b"start,end,name\n0,1,x\n0,1s,x\n"}, r"epoch\.csv, line 3: expected start <= end"),
-        ({"a.b.resp.epoch.csv": b"start,end,name\n2,1,x\n"}, r"epoch\.csv, line 2: .* start 2, end 1"),
+        ({"a.b.resp.epoch.csv": b"start,end,name\n0,1,x\n0,1s,x\n"}, r"epoch\.csv, line 3: expected a start and an"),
         ({"a.b.resp.epoch.csv": b"start,end,name\n0,1\n"}, r"epoch\.csv, line 2"),
     ],
 )  # fmt: skip
 def test_damaged_files_are_named(tmp_path, changes, message):
     with pytest.raises(RawDataError, match=message):
         read_bundle(pack(tmp_path, "tgz", recording(**changes)))
+
+
+def test_rows_without_times_are_no_occurrences(tmp_path):
+    table = b",start,end,name,extra\n0,0,1,x,a\n1,,,PUPIL,b\n2,3,2,x,c\n3,4,inf,x,\n4,1,2,x,\n"
+    epochs = read_bundle(pack(tmp_path, "tgz", recording(**{"a.b.resp.epoch.csv": table})))["resp"].epochs
+    assert epochs.occurrences("x") == [0, 4]
+    assert epochs.without_times("x") == [2, 3]
+    assert epochs.without_times("P") == [1]
+
+
+@pytest.mark.parametrize("segments", [None, [], "[[0, 20]]", [[0]], [{"end": 20}]])
+def test_segments_that_say_nothing(tmp_path, segments):
+    files = recording(**{"a.b.resp.json": changed_header(segments=segments)})
+    assert read_bundle(pack(tmp_path, "tgz", files))["resp"].seconds > 0
+    assert np.isnan(read_header(io.BytesIO(files["a.b.resp.json"]), "x").seconds)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_an_empty_table_of_another_signal_is_not_taken(tmp_path, first):
+    files = recording(**{"a.b.resp.epoch.csv": None})
+    empty = {"a.b.mask_est.epoch.csv": b",start,end,name\n", "a.b.mask_est.csv": b""}
+    bundle = pack(tmp_path, "tgz", empty | files if first else files | empty)
+    assert read_bundle(bundle, ("resp",))["resp"].epochs.names
+    assert read_head(bundle, "resp")[1].names
 
 
 def text_of(values):
