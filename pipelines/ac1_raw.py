@@ -220,7 +220,9 @@ class Book:
         return round(time) - 1, ms, self.identify(matlab.text(matlab.field(own, "description")), ms, param)
 
     def _word(self, param: Any, name: str) -> str:
-        return matlab.text(matlab.field(matlab.field(param, "recording"), name)) if self.has_param else ""
+        """A word about the recording; empty, which makes a finding, where the file does not have it."""
+        recording = matlab.field(param, "recording") if matlab.has(param, "recording") else None
+        return matlab.text(matlab.field(recording, name)) if matlab.has(recording, name) else ""
 
     def _sound(self, path: Path) -> Sound:
         """Read a stimulus file, once, for its length; `ValueError` where it cannot be used."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadWarning
 
 from strfcube.errors import RawDataError
 
@@ -37,8 +38,9 @@ def load(path: Path, *names: str) -> dict[str, Any]:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # scipy only warns of a variable that it cannot read
-            found = loadmat(str(path), variable_names=names, appendmat=False)  # str: else no FileNotFoundError
+            warnings.simplefilter("error", MatReadWarning)  # scipy only warns of a variable that it cannot read
+            # mat_dtype: a double that holds whole numbers is a double, not the integers in which MATLAB packs it.
+            found = loadmat(str(path), variable_names=names, appendmat=False, mat_dtype=True)  # str: FileNotFoundError
     except FileNotFoundError:
         raise RawDataError("expected this file, but there is none; unpack the archive again", path) from None
     except NotImplementedError:
@@ -93,10 +95,12 @@ def number(value: Any) -> float:
 
 
 def vector(value: Any) -> NDArray[Any]:
-    """Read a numeric array as a vector [shape=(n,)] of its own dtype."""
+    """Read a row or a column of numbers [shape=(n,)], of its own dtype."""
     value = _peel(value)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
         raise ValueError(f"expected numbers, found {_describe(value)}")
+    if value.size > max(value.shape, default=1):
+        raise ValueError(f"expected one row or one column, found {_describe(value)}")
     return value.ravel(order="F")
 
 

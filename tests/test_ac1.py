@@ -15,6 +15,7 @@ from writers import ac1 as writer
 import strfcube
 from strfcube.errors import RawDataError, UsageError
 from strfcube.pipelines.ac1 import AC1
+from strfcube.pipelines.ac1_raw import load_sound, load_trace
 from strfcube.pipelines.membrane import detrend
 from strfcube.schema import AREAS, NEURON_COORDS, SIGNAL_UNITS, STIM_CATEGORIES, STIM_COORDS
 
@@ -369,12 +370,48 @@ def test_a_bad_trigger_is_named(small, triggers, what):
     [
         ({"trace": "text"}, "in 'response': expected numbers, found text of shape (1,)"),
         ({"scale": np.ones(2)}, "in 'response': expected one number, found float64 of shape (2,)"),
+        ({"trace": np.ones((2, 3))}, "in 'response': expected one row or one column, found float64 of shape (2, 3)"),
         ({"sf": 0.0}, "expected a rate in 'response.sf', found 0 Hz"),
     ],
 )
 def test_a_bad_response_is_named(small, changes, what):
     findings, _ = _rewrite(small, [whale(100, 1000.0)], **changes)
     assert [(f.severity, f.what) for f in findings] == [("error", what)]
+
+
+def test_rows_are_as_good_as_columns_and_one_struct_as_good_as_many(small):
+    _, expected, _ = everything(small)
+    path = small / f"wehr/Results/{WEHR_A}/{WEHR_A}-1.mat"
+    trace = load_trace(path)[0]
+    trigger = whale(round(writer.GAP * 4000), np.uint16(1000)) | {"type": "NAURALSOUND  "}
+    trigger["time"] = np.float32([[trigger["time"]]])
+    for shape in ((1, -1), (-1, 1)):
+        response = {
+            "trace": np.asarray(trace, np.float64).reshape(shape),
+            "scale": 1,
+            "sf": np.array([[4000]], np.int16),
+        }
+        savemat(path, {"response": response, "triggers": trigger})
+        _, trials, _ = everything(small)
+        key = WEHR_A, "wehr/fragments/3", 1
+        np.testing.assert_array_equal(trials[key].trace, expected[key].trace)
+
+
+def test_words_that_a_recording_lacks(small):
+    path = small / ASARI_FILE
+    trigger = writer.natural_sound("natural sound", 3000, 300.0, "Sequence 1: 1")
+    param = {"stimulus": {"file": "C:\\data\\Stimuli\\class6\\1.mat"}, "recording": {"site": "Auditory CORTEX "}}
+    writer.recording(path, np.ones(9000, np.int16), 10000.0, [trigger], param, nested=False)
+    surveyed, findings = survey(small)
+    assert said(findings, "warning", ASARI_FILE, "param.recording.type is empty", "taken for whole-cell")
+    assert "asari/class6/1" in [s.id for s in surveyed.stimuli]
+    assert next(n for n in surveyed.neurons if n.id == ASARI).meta["area"] == "A1"
+
+
+def test_whole_numbers_stay_the_doubles_that_matlab_had(tmp_path):
+    writer.stimulus(tmp_path / "1.mat", np.arange(100.0), "steps", "sample")
+    samples, _, _ = load_sound(tmp_path / "1.mat")
+    assert samples.dtype == np.float64
 
 
 def test_gaps_in_a_trace_reject_the_repeat(small):
