@@ -88,7 +88,7 @@ class AA2(TextTrials):
                 if not (entry.samples > 0 and 0 < entry.rate < 1e7):
                     raise ValueError(row)
             except ValueError:
-                what = f"expected a rate in Hz and a number of samples, found {row[1]!r} and {row[3]!r}"
+                what = f"expected a rate in Hz and a number of samples, found {row[1][:20]!r} and {row[3][:20]!r}"
                 report(Finding("warning", file, what, "the line is not used", line))
             else:
                 stated[row[0]] = entry
@@ -117,10 +117,14 @@ class AA2(TextTrials):
             return
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
             reader = csv.reader((line.replace("\0", "?") for line in lines), skipinitialspace=True)
-            for row in reader:
-                fields = [field.strip() for field in row]
-                if len(fields) >= width and fields[0]:
-                    yield reader.line_num, fields
-                elif any(fields):
-                    what = f"expected at least {width} fields, found {','.join(fields)[:40]!r}"
-                    report(Finding("warning", self.relative(path), what, "the line is not used", reader.line_num))
+            try:
+                for row in reader:
+                    fields = [field.strip() for field in row]
+                    if len(fields) >= width and fields[0]:
+                        yield reader.line_num, fields
+                    elif any(fields):
+                        what = f"expected at least {width} fields, found {','.join(fields)[:40]!r}"
+                        report(Finding("warning", self.relative(path), what, "the line is not used", reader.line_num))
+            except csv.Error as error:  # a quote that nothing closes
+                what = f"expected a table with commas: {error}"
+                report(Finding("error", self.relative(path), what, "the rest is not used", reader.line_num))

@@ -197,6 +197,9 @@ class TextTrials(Pipeline):
             what = "expected class folders with stim<k> and spike<k> files, found none"
             report(Finding("warning", cell.folder, what, "the cell is left out"))
         found = {word: pair_files(self.raw, f"{cell.folder}/{word}", report) for word in folders}
+        if folders and not any(found.values()):
+            what = "expected a pair of a stim and a spike file that can be read, found none"
+            report(Finding("warning", cell.folder, what, "the cell is left out"))
         return {word: numbered for word, numbered in found.items() if numbered}
 
     def _stimuli(

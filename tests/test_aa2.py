@@ -190,6 +190,23 @@ def test_a_table_that_was_saved_again(tmp_path):
     assert kept == seconds(truth)
 
 
+def test_a_table_that_is_none_and_a_cell_without_a_pair(tmp_path):
+    write_aa2(tmp_path)
+    (tmp_path / "stim_data.csv").write_bytes(b'A.wav,"' + b"\0\xff" * 100_000)
+    (tmp_path / "cell_stim_classes.csv").write_bytes(b"\xff" * 1000 + b",x" * 1000)
+    (tmp_path / "stim_data.csv").with_name("cell_regions.csv").write_bytes(b"")
+    (cell,) = (tmp_path / "all_cells").glob("oo1712_4_A")
+    for stim in cell.glob("*/stim*"):
+        stim.write_bytes(b"")
+    survey, found, *_ = read_all(AA2(tmp_path))
+    assert cell.name not in {n.id for n in survey.neurons}
+    (told,) = [f for f in found if f.file == f"all_cells/{cell.name}" and "pair" in f.what]
+    assert told.consequence == "the cell is left out"
+    (told,) = [f for f in found if f.file == "stim_data.csv"]
+    assert (told.severity, told.consequence) == ("error", "the rest is not used")
+    assert max(len(f.what) for f in found) < 300
+
+
 def test_damage_is_named_by_file_and_line_and_the_rest_is_read(tmp_path):
     truth = write_aa2(tmp_path)
     cells = tmp_path / "all_cells"
