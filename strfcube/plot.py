@@ -70,10 +70,11 @@ def _edges(ds: xr.Dataset) -> NDArray[np.float64]:
 
 def _title(pair: xr.Dataset) -> str:
     unit, sound = [str(pair["neuron"].values)], [str(pair["stim"].values)]
-    if sound[0] not in (name := str(pair["stim_name"].values)) and len(name) < 40:
+    name = str(pair["stim_name"].values)
+    if sound[0] not in name and name.removesuffix(".wav") not in sound[0] and len(name) < 40:
         sound.append(name)
     for parts, key in ((unit, "area"), (sound, "stim_type")):
-        if (word := str(pair[key].values)) not in ("", "unknown"):
+        if (word := str(pair[key].values)) not in ("", "unknown") and word not in parts[0].split("/"):
             parts.append(word.replace("_", " "))
     return f"{', '.join(unit)}  ·  {', '.join(sound)}"
 
