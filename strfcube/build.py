@@ -71,7 +71,7 @@ def build(
     dt : float, optional
         Bin width in ms; default is the catalog's.
     raw : path, optional
-        Raw folder; default ``$STRFCUBE_DATA_DIR/raw/<dataset>``.
+        Raw folder; default ``$STRFCUBE_DATA_DIR/raw/<dataset>``. A pipeline of your own has its own.
     out : path, optional
         The store; default ``$STRFCUBE_DATA_DIR/<dataset>-dt<dt>.zarr``, with a hash for any but the default recipe.
     only : mapping, optional
@@ -216,17 +216,24 @@ def _build(request: Request, work: Path, pool: Any, strict: bool, progress: task
     with no_consolidation_warning():
         for layout in (made.response, stimulus, *rows.values(), times):
             create(store, layout)
-    todo = [tasks.Task(f"response-{b}", write.write_response, (job_path, b)) for b in range(made.response.grid[1])]
-    todo += [tasks.Task(f"stimulus-{b}", write.write_stimuli, (job_path, b)) for b in range(stimulus.grid[0])]
-    if recipe.audio and any(s.audio for s in stimuli):
-        todo.append(tasks.Task("audio", write.write_audio, (job_path,)))
-    todo += [tasks.Task(f"rows-{b}", write.write_trial_rows, (job_path, b)) for b in range(rows["kept"].grid[0])]
-    todo += [tasks.Task(f"spikes-{b}", write.write_spike_times, (job_path, b)) for b in range(times.grid[0])]
+    todo = _write_tasks(job, job_path, recipe.audio)
     results = tasks.run("write", todo, pool, work / "write", progress)
     written = [results[t.name] for t in todo]
     for w in written:
         findings += w.findings
     return finalise.Built(store, survey, made, job, tuple(written), tuple(findings), frequencies)
+
+
+def _write_tasks(job: write.Job, path: str, audio: bool) -> list[tasks.Task]:
+    """What stage two has to do, the longest tasks first."""
+    rows, times = job.trials["kept"], job.spike_time
+    todo = [tasks.Task(f"response-{b}", write.write_response, (path, b)) for b in range(job.plan.response.grid[1])]
+    todo += [tasks.Task(f"stimulus-{b}", write.write_stimuli, (path, b)) for b in range(job.stimulus.grid[0])]
+    if audio and any(s.audio for s in job.stimuli):
+        todo.append(tasks.Task("audio", write.write_audio, (path,)))
+    todo += [tasks.Task(f"rows-{b}", write.write_trial_rows, (path, b)) for b in range(rows.grid[0])]
+    todo += [tasks.Task(f"spikes-{b}", write.write_spike_times, (path, b)) for b in range(times.grid[0])]
+    return todo
 
 
 def _front_end(
@@ -246,21 +253,17 @@ def _front_end(
             raise UsageError(
                 f"dt={recipe.dt_ms:g} ms: the published spectrogram has frames of {step_ns / 1e6:g} ms and goes to "
                 f"whole multiples of that; for another dt compute one from the waveforms (--spec mel)"
+                + ("" if any(s.audio for s in survey.stimuli) else ", which the raw folder does not have")
             )
         return front_end, {}, np.asarray(survey.ready_made.frequencies), attrs | {"units": survey.ready_made.units}
-    with_audio = [s for s in survey.stimuli if s.audio is not None]
-    rates = [s.length.rate if s.length.samples else s.meta.get("sample_rate") for s in with_audio]
-    known = [float(r) for r in rates if r is not None and r == r]
-    if not with_audio and survey.ready_made is not None:
+    rates = {s.audio().rate if math.isnan(s.rate) else s.rate for s in survey.stimuli if s.audio}
+    if not rates and survey.ready_made is not None:
         raise UsageError(f"--spec {front_end.kind} needs the waveforms, and the raw folder has none")
-    if with_audio and len(known) < len(with_audio):
-        known += [s.audio().rate for s, r in zip(with_audio, rates, strict=True) if s.audio and (r is None or r != r)]
-    if not known:
-        top = getattr(front_end, "f_max", None) or 16000.0  # no sound at all: the axis is all that is left
-        known = [2 * top]
-    lowest = min(known) if math.isnan(survey.lowest_rate) else survey.lowest_rate
+    if not rates:
+        rates = {2 * (front_end.f_max or 16000.0)}  # no sound at all: the axis is all that is left
+    lowest = min(rates) if math.isnan(survey.lowest_rate) else survey.lowest_rate
     resolved = resolve(front_end, lowest)
-    kernels = {rate: resolved.kernel(rate, recipe.dt_ns) for rate in set(known)}
+    kernels = {rate: resolved.kernel(rate, recipe.dt_ns) for rate in rates}
     return resolved, kernels, resolved.frequencies(), attrs | {"units": resolved.units, "lowest_rate": lowest}
 
 

@@ -186,14 +186,13 @@ def root_dataset(survey: Survey, plan: Plan, frequencies: NDArray[Any], recipe: 
 def _stim_coords(stimuli: Sequence[Stimulus]) -> dict[str, NDArray[Any]]:
     lengths = [s.length for s in stimuli]
     sound = [s.length.seconds - s.sound_onset if math.isnan(s.sound_duration) else s.sound_duration for s in stimuli]
-    rates = [s.length.rate if s.length.samples else float(s.meta.get("sample_rate", math.nan)) for s in stimuli]
     coords = {name: _column([s.meta.get(name) for s in stimuli]) for name in _keys(stimuli)}
     return coords | {
         "sound_onset": np.array([s.sound_onset for s in stimuli], np.float64),
         "sound_duration": np.array(sound, np.float64),
         "duration_source": _text([n.source for n in lengths]),
         "n_samples": np.array([n.samples for n in lengths], np.int64),
-        "sample_rate": np.array(rates, np.float64),
+        "sample_rate": np.array([s.rate for s in stimuli], np.float64),
     }
 
 

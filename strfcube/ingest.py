@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-import pickle
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +12,7 @@ from strfcube import spool
 from strfcube.errors import RawDataError, StrfcubeError, UsageError
 from strfcube.grid import NS_PER_S, bin_of, observed_bins, seconds_to_ns
 from strfcube.records import Finding, Pipeline, Source, Trial, Trials
+from strfcube.workplace import load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,17 +54,6 @@ def refuse(finding: Finding) -> StrfcubeError:
     return StrfcubeError(f"{finding.place}: {finding.what} ({finding.consequence})")
 
 
-@lru_cache(maxsize=1)
-def _context(path: str, stamp: int) -> Context:
-    with open(path, "rb") as file:
-        return pickle.load(file)  # type: ignore[no-any-return]
-
-
-def load_context(path: str) -> Context:
-    """The build's context, read once a worker."""
-    return _context(path, os.stat(path).st_mtime_ns)
-
-
 def ingest(context_path: str, source: Source, spool_path: str) -> str:
     """Parse one source into its spool file; the task of stage one.
 
@@ -76,7 +62,7 @@ def ingest(context_path: str, source: Source, spool_path: str) -> str:
     StrfcubeError
         If the pipeline itself fails, or at the first warning of a strict build.
     """
-    context = load_context(context_path)
+    context: Context = load(context_path)
     findings: list[Finding] = []
 
     def report(finding: Finding) -> None:
@@ -89,10 +75,7 @@ def ingest(context_path: str, source: Source, spool_path: str) -> str:
         for record in context.pipeline.read(source, report):
             rows.add(record)
     except RawDataError as error:
-        consequence = f"the rest of {source.id} is missing from the cube"
-        file = Path(error.file)
-        name = file.relative_to(context.pipeline.raw) if file.is_relative_to(context.pipeline.raw) else file
-        report(Finding("error", str(name), error.message, consequence, error.line or 0))
+        report(Finding.of(error, context.pipeline.raw, f"the rest of {source.id} is missing from the cube"))
     except StrfcubeError:
         raise
     except Exception as error:

@@ -233,8 +233,8 @@ def make_plan(
     stims, neurons = np.flatnonzero(any_trial.any(1)), np.flatnonzero(any_trial.any(0))
     n_bins = np.where(survey_bins > 0, survey_bins, np.maximum(reach, 1))[stims]
     n_repeats = kept[np.ix_(stims, neurons)]
-    counts = all(not s.traces or s.whole for s in summaries)
     most = max((s.max_count for s in summaries), default=0)
+    counts = all(not s.traces or s.whole for s in summaries) and most < np.iinfo("u2").max
     dtype = ("u1" if most < 255 else "u2") if counts else "f4"
     response = response_layout(n_repeats.max(1, initial=0), len(neurons), int(n_bins.max(initial=1)), dtype, {})
     plan = Plan(

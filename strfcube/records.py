@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from strfcube.errors import RawDataError
+
 Severity = Literal["info", "warning", "error"]
 
 
@@ -99,6 +101,12 @@ class Stimulus:
     sound_onset: float = 0.0
     sound_duration: float = math.nan
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """Sampling rate of the sound in Hz, of its length or else ``meta["sample_rate"]``; NaN where none is given."""
+        given = self.length.rate if self.length.samples else self.meta.get("sample_rate")
+        return math.nan if given is None else float(given)
 
 
 @dataclass(frozen=True)
@@ -276,6 +284,13 @@ class Finding:
     what: str
     consequence: str
     line: int = 0
+
+    @classmethod
+    def of(cls, error: RawDataError, raw: Path, consequence: str) -> Finding:
+        """What a raw file that could not be read leaves behind."""
+        file = Path(error.file)
+        name = file.relative_to(raw) if file.is_relative_to(raw) else file
+        return cls("error", str(name), error.message, consequence, error.line or 0)
 
     @property
     def place(self) -> str:

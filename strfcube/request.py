@@ -76,6 +76,8 @@ def prepare(
     dt_ns = dt_to_ns(defaults["dt"] if dt is None else dt)
     options, chosen = _split_flags(name, kind, dict(flags))
     if not isinstance(dataset, str):
+        if raw is not None:
+            raise UsageError(f"raw={str(raw)!r}: the pipeline has its own raw folder, {dataset.raw}; leave it out")
         if own := [o.name for o in kind.options if o.name in flags]:
             raise UsageError(f"give {', '.join(map(repr, own))} to the pipeline itself")
         options = dict(dataset.settings)
@@ -88,7 +90,7 @@ def prepare(
         name, dt_ns, round(post * 1e6), align, _front_end(defaults, chosen), audio, parse_only(only), options
     )
     target = local(out if out is not None else catalog.data_dir() / recipe.store_name(default))
-    pipeline = kind(_raw_folder(entry, raw), **options) if isinstance(dataset, str) else dataset
+    pipeline = kind(_raw_folder(name, raw), **options) if isinstance(dataset, str) else dataset
     figures = dict(entry.figures) if entry and recipe.to_json() == default.to_json() else {}
     return Request(pipeline, recipe, target, fingerprint(pipeline.raw), entry, figures)
 
@@ -217,15 +219,13 @@ def _front_end(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> FrontE
     return front_end
 
 
-def _raw_folder(entry: catalog.Entry | None, raw: str | os.PathLike[str] | None) -> Path:
+def _raw_folder(name: str, raw: str | os.PathLike[str] | None) -> Path:
     if raw is not None:
         folder = Path(raw).expanduser()
         if not folder.is_dir():
             raise UsageError(f"raw folder {folder} does not exist: give the folder that holds the raw files")
         return folder.resolve()
-    if entry is None:
-        raise UsageError("give the raw folder")
-    folder = catalog.raw_dir(entry.name)
+    entry, folder = catalog.entry(name), catalog.raw_dir(name)
     if entry.simulated:
         from strfcube.simulate import write_demo
 

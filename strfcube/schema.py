@@ -93,7 +93,7 @@ def problems(ds: xr.Dataset) -> list[str]:
         if variable.dims != dims:
             found.append(f"'{name}' has dims {variable.dims}, expected {dims}")
         stored = np.dtype(variable.encoding.get("dtype", variable.dtype))
-        if stored.kind not in kinds and not (name == "response" and stored.kind == "f"):
+        if stored.kind not in kinds:
             found.append(f"'{name}' is stored as {stored}, expected a dtype of kind {' or '.join(kinds)}")
     axes = ("stim", "neuron", "repeat", "time", "frequency")
     found += [f"coordinate '{dim}' is missing" for dim in axes if dim not in ds.coords]

@@ -75,7 +75,7 @@ class Summary:
     files, tests : tuple of str
         What the file and test codes mean.
     max_count : int
-        Most spikes in one bin.
+        Most spikes in one bin, or the largest value of a trace.
     traces, whole : bool
         Whether there are traces, and whether all their values are whole numbers.
     findings : tuple of Finding

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import sys
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,6 +141,17 @@ def save(path: Path, value: Any) -> str:
     partial.write_bytes(dumps(value))
     os.replace(partial, path)
     return str(path)
+
+
+def load(path: str) -> Any:
+    """What `save` pickled, read once a worker and stage."""
+    return _load(path, os.stat(path).st_mtime_ns)
+
+
+@lru_cache(maxsize=1)  # by path and time: a build that starts again saves anew
+def _load(path: str, stamp: int) -> Any:
+    with open(path, "rb") as file:
+        return pickle.load(file)
 
 
 def slug(name: str) -> str:

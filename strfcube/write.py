@@ -6,11 +6,7 @@ workers, in any order, killed and run again, gives the same bytes.
 
 from __future__ import annotations
 
-import os
-import pickle
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,9 +20,11 @@ from strfcube.plan import RAGGED_CHUNK, RAGGED_PER_SHARD, Plan
 from strfcube.records import Finding, ReadyMade, Stimulus
 from strfcube.shards import Layout, create, linear, write_shard
 from strfcube.spectrogram import FrontEnd, Published, compute, regrid
+from strfcube.workplace import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -70,10 +68,6 @@ class Job:
     ready_made: ReadyMade | None
     raw: Path
 
-    def relative(self, file: str) -> str:
-        """A raw file's name as findings give it."""
-        return str(Path(file).relative_to(self.raw)) if Path(file).is_relative_to(self.raw) else file
-
 
 @dataclass(frozen=True)
 class Written:
@@ -82,17 +76,6 @@ class Written:
     leaves: Leaves
     findings: tuple[Finding, ...] = ()
     results: dict[str, Any] | None = None
-
-
-@lru_cache(maxsize=1)
-def _job(path: str, stamp: int) -> Job:
-    with open(path, "rb") as file:
-        return pickle.load(file)  # type: ignore[no-any-return]
-
-
-def load_job(path: str) -> Job:
-    """The job, read once a worker."""
-    return _job(path, os.stat(path).st_mtime_ns)
 
 
 def read_trials(plan: Plan, first: int, last: int, responses: bool = True) -> spool.Columns:
@@ -139,7 +122,7 @@ def _runs(plan: Plan, first: int, last: int) -> Iterator[list[int]]:
 
 def write_response(job_path: str, block: int) -> Written:
     """All shards of one block of neurons."""
-    job = load_job(job_path)
+    job: Job = load(job_path)
     plan, layout = job.plan, job.plan.response
     first = block * layout.chunk[1]
     last = min(first + layout.chunk[1], layout.shape[1])
@@ -208,7 +191,7 @@ def _stimulus_arrays(trials: spool.Columns, plan: Plan, dt_ns: int, first: int, 
 
 def write_stimuli(job_path: str, shard: int) -> Written:
     """One shard of spectrograms, each computed one whole stimulus at a time."""
-    job = load_job(job_path)
+    job: Job = load(job_path)
     layout = job.stimulus
     findings: list[Finding] = []
 
@@ -221,7 +204,7 @@ def write_stimuli(job_path: str, shard: int) -> Written:
                 made = _spectrogram(job, job.stimuli[stim], bins)
             except RawDataError as error:
                 consequence = f"the spectrogram of {job.stimuli[stim].id} is missing, its responses stay"
-                findings.append(Finding("error", job.relative(error.file), error.message, consequence))
+                findings.append(Finding.of(error, job.raw, consequence))
                 continue
             if made is not None:
                 values[0, :, :bins] = made
@@ -245,7 +228,7 @@ def _spectrogram(job: Job, stimulus: Stimulus, bins: int) -> NDArray[np.float32]
 
 def write_trial_rows(job_path: str, shard: int) -> Written:
     """One shard of every column of the trials group."""
-    job = load_job(job_path)
+    job: Job = load(job_path)
     plan = job.plan
     layout = job.trials["row_size"]
     low, high, first, last = _neurons_of(plan.row_start, layout, shard)
@@ -265,7 +248,7 @@ def write_trial_rows(job_path: str, shard: int) -> Written:
 
 def write_spike_times(job_path: str, shard: int) -> Written:
     """One shard of the spike times."""
-    job = load_job(job_path)
+    job: Job = load(job_path)
     layout = job.spike_time
     low, high, first, last = _neurons_of(job.plan.spike_start, layout, shard)
     times = read_trials(job.plan, first, last).times
@@ -294,7 +277,7 @@ def write_audio(job_path: str) -> Written:
 
     In the files' own dtype; where files differ in it, as float32 with full scale at one.
     """
-    job = load_job(job_path)
+    job: Job = load(job_path)
     try:
         return _write_audio(job, None)
     except _MixedDtypesError:
@@ -326,7 +309,7 @@ def _write_audio(job: Job, dtype: np.dtype[Any] | None) -> Written:
             audio = stimulus.audio()
         except RawDataError as error:
             consequence = f"the waveform of {stimulus.id} is missing"
-            findings.append(Finding("error", job.relative(error.file), error.message, consequence))
+            findings.append(Finding.of(error, job.raw, consequence))
             continue
         common = common or audio.samples.dtype
         if dtype is None and audio.samples.dtype != common:

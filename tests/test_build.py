@@ -148,6 +148,13 @@ def test_a_full_bin_takes_two_bytes(tmp_path, count, dtype):
     assert array.fill_value == array.attrs["_FillValue"] == np.iinfo(dtype).max
 
 
+def test_a_bin_that_two_bytes_cannot_hold(tmp_path):
+    ds = built(one(tmp_path, np.full(65535, 7.0)), tmp_path)
+    assert ds["response"].encoding["dtype"] == "float32"
+    assert ds["response"].values[0, 0, 0, 1] == 65535
+    assert ds["response"].values[0, 0, 0, 2] == 0
+
+
 def test_times_before_onset_and_after_the_end_are_kept_and_not_counted(tmp_path):
     ds = built(one(tmp_path, [-5, -0.001, 0, 99.999, 100, 5000]), tmp_path)
     assert ds["response"].values[0, 0, 0].sum() == 2
@@ -603,6 +610,8 @@ def test_options_of_a_pipeline_instance_are_its_own(tmp_path):
     assert json.loads(ds.attrs["recipe"])["options"] == {"loud": True, "mode": "b"}
     with pytest.raises(UsageError, match="give 'loud' to the pipeline itself"):
         build(Toy(raw), tmp_path, name="other.zarr", loud=True)
+    with pytest.raises(UsageError, match="the pipeline has its own raw folder"):
+        build(Toy(raw), tmp_path, name="other.zarr", raw=raw)
 
 
 def test_raw_folder_that_is_not_there(tmp_path):
