@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import math
 import re
 from collections import Counter, defaultdict
@@ -248,7 +249,11 @@ class Book:
         for folder in (path for parent in self._folders(self.results) for path in sorted(parent.iterdir())):
             files = [file for file in folder.glob("*.mat") if not file.name.startswith(".")] if folder.is_dir() else []
             if files and _FOLDER.fullmatch(folder.name):
-                found[folder.name] += sorted(files, key=lambda file: natural_key(file.name))
+                new = [file for file in files if not any(_same(file, other) for other in found[folder.name])]
+                if len(new) < len(files):
+                    what = f"{len(files) - len(new)} files are copies of those in another folder of that name"
+                    self.report(Finding("warning", self.relative(folder), what, "each is read once"))
+                found[folder.name] += sorted(new, key=lambda file: natural_key(file.name))
             elif files:
                 what = "expected recordings in folders named <yyyymmdd>-<animal>-<number>"
                 self.report(Finding("warning", self.relative(folder), what, f"its {len(files)} files are left out"))
@@ -359,6 +364,10 @@ def books(raw: Path, report: Report) -> Iterator[Book]:
 def name_triggers(numbers: list[int]) -> str:
     """Write trigger numbers as findings name them."""
     return f"trigger{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
+
+
+def _same(file: Path, other: Path) -> bool:
+    return file.name == other.name and filecmp.cmp(file, other, shallow=False)
 
 
 def _plain(description: str) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import shutil
 from collections import Counter
 from functools import partial
 
@@ -455,6 +456,18 @@ def test_results_without_their_inner_folder(small):
     (small / "wehr").rename(small / "crcns-ac1/wehr")
     surveyed, _ = survey(small)
     assert {ASARI, WEHR_A} <= {n.id for n in surveyed.neurons}
+
+
+def test_an_archive_unpacked_twice_is_read_once(small):
+    _, expected, _ = everything(small)
+    shutil.copytree(small / "wehr", small / "again/wehr")
+    shutil.copytree(small / "asari-results-1", small / "again/asari-results-1")
+    other = small / f"again/asari-results-1/{ASARI}/{ASARI}-2.mat"
+    writer.recording(other, np.zeros(9000, np.int16), 10000.0, [])  # the same name, another file
+    _, trials, findings = everything(small)
+    assert trials.keys() == expected.keys()
+    assert said(findings, "warning", f"wehr/Results/{WEHR_A}", "12 files are copies of those in another folder")
+    assert said(findings, "warning", f"asari-results-1/{ASARI}", "1 files are copies")
 
 
 def test_a_cell_recorded_in_two_ways_is_two_neurons(small):
