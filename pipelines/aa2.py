@@ -12,7 +12,7 @@ Licence
     CRCNS terms: scientific use, no redistribution; name the contributors and crcns.org, cite the papers. Ask the
     experimenters, S. Woolley and T. Fremouw, before a study.
 
-The raw folder holds, wrapped in ``crcns/aa2`` or not::
+The raw folder holds, wrapped in ``crcns/aa2`` or not, the three archives in one folder or in one each::
 
     all_stims/<MD5>.wav                         32 kHz, 16 bit, mono; named by the MD5 of the whole file
     all_cells/<cell>/<class>/stim<k>, spike<k>  text (strfcube/pipelines/crcns.py)

@@ -16,7 +16,7 @@ The raw folder holds::
         attributes site, ldepth and rdepth (um), electrode, sortid, sortType
         <protocol>/<number>/        attributes stim_md5, stim_duration (s), stim_type, stim_class, callid, ...
             <trial>/                attributes pre_time, post_time (s); datasets spike_times (s from onset), spike_ids
-    <animal>/wavfiles/stim<number>.wav                                            numbered anew in each animal
+    <animal>/wavfiles/stim<number>.wav            numbered anew in each animal; Stim07.WAV is taken for stim7.wav
 
 What to know about it
     * A stimulus goes by ``stim_md5``, the MD5 of its wav, since each animal has its own numbers; the sound is the wav
@@ -165,9 +165,11 @@ class AA4(Pipeline):
             what = f"there is another folder of {animal}, {folders[animal].relative_to(self.raw).as_posix()}"
             then = f"its unit files are left out: {count}"
             report(Finding("warning", other.relative_to(self.raw).as_posix(), what, then))
-        for name in listing(self.raw)[1]:
-            if name.lower().endswith(ARCHIVES) and name.partition(".")[0] not in {*folders, "CRCNSCode"}:
-                report(Finding("warning", name, "the archive is not unpacked", "the cube lacks what is in it"))
+        for place in sorted({self.raw, *(folder.parent for folder in folders.values())}):
+            for name in listing(place)[1] if place.is_relative_to(self.raw) else ():
+                if name.lower().endswith(ARCHIVES) and name.partition(".")[0] not in {*folders, "CRCNSCode"}:
+                    file = (place / name).relative_to(self.raw).as_posix()
+                    report(Finding("warning", file, "the archive is not unpacked", "the cube lacks what is in it"))
         units: list[_Unit] = []
         sounds: dict[str, _Sound] = {}
         for animal, folder in folders.items():

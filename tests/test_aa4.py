@@ -504,7 +504,13 @@ def test_an_archive_that_is_still_packed(one, tmp_path):
         (one / name).write_bytes(b"")
     _, findings = survey(one)
     assert "not unpacked" in only(findings, "warning", "YelBlu6903F.tar.gz")
-    shutil.rmtree(one / ANIMAL)
+    assert survey(one / ANIMAL)[1] == []
+    inner = one / "aa-4"
+    inner.mkdir()
+    shutil.move(one / ANIMAL, inner / ANIMAL)
+    (one / "YelBlu6903F.tar.gz").rename(inner / "YelBlu6903F.tar.gz")
+    assert "not unpacked" in only(survey(one)[1], "warning", "aa-4/YelBlu6903F.tar.gz")
+    shutil.rmtree(inner)
     with pytest.raises(RawDataError, match="still packed, in CRCNSCode"):
         survey(one)
 
