@@ -170,7 +170,11 @@ def _spikes(site: Site, bundle: Bundle, report: Report) -> Iterator[Trials]:
     stimuli = [site.prefix + name for name in names]
     seen: dict[str, int] = {}
     repeats = np.array([seen.update({n: seen.get(n, -1) + 1}) or seen[n] for n in names], np.int64)
-    for cell in site.cells:
+    if lost := [cell for cell in site.cells if cell not in signal.events]:
+        report(
+            Finding("error", file, f"names {some(lost)}, but has no spike times of them", "they have no trials here")
+        )
+    for cell in (cell for cell in site.cells if cell in signal.events):
         times = signal.events[cell]
         good = usable(times)
         if len(good) < len(times):

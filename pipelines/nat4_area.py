@@ -256,7 +256,7 @@ def _report_cells(
     absent = [cell for cell in cells if cell not in by_cell]
     if absent and recorded:
         what = f"{some(absent)}: in no per-site recording"
-        report(Finding("warning", file, what, "these cells have est responses from here, and no val trials"))
+        report(Finding("warning", file, what, "binned: est responses from here, in bins of 10 ms, and no val"))
 
 
 def _sounds(

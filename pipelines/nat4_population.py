@@ -144,11 +144,12 @@ def _unit(
         except RawDataError as error:
             why = str(error)
             continue
+        cells = [cell for cell in cells if cell in (events or {})]
         heard, starts, ends = presentations(site.epochs)
         first = {name: trial for trial, name in reversed(list(enumerate(heard)))}
         shared = [sound for sound, name in enumerate(names) if name in first]
         trials = [first[names[sound]] for sound in shared]
-        if events is None or not trials:
+        if events is None or not trials or not cells:
             why = f"{site.bundle} has no spike times, or none of the sounds"
             continue
         spikes = np.array([cut(usable(events[cell]), starts[trials], ends[trials])[0] for cell in cells], float)

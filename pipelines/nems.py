@@ -59,7 +59,7 @@ class Signal:
     values : ndarray of float32 [shape=(time, channel)] or scipy.sparse.csc_array, optional
         Of a RasterizedSignal; sparse where that was asked for.
     events : dict of ndarray, optional
-        Channel to event times in s, of a PointProcess.
+        Channel to event times in s, of a PointProcess; without the channels that json names and the data lack.
     tiles : dict of ndarray [shape=(channel, bin)], optional
         Epoch name to values, of a TiledSignal.
     """
@@ -91,8 +91,8 @@ class Signal:
         Returns
         -------
         ndarray of float32 [shape=(channel, bin)]
-            NaN past the end of the signal. A PointProcess gives counts per bin at ``fs``: an event on a bin's edge
-            belongs to the bin that starts there.
+            NaN past the end of the signal, and for channels without data. A PointProcess gives counts per bin at
+            ``fs``: an event on a bin's edge belongs to the bin that starts there.
         """
         fs = self.header.fs
         first, last = round(self.epochs.starts[row] * fs), round(self.epochs.ends[row] * fs)
@@ -107,8 +107,11 @@ class Signal:
             width = min(tile.shape[1], last - first)
             out[:, :width] = tile[:, :width]
         else:
+            events = self.events or {}
             for channel, name in enumerate(self.chans):
-                bins = (seconds_to_ns((self.events or {})[name]) * fs // NS_PER_S).astype(np.int64) - first
+                if name not in events:
+                    continue
+                bins = (seconds_to_ns(events[name]) * fs // NS_PER_S).astype(np.int64) - first
                 out[channel] = np.bincount(bins[(bins >= 0) & (bins < last - first)], minlength=last - first)
         return out
 
@@ -218,9 +221,8 @@ def _assemble(bundle: Bundle, name: str, header: Header | None, epochs: Epochs |
         return Signal(header, epochs, values=data)
     if header.kind == "TiledSignal":
         return Signal(header, epochs, tiles={key: np.asarray(tile, np.float32) for key, tile in data.items()})
-    lacking = [chan for chan in header.chans or () if chan not in data]
-    if lacking:
-        raise RawDataError(f"signal '{name}': no events for the channels {', '.join(lacking)} that json names", bundle)
+    if odd := [key for key, times in data.items() if times.dtype.kind not in "fiu"]:
+        raise RawDataError(f"signal '{name}': expected event times in s, found no numbers for {odd[0]}", bundle)
     return Signal(header, epochs, events={key: np.asarray(times, np.float64).ravel() for key, times in data.items()})
 
 

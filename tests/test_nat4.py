@@ -562,6 +562,20 @@ def test_a_site_without_stimulus_epochs(truth, tmp_path):
     assert "A1_CRD016d" in found[0].file
 
 
+def test_a_cell_without_spike_times_does_not_take_its_site_along(truth, tmp_path):
+    raw = copy_of(truth.raw, tmp_path)
+    rows = [(n, s / 1e9, s / 1e9 + 1.5) for n, s in truth.trials["CRD016d"]]
+    kept, lost = (c for c in truth.cells["A1"] if c.startswith("CRD016d"))
+    files = site_files(rows, {kept: truth.spikes[kept] / 1e9})
+    files["s.resp.json"] = header("resp", 1000, [lost, kept], "PointProcess")
+    rewrite_site(raw, "A1_CRD016d", lambda _: write_tgz(io.BytesIO(), files).getvalue())
+    _, trials, findings = read_all(raw)
+    assert has(findings, "error", f"names {lost}, but has no spike times of them")
+    assert lost not in trials
+    name = sound_names(12, 3)[0]
+    np.testing.assert_array_equal(counts_of(trials[kept], name), truth.counts(kept, name))
+
+
 def test_a_sound_that_only_a_site_has(truth, tmp_path):
     raw = copy_of(truth.raw, tmp_path)
     rows = [("STIM_TORC_1.wav", 0.0, 1.5)]

@@ -90,6 +90,13 @@ def test_epochs_of_every_kind(tmp_path):
     np.testing.assert_array_equal(signals["stim"].epoch(1), np.zeros((2, 5)))  # no tile: zeros
 
 
+def test_a_channel_that_only_json_names_has_no_counts(tmp_path):
+    files = recording(**{"a.b.spikes.json": header("spikes", 10, ["u1", "u9"], "PointProcess")})
+    spikes = read_bundle(pack(tmp_path, "tgz", files))["spikes"]
+    np.testing.assert_array_equal(spikes.epoch(1), [[0] * 5, [np.nan] * 5])
+    assert "u9" not in spikes.events
+
+
 def test_an_epoch_longer_than_its_signal_is_found_and_missing_past_the_end(tmp_path):
     rows = [*ROWS, ("STIM_late.wav", 1.2, 1.8)]
     files = recording(**{"a.b.resp.epoch.csv": epoch_table(rows), "a.b.spikes.epoch.csv": epoch_table(rows)})
@@ -203,7 +210,7 @@ def changed_header(**fields):
         ({"a.b.resp.json": changed_header(chans=["c1"])}, "json names 1 channels, data hold 2"),
         ({"a.b.resp.json": changed_header(signal_type="Odd")}, "signal_type 'Odd': expected one of"),
         ({"a.b.resp.json": changed_header(signal_type="PointProcess")}, "is a PointProcess, but its data are csv"),
-        ({"a.b.spikes.json": header("spikes", 10, ["u9"], "PointProcess")}, "no events for the channels u9"),
+        ({"a.b.spikes.h5": h5({"u1": np.array([b"x"])})}, "expected event times in s, found no numbers for u1"),
         ({"a.b.spikes.h5": b"\x89HDF\r\n\x1a\nno"}, r"spikes\.h5: expected a whole HDF5 file"),
         ({"a.b.stim.h5": h5({"x": np.zeros((2, 3)), "y": np.zeros((3, 3))})}, "of equally many channels"),
         ({"a.b.resp.csv": b"1,2\n3,x\n"}, r"resp\.csv, line 2: expected a number, found b'x'"),
