@@ -223,7 +223,8 @@ def _raw_folder(name: str, raw: str | os.PathLike[str] | None) -> Path:
     if raw is not None:
         folder = Path(raw).expanduser()
         if not folder.is_dir():
-            raise UsageError(f"raw folder {folder} does not exist: give the folder that holds the raw files")
+            what = "is a file; an archive must be unpacked first" if folder.is_file() else "does not exist"
+            raise UsageError(f"raw folder {folder} {what}: give the folder that holds the raw files")
         return folder.resolve()
     entry, folder = catalog.entry(name), catalog.raw_dir(name)
     if entry.simulated:

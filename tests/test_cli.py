@@ -295,6 +295,7 @@ def test_no_table(run, mine, tmp_path):
     ("args", "code", "message"),
     [
         (("--raw", "nowhere"), 2, "raw folder nowhere does not exist"),
+        (("--raw", "here/mine.txt"), 2, "is a file; an archive must be unpacked first"),
         (("--dt", -1), 2, "no bin width"),
         (("--jobs", 0), 2, "jobs=0"),
         (("--only", "area"), 2, "--only area: give KEY=VALUE"),
