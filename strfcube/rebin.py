@@ -33,7 +33,8 @@ from strfcube.records import (
 )
 from strfcube.request import Request, default_recipe
 from strfcube.spectrogram import Published
-from strfcube.store import cube_attrs, local, locate
+from strfcube.store import local, locate
+from strfcube.store import open as open_cube
 
 if TYPE_CHECKING:
     import os
@@ -83,10 +84,10 @@ def rebin(
         If something in the cube has no finer source than its own bins, and `dt` is no whole multiple of them; or if
         spectrograms cannot be made again because the cube was built without audio.
     StoreError
-        If there is no cube.
+        If there is no cube, or one that lacks what a cube has.
     """
     path = locate(store)
-    attrs = cube_attrs(path)
+    attrs = open_cube(path).attrs
     if "pool" in json.loads(attrs["recipe"]):
         raise UsageError(f"{path} is a pool of several recipes: rebin the cubes it was made of, and pool those")
     recipe = dataclasses.replace(Recipe.from_json(attrs["recipe"]), dt_ns=dt_to_ns(dt))

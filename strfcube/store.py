@@ -186,6 +186,8 @@ def verify(store: str | os.PathLike[str], dt: float | None = None) -> list[str]:
 
     path = locate(store, dt)
     attrs = cube_attrs(path)
+    if missing := [f"root attribute '{name}' is missing" for name in ("digest", "digests") if name not in attrs]:
+        return missing
     expected: dict[str, str] = json.loads(attrs["digests"])
     found = []
     if digest.combine(expected) != attrs["digest"]:

@@ -169,5 +169,12 @@ def test_what_cannot_be(tmp_path):
     assert strfcube.open(cube).attrs == before
     with pytest.raises(UsageError, match="bin width"):
         strfcube.rebin(cube, 0, jobs=1)
+    edited = tmp_path / "edited.zarr"
+    shutil.copytree(cube, edited)
+    root = json.loads((edited / "zarr.json").read_text())
+    del root["attributes"]["recipe"]
+    (edited / "zarr.json").write_text(json.dumps(root))
+    with pytest.raises(StoreError, match="root attribute 'recipe' is missing"):
+        strfcube.rebin(edited, 10)
     with pytest.raises(StoreError, match="no such cube"):
         strfcube.rebin(tmp_path / "nowhere.zarr", 1)

@@ -235,6 +235,8 @@ def test_verify_finds_an_array_too_many(copy):
         lambda t: t["attributes"].update(digest="0" * 64),
         lambda t: t["attributes"].update(dt_ms=4),
         lambda t: t["attributes"].pop("recipe"),
+        lambda t: t["attributes"].pop("digest"),
+        lambda t: t["attributes"].pop("digests"),
         lambda t: t["consolidated_metadata"]["metadata"]["response"]["attributes"].update(_FillValue=0),
         lambda t: t["consolidated_metadata"]["metadata"]["response"]["attributes"].update(units="mV"),
         lambda t: t["consolidated_metadata"]["metadata"]["response"].update(
