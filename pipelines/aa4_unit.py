@@ -158,10 +158,10 @@ def stimulus_groups(root: h5f.FileID) -> tuple[list[Group], list[str], list[str]
     strange: list[str] = []
     top = h5g.open(root, b"/")
     for protocol in sorted((name for name in top if name not in _METADATA), key=lambda name: natural(name.decode())):
-        if h5g.get_objinfo(top, protocol).type != h5g.GROUP:
-            strange.append(protocol.decode("utf-8", "replace"))
-            continue
         try:
+            if h5g.get_objinfo(top, protocol).type != h5g.GROUP:
+                strange.append(protocol.decode("utf-8", "replace"))
+                continue
             inside = h5g.open(top, protocol)
             numbered, others = _numbered(inside)
             strange += [(protocol + b"/" + name).decode("utf-8", "replace") for name in others]

@@ -542,6 +542,19 @@ def test_empty_attributes_are_absent_ones(one):
     assert findings == []
 
 
+def test_a_link_to_nothing_leaves_the_rest(one):
+    with h5py.File(one / ANIMAL / f"{STEM}.h5", "r+") as file:
+        file["Call2"] = h5py.SoftLink("/nowhere")
+        file["Call1/3"] = h5py.SoftLink("/nowhere")
+        file["Call1/1/4"] = h5py.SoftLink("/nowhere")
+    found, findings = survey(one)
+    assert "group Call2" in only([f for f in findings if f.severity == "error"], "error", f"{UNIT}.h5")
+    (source,) = found.sources
+    (trials,), findings = read(one, source)
+    assert len(trials.stimuli) == 6
+    assert "2 trials cannot be read, the first is Call1/1/4" in only(findings, "error", f"{UNIT}.h5")
+
+
 def test_what_is_no_protocol_stimulus_or_trial_is_told(one):
     with h5py.File(one / ANIMAL / f"{STEM}.h5", "r+") as file:
         file["version"] = 3.0
