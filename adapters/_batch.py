@@ -71,6 +71,10 @@ class Reading:
                 raise UsageError(f"{name}={getattr(self, name)!r}, expected one of {', '.join(allowed)}")
         if (self.mode == "waveform") != (self.audio_fs is not None):
             raise UsageError(f"mode={self.mode!r}, audio_fs={self.audio_fs!r}: waveforms, and only they, need a rate")
+        if self.audio_fs is not None and not self.audio_fs > 0:
+            raise UsageError(f"audio_fs={self.audio_fs!r}, expected a positive rate in Hz")
+        if isinstance(self.extra, str):
+            raise UsageError(f"extra={self.extra!r}, expected a sequence of names: extra=({self.extra!r},)")
         if self.mode == "waveform" and self.standardize is not None:
             raise UsageError("standardize is for spectrograms, and mode is 'waveform'")
 
@@ -125,6 +129,27 @@ class Source:
         found = computed([lazy.isel(stim=s) for s in stims], threads=threads)
         return [None if np.isnan(values).all() else values for values in found]
 
+    def without_stimulus(self, stims: Sequence[int], fs: float | None, *, look: bool) -> list[int]:
+        """Those of some stimuli that have no waveform (where a rate is given) or no spectrogram.
+
+        Parameters
+        ----------
+        stims : sequence of int
+            Positions in the cube.
+        fs : float or None
+            Rate of the waveforms.
+        look : bool
+            Read spectrograms whose shards do not tell: those of lazily transformed or remote cubes.
+        """
+        if fs is not None:
+            return [s for s in stims if not self.waveforms(fs).has(s)]
+        try:
+            if self.stimulus_parts:
+                return [s for s in stims for array, at in [self._stimulus_at(s)] if not array.has(at)]
+        except NotImplementedError:
+            pass
+        return [s for s in stims if look and self.stimuli([s], threads=False)[0] is None]
+
     def waveforms(self, fs: float) -> Waveforms:
         """Waveforms at a sampling rate."""
         if fs not in self._waveforms:
@@ -146,12 +171,16 @@ class Source:
         return np.repeat(np.arange(len(chunks)), chunks)
 
     def _stimulus(self, stim: int) -> NDArray[Any] | None:
+        array, at = self._stimulus_at(stim)
+        values = array.read(at)
+        return None if values is None else values[0]
+
+    def _stimulus_at(self, stim: int) -> tuple[ShardedArray, tuple[int, int, int]]:
         part = next(p for p in self.stimulus_parts if p.stim[stim] >= 0)
         array = self._array(part.path, "stimulus")
         if array.chunk != (1, *array.shape[1:]):
             raise NotImplementedError(f"stimulus in chunks of {array.chunk}")
-        values = array.read((int(part.stim[stim]), 0, 0))
-        return None if values is None else values[0]
+        return array, (int(part.stim[stim]), 0, 0)
 
     def _array(self, path: str, name: str) -> ShardedArray:
         key = f"{path}/{name}"
@@ -196,6 +225,29 @@ class BatchReader:
         r = self._responses
         plain = not (self.reading.average_repeats or self.reading.smooth_ms or self.reading.normalize)
         return int(r.fill) if plain and isinstance(r, ResponseReader) and r.dtypes == {np.dtype("u1")} else None
+
+    def check(self) -> None:
+        """Find out before the first batch whether every visible stimulus can be read.
+
+        Raises
+        ------
+        UsageError
+            If some lack their spectrogram or waveform, or units are mixed.
+        """
+        lacking = self.source.without_stimulus(self.stim.tolist(), self.reading.audio_fs, look=False)
+        if lacking:
+            raise self._lacks(lacking)
+        _ = self._responses
+
+    def _lacks(self, stims: Sequence[int]) -> UsageError:
+        labels = ", ".join(map(repr, self.source.cube["stim"].values[stims[:3]].tolist()))
+        what = "spectrogram" if self.reading.audio_fs is None else "waveform"
+        if len(stims) == len(self.stim):
+            return UsageError(f"no stimulus has a {what} in this cube: build it with the sounds, or use the other mode")
+        return UsageError(
+            f"{len(stims)} of {len(self.stim)} stimuli have no {what}, such as {labels}: their sounds were missing "
+            f"when the cube was built; leave them out with .with_stimulus(), or build it again with them"
+        )
 
     def batch(self, items: Sequence[int], *, threads: int = 1, raw: bool = False) -> dict[str, Any]:
         """Arrays of some visible stimuli, trimmed to the longest, and to the most repeats, of them.
@@ -288,11 +340,7 @@ class BatchReader:
             return
         (values,) = self.source.stimuli([stim], threads=False)
         if values is None:
-            label = self.source.cube["stim"].values[stim]
-            raise UsageError(
-                f"stimulus {label!r} has no spectrogram, since its sound was missing when the cube was built; "
-                f"leave such stimuli out with CubeDataset.with_stimulus()"
-            )
+            raise self._lacks(self.source.without_stimulus(self.stim.tolist(), None, look=False) or [stim])
         here = out[0, :, :bins]
         here[...] = values[:, :bins]
         out[0, :, bins:] = 0

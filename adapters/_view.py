@@ -37,10 +37,13 @@ class View:
     """
 
     def __init__(self, source: str | os.PathLike[str] | xr.Dataset, reading: Reading) -> None:
+        if not isinstance(source, xr.Dataset | str | os.PathLike):
+            raise UsageError(f"expected a path, a URL or an xarray.Dataset, got {type(source).__name__}")
         opened = source if isinstance(source, xr.Dataset) else store.open(source)
         self._reading = reading
-        self._source = Source(loaded(opened), reading.cache)
-        self._choice = Choice.everything(opened)
+        cube = loaded(opened)
+        self._source = Source(cube, reading.cache)
+        self._choice = Choice.everything(cube)
 
     @property
     def _threads(self) -> int:
@@ -128,10 +131,15 @@ class View:
         return self._narrowed(dataclasses.replace(self._choice, **chosen), {"stim": stim, "neuron": neuron})
 
     def with_stimulus(self) -> Self:
-        """Leave out the stimuli whose sound was missing when the cube was built; reads every spectrogram once."""
+        """Leave out the stimuli whose sound was missing when the cube was built.
+
+        They have responses, but no spectrogram (with ``mode="waveform"``: no waveform). They are never hidden of
+        themselves; a batch of them is an error.
+        """
         stims = self._reader.stim
-        there = [self._source.stimuli([s], threads=self._threads > 1)[0] is not None for s in stims.tolist()]
-        return self._narrowed(dataclasses.replace(self._choice, stim=stims[there]), {"with_stimulus": True})
+        lacking = self._source.without_stimulus(stims.tolist(), self._reading.audio_fs, look=True)
+        chosen = dataclasses.replace(self._choice, stim=stims[~np.isin(stims, lacking)])
+        return self._narrowed(chosen, {"with_stimulus": True})
 
     def _narrowed(self, choice: Choice, keys: Mapping[str, Any], where: Any = None, heard: Any = None) -> Self:
         view = self._with(_choice=choice)
@@ -142,12 +150,15 @@ class View:
     # Reading --------------------------------------------------------------------------------------------------------
 
     def using(self, **options: Any) -> Self:
-        """Read the same choice with other options: those of the constructor, by name."""
+        """Read the same choice with other options: those of the constructor, by name.
+
+        What `standardize` and `normalize` found stays as it is: set ``average_repeats`` and ``smooth_ms`` before them.
+        """
         known = {f.name for f in dataclasses.fields(Reading)} - {"standardize", "normalize"}
         if not options.keys() <= known:
             raise UsageError(f"using({', '.join(sorted(options.keys() - known))}): expected {', '.join(sorted(known))}")
         if "extra" in options:
-            options["extra"] = tuple(options["extra"])
+            options["extra"] = options["extra"] if isinstance(options["extra"], str) else tuple(options["extra"])
         changes: dict[str, Any] = {"_reading": dataclasses.replace(self._reading, **options)}
         if options.get("cache", self._source.cache) != self._source.cache:
             changes["_source"] = Source(self._source.cube, options["cache"])
@@ -167,7 +178,10 @@ class View:
             raise UsageError(f"per={per!r}, expected 'band' or 'all'")
         if self._reading.mode == "waveform":
             raise UsageError("standardize is for spectrograms, and mode is 'waveform'")
-        moments = stimulus_moments((self if fit is None else fit)._reader, per)
+        fit = self if fit is None else fit
+        if not np.array_equal(fit._source.cube["frequency"].values, self._source.cube["frequency"].values):
+            raise UsageError("standardize: fit is a view of a cube with other frequencies")
+        moments = stimulus_moments(fit._reader, per)
         return self._with(_reading=dataclasses.replace(self._reading, standardize=moments))
 
     def normalize(self, method: Literal["max", "zscore"] = "max", fit: Self | None = None) -> Self:

@@ -42,21 +42,29 @@ class Waveforms:
         per_bin = fs * dt
         self.per_bin = round(per_bin)
         if self.per_bin < 1 or abs(per_bin - self.per_bin) > 1e-6:
-            near = [max(1, int(per_bin)) / dt, (int(per_bin) + 1) / dt]
+            near = [max(1, int(per_bin)) / dt, max(2, int(per_bin) + 1) / dt]
             raise UsageError(
                 f"audio_fs={fs:g} Hz: a bin of {dt * 1000:g} ms would be {per_bin:g} samples; give a rate with a whole "
                 f"number of samples a bin, such as {near[0]:g} or {near[1]:g} Hz"
             )
         if not parts:
-            raise UsageError("mode='waveform' needs a cube opened from a local store, with its own stimulus")
+            raise UsageError(
+                "mode='waveform' needs a cube opened from a local store, with its own stimulus; choose stimuli of it "
+                "with strfcube.select, or with sel and isel of the view"
+            )
         self.fs = fs
         self._parts, self._labels = parts, cube["stim"].values
-        self._onset = np.asarray(cube["sound_onset"].values, float)
+        # A written cube may begin later than its sounds
+        self._onset = np.asarray(cube["sound_onset"].values, float) - float(cube["time"].values[0])
         self._kept: dict[int, NDArray[np.float32]] | None = {} if keep else None
         self._groups: dict[str, tuple[Any, Any, Any, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_groups": {}}
+
+    def has(self, stim: int) -> bool:
+        """Whether the cube holds a stimulus's sound."""
+        return self._stored(stim) is not None
 
     def read(self, stim: int, n_bins: int) -> NDArray[np.float32]:
         """Samples [shape=(n_bins * per_bin,)] of one stimulus; the first belongs to bin 0.
@@ -68,8 +76,16 @@ class Waveforms:
         """
         if self._kept is not None and stim in self._kept:
             return self._kept[stim]
-        samples, rate = self._stored(stim)
+        stored = self._stored(stim)
+        if stored is None:
+            raise UsageError(
+                f"stimulus {self._labels[stim]!r} has no waveform in the cube: build it with the sounds, or leave such "
+                f"stimuli out with .with_stimulus()"
+            )
         import librosa
+
+        every, where, rate = stored
+        samples = every[where]
 
         sound = to_float(samples).astype(np.float32)
         if rate != self.fs:
@@ -82,17 +98,16 @@ class Waveforms:
             self._kept[stim] = out
         return out
 
-    def _stored(self, stim: int) -> tuple[NDArray[Any], float]:
+    def _stored(self, stim: int) -> tuple[Any, slice, float] | None:
+        """Array of samples, where in it a sound lies, and its rate."""
         for part in self._parts:
             at = int(part.stim[stim])
             if at < 0:
                 continue
             samples, start, size, rate = self._group(part.path)
             if size is not None and size[at]:
-                return samples[start[at] : start[at] + size[at]], float(rate[at])
-        raise UsageError(
-            f"stimulus {self._labels[stim]!r} has no waveform in the cube: build with audio, or read spectrograms"
-        )
+                return samples, slice(start[at], start[at] + size[at]), float(rate[at])
+        return None
 
     def _group(self, path: str) -> tuple[Any, Any, Any, Any]:
         if path not in self._groups:

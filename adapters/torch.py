@@ -6,6 +6,7 @@ Nothing of ``response`` is read before a batch asks for it.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -85,8 +86,9 @@ class CubeDataset(View, Dataset[Batch]):
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> None:
-        super().__init__(source, Reading(mode, audio_fs, average_repeats, smooth_ms, cache, tuple(extra), allow_mixed))
-        self._dtype, self._device = dtype, None if device is None else torch.device(device)
+        names = extra if isinstance(extra, str) else tuple(extra)
+        super().__init__(source, Reading(mode, audio_fs, average_repeats, smooth_ms, cache, names, allow_mixed))  # type: ignore[arg-type]
+        self._dtype, self._device = _floating(dtype), None if device is None else torch.device(device)
 
     @property
     def _threads(self) -> int:
@@ -96,7 +98,7 @@ class CubeDataset(View, Dataset[Batch]):
         """Read the same choice with other options: those of the constructor, by name."""
         changes: dict[str, Any] = {}
         if "dtype" in options:
-            changes["_dtype"] = options.pop("dtype")
+            changes["_dtype"] = _floating(options.pop("dtype"))
         if "device" in options:
             device = options.pop("device")
             changes["_device"] = None if device is None else torch.device(device)
@@ -107,9 +109,10 @@ class CubeDataset(View, Dataset[Batch]):
         return self.using(device=device)
 
     def __getitem__(self, index: Any) -> Any:
-        if not isinstance(index, int | np.integer) or isinstance(index, bool):
-            return self.isel(stim=index)
-        batch = self.batch([int(index)])
+        single = _position(index)
+        if single is None:
+            return self.isel(stim=[None] if index is None else index)
+        batch = self.batch([single])
         return {key: values[0] for key, values in batch.items()}
 
     def __getitems__(self, indices: Sequence[int]) -> Items:
@@ -199,7 +202,8 @@ class CubeDataset(View, Dataset[Batch]):
             Stimuli with different numbers of repeats never share a batch, so that one with twenty does not pad seven
             others to twenty.
         sampler : iterable of int, optional
-            Gives the order, such as a DistributedSampler.
+            Gives the order, such as a DistributedSampler. Without one, a stimulus that lacks its spectrogram is an
+            error here and not in the middle of an epoch.
         prefetch : int
             Batches that a thread reads ahead; each needs the memory of a batch.
         pin_memory : bool
@@ -210,7 +214,14 @@ class CubeDataset(View, Dataset[Batch]):
         Returns
         -------
         CubeLoader
+
+        Raises
+        ------
+        UsageError
+            For an option that cannot be used as given, or stimuli without a spectrogram: see `with_stimulus`.
         """
+        if sampler is None:
+            self._reader.check()
         # Neither is read, only counted: the number of repeats of an item and the block it lies in
         groups = self._reader.n_repeats.max(1, initial=0).astype(np.intp) if group_by_repeats else None
         blocks = self._source.blocks()[self._reader.stim]
@@ -221,6 +232,24 @@ class CubeDataset(View, Dataset[Batch]):
         )  # fmt: skip
         pin = pin_memory and torch.cuda.is_available()
         return CubeLoader(self, order, prefetch, pin_memory=pin, **options)
+
+
+def _position(index: Any) -> int | None:
+    """A single position: an int, or a scalar of numpy or torch; None for anything that chooses several."""
+    if isinstance(index, bool | np.bool_) or getattr(index, "dtype", None) in (torch.bool, np.dtype(bool)):
+        return None
+    if getattr(index, "ndim", 0):
+        return None
+    try:
+        return operator.index(index)
+    except TypeError:
+        return None
+
+
+def _floating(dtype: Any) -> torch.dtype:
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise UsageError(f"dtype={dtype!r}, expected torch.float32 or another floating dtype of torch: missing is NaN")
+    return dtype
 
 
 class Items(Sequence[Batch]):

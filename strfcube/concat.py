@@ -92,6 +92,8 @@ def concat(
     UsageError
         If bin widths, frequency axes or units differ (the message has both values), or names repeat.
     """
+    if isinstance(cubes, str | os.PathLike) or hasattr(cubes, "data_vars"):
+        raise UsageError("concat: expected several cubes in a list, got one")
     opened = [loaded(_opened(cube)) for cube in cubes]
     if not opened:
         raise UsageError("concat: expected at least one cube, got none")
@@ -160,6 +162,9 @@ def _opened(cube: Any) -> xr.Dataset:
         from strfcube.store import open as open_cube
 
         return open_cube(cube)
+    if not hasattr(cube, "data_vars"):
+        hint = "; of a view, give .ds, or add the views" if hasattr(cube, "ds") else ""
+        raise UsageError(f"concat: expected paths, URLs or Datasets, got {type(cube).__name__}{hint}")
     return cube  # type: ignore[no-any-return]
 
 

@@ -125,12 +125,12 @@ def apply(ds: xr.Dataset, choice: Choice) -> xr.Dataset:
     """Cut a cube to what is visible of a choice, lazily."""
     from strfcube import reader
 
-    stim, neuron, _ = choice.visible(np.asarray(ds["n_repeats"].values))
+    stim, neuron, _ = choice.visible(_counts(ds))
     chosen = ds.isel(stim=as_slice(stim), neuron=as_slice(neuron))
     reader.register_selected(chosen, ds, stim, neuron)
     if choice.pairs is None:
         return chosen
-    pairs = chosen["n_repeats"].copy(data=choice.pairs[np.ix_(stim, neuron)])
+    pairs = chosen["n_repeats"].transpose("stim", "neuron").copy(data=choice.pairs[np.ix_(stim, neuron)])
     hidden = {name: chosen[name].where(pairs, 0) for name in ("n_repeats", "n_rejected") if name in chosen}
     return chosen.assign(hidden | {"response": chosen["response"].where(pairs)})
 
@@ -160,10 +160,12 @@ def masks(
     if where is not None:
         found.append(_predicate(ds, where))
     if heard is not None:
+        if not isinstance(heard, Mapping):
+            raise SelectionError(f"heard={heard!r}: expected keys on stim, such as heard={{'stim_type': 'song'}}")
         stims, neurons, pairs = masks(ds, heard)
         if not neurons.all() or pairs is not None:
             raise SelectionError(f"heard={dict(heard)!r}: expected coordinates on stim only")
-        found.append((("neuron",), np.asarray((ds["n_repeats"].values[stims] > 0).any(0))))
+        found.append((("neuron",), np.asarray((_counts(ds)[stims] > 0).any(0))))
     stim, neuron = np.ones(ds.sizes["stim"], bool), np.ones(ds.sizes["neuron"], bool)
     both: Bools | None = None
     for dims, mask in found:
@@ -225,12 +227,18 @@ def _coordinate(ds: xr.Dataset, key: str) -> xr.DataArray:
     if key in names:
         return ds.coords[key]
     close = difflib.get_close_matches(key, names, n=3)
-    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    hint = f"; did you mean {' or '.join(close)}?" if close else "."
     if key in ds.dims:
-        hint = f"; take part of '{key}' with ds.isel({key}=...)"
+        hint = f"; take part of '{key}' with ds.isel({key}=...)."
+    elif key in ds.data_vars:
+        hint = f", but a variable: use where=lambda ds: ds.{key} > ..."
     on = {dims: sorted(n for n, d in names.items() if d == dims) for dims in dict.fromkeys(names.values())}
     listed = "; ".join(f"on {' and '.join(dims)}: {', '.join(n)}" for dims, n in on.items())
     raise SelectionError(f"'{key}' is no coordinate to select by{hint} There are {listed}")
+
+
+def _counts(ds: xr.Dataset) -> NDArray[Any]:
+    return np.asarray(ds["n_repeats"].transpose("stim", "neuron").values)
 
 
 def _dims(coord: xr.DataArray) -> tuple[str, ...]:
@@ -352,7 +360,7 @@ def published(ds: xr.Dataset, name: str) -> dict[str, Any]:
 
 
 def loaded(ds: xr.Dataset) -> xr.Dataset:
-    """Load everything of a cube but ``response`` and ``stimulus``.
+    """Load everything of a cube but ``response`` and ``stimulus``; count only the repeats and bins that are left in it.
 
     Raises
     ------
@@ -362,7 +370,32 @@ def loaded(ds: xr.Dataset) -> xr.Dataset:
     missing = [n for n in ("response", "stimulus", "n_repeats", "n_bins") if n not in ds.variables]
     if missing:
         raise UsageError(f"expected a cube, but it has no {' or '.join(missing)}; open it with strfcube.open")
+    flat = [dim for dim in ("stim", "neuron", "repeat", "time", "frequency") if dim not in ds.dims]
+    if flat:
+        what = " and ".join(flat)
+        raise UsageError(f"expected a cube, but it has no dimension {what}; take one with a list: isel({flat[0]}=[0])")
+    if "dt_ms" not in ds.attrs:
+        raise UsageError(
+            "expected a cube, but it has lost its attribute dt_ms: put it back with ds.assign_attrs(dt_ms=...)"
+        )
+    if ds["response"].dtype.kind in "ui" and "_FillValue" in ds["response"].attrs:
+        raise UsageError("response holds stored bytes; open the cube without mask_and_scale=False")
+    ds = ds.transpose("stim", "neuron", "repeat", "frequency", "time", ...)
     lazy = [n for n, v in ds.variables.items() if n not in ("response", "stimulus") and v.ndim <= 2]
-    return ds.assign_coords({n: ds[n].load() for n in lazy if n in ds.coords and n not in ds.indexes}).assign(
+    ds = ds.assign_coords({n: ds[n].load() for n in lazy if n in ds.coords and n not in ds.indexes}).assign(
         {n: ds[n].load() for n in lazy if n not in ds.coords}
     )
+    bins = np.rint(ds["time"].values / (float(ds.attrs["dt_ms"]) / 1000)).astype(int)
+    for name, labels in (("n_repeats", ds["repeat"].values), ("n_bins", bins)):
+        counts = np.asarray(ds[name].values)
+        if len(labels) < counts.max(initial=0) or (np.diff(labels) <= 0).any():
+            ds = ds.assign({name: ds[name].copy(data=_reached(labels, counts))})
+    return ds
+
+
+def _reached(labels: NDArray[Any], counts: NDArray[Any]) -> NDArray[Any]:
+    """Length that holds every label below a count, for cubes that ``ds.isel`` left some repeats or bins of."""
+    reach = np.zeros(int(counts.max(initial=0)) + 1, counts.dtype)
+    known = labels < len(reach) - 1
+    np.maximum.at(reach, labels[known] + 1, np.flatnonzero(known) + 1)
+    return np.asarray(np.maximum.accumulate(reach)[counts])

@@ -119,15 +119,24 @@ class ShardedArray:
 
     def encoded(self, at: tuple[int, ...]) -> bytes | None:
         """Bytes of a chunk as stored; None where it is not."""
+        fd, offset, size = self._place(at)
+        return None if fd < 0 else os.pread(fd, size, offset)
+
+    def has(self, at: tuple[int, ...]) -> bool:
+        """Whether a chunk is stored: one that holds only missing values is not."""
+        return self._place(at)[0] >= 0
+
+    def _place(self, at: tuple[int, ...]) -> tuple[int, int, int]:
+        """File, offset and size of a chunk; a negative file where it is not stored."""
         shard = tuple(a // n for a, n in zip(at, self.per_shard, strict=True))
         fd, index = self._files.get(shard) or self._open(shard)
         if fd < 0:
-            return None
+            return -1, 0, 0
         slot = 0
         for a, n in zip(at, self.per_shard, strict=True):
             slot = slot * n + a % n
         offset, size = index[slot]
-        return None if offset == _NOT_STORED else os.pread(fd, size, offset)
+        return (-1, 0, 0) if offset == _NOT_STORED else (fd, offset, size)
 
     def _room(self) -> NDArray[Any]:
         if self.kept is not None:

@@ -306,3 +306,9 @@ def test_a_written_selection_is_a_cube_like_any_other(demo, tmp_path):
     whole = strfcube.open(strfcube.rebin(demo, 10, out=tmp_path / "demo10.zarr", jobs=1))
     wanted = strfcube.select(whole, area="MLd", stim_type="flatrip")
     np.testing.assert_array_equal(finer["response"].values, wanted["response"].values[..., : finer.sizes["time"]])
+
+
+@pytest.mark.parametrize("wrong", ["a.zarr", make_cube(), [np.zeros(3)]])
+def test_what_is_no_list_of_cubes_is_told_apart(wrong):
+    with pytest.raises(UsageError, match=r"several cubes in a list|paths, URLs or Datasets, got ndarray"):
+        concat(wrong)

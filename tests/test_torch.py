@@ -219,6 +219,72 @@ def test_isel_counts_what_is_visible(view):
         view.isel(stim=[])
 
 
+def test_scalars_of_numpy_and_torch_are_positions_and_none_is_nothing(view):
+    for one in (np.int64(2), np.array(2), torch.tensor(2)):
+        same(view[one], view[2])
+    assert len(view[torch.tensor([3, 1])]) == 2
+    for wrong in (None, True, np.True_, torch.tensor(True), 1.0, "stim001"):
+        with pytest.raises(SelectionError, match="expected an int, a slice"):
+            view[wrong]
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        {"time": slice(0, 20)},
+        {"time": slice(15, 40)},
+        {"repeat": slice(0, 2)},
+        {"repeat": slice(1, 4)},
+        {"repeat": [2, 0]},
+        {"time": slice(None, None, -1), "frequency": slice(1, 3)},
+    ],
+)
+def test_what_xarray_cuts_off_is_not_counted_any_more(made, cut):
+    ds = strfcube.open(made[1]).isel(cut)
+    view = CubeDataset(ds)
+    batch = view.batch(range(len(view)))
+    there = view.ds["response"].values
+    mask = batch["valid_mask"].numpy()
+    assert mask.sum() == (~np.isnan(there)).sum()
+    repeats, bins = mask.shape[2:]
+    np.testing.assert_array_equal(batch["responses"], np.where(mask, there[:, :, :repeats, :bins], np.nan))
+    np.testing.assert_array_equal(batch["stims"][:, 0], np.nan_to_num(view.ds["stimulus"].values[..., :bins]))
+
+
+def test_any_order_of_dimensions(made, view):
+    turned = CubeDataset(strfcube.open(made[1]).transpose("time", "repeat", "neuron", "stim", ...))
+    same(turned.sel(area="MLd").batch([0, 2]), view.sel(area="MLd").batch([0, 2]))
+
+
+def test_what_is_no_cube_is_told_apart(made):
+    ds = strfcube.open(made[1])
+    for wrong, message in (
+        (ds.isel(neuron=3), r"no dimension neuron; take one with a list"),
+        (ds.drop_attrs(), "lost its attribute dt_ms"),
+        (ds["response"], "got DataArray"),
+        (strfcube.open(made[1]).drop_vars("n_bins"), "no n_bins"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            CubeDataset(wrong)
+    import xarray as xr
+
+    with pytest.raises(UsageError, match="without mask_and_scale=False"):
+        CubeDataset(xr.open_zarr(made[1], mask_and_scale=False))
+
+
+def test_options_that_mean_nothing_are_refused(view):
+    for options, message in (
+        ({"dtype": torch.int16}, "floating dtype"),
+        ({"dtype": np.float64}, "floating dtype"),
+        ({"extra": "sound_duration"}, r"extra=\('sound_duration',\)"),
+        ({"mode": "waveform", "audio_fs": -16000}, "positive rate"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            view.using(**options)
+    with pytest.raises(UsageError, match="other frequencies"):
+        view.standardize(fit=CubeDataset(make_cube(bands=3, holes=False)))
+
+
 def test_subsets_by_name(view):
     assert len(view.subset("test")) == 1
     with pytest.raises(SelectionError, match="there is test, train"):
@@ -330,8 +396,12 @@ def test_a_stimulus_without_spectrogram_is_not_trained_on_as_silence(tmp_path):
     from strfcube.rewrite import write
 
     for view in (CubeDataset(cube), CubeDataset(write(cube, tmp_path / "cube.zarr"))):
-        with pytest.raises(UsageError, match=r"'stim001' has no spectrogram.*with_stimulus"):
+        message = r"1 of 4 stimuli have no spectrogram, such as 'stim001'.*with_stimulus"
+        with pytest.raises(UsageError, match=message):
             view.batch([0, 1])
+        if view._source.stimulus_parts:  # shards tell before anything is read: not in the middle of an epoch
+            with pytest.raises(UsageError, match=message):
+                view.loader(2)
         assert [m["stim"] for m in view.with_stimulus().stim_meta] == ["stim000", "stim002", "stim003"]
 
 
@@ -465,7 +535,7 @@ def test_waveforms_come_along_into_pools(demo, tmp_path):
 def test_waveforms_that_cannot_be_had_say_why(demo, made):
     with pytest.raises(UsageError, match=r"220.5 samples; .* such as 44000 or 44200 Hz"):
         CubeDataset(demo, mode="waveform", audio_fs=44100).batch([0])
-    with pytest.raises(UsageError, match=r"'stim000' has no waveform.*build with audio"):
+    with pytest.raises(UsageError, match=r"'stim000' has no waveform.*build it with the sounds"):
         CubeDataset(made[1], mode="waveform", audio_fs=16000).batch([0])
     with pytest.raises(UsageError, match="opened from a local store"):
         CubeDataset(made[0], mode="waveform", audio_fs=16000).batch([0])
