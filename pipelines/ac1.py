@@ -126,12 +126,14 @@ class AC1(Pipeline):
         Raises
         ------
         RawDataError
-            If neither experimenter's recordings are there.
+            If neither experimenter's recordings are there, or none of them can be used.
         """
         stimuli: list[Stimulus] = []
         neurons: list[Neuron] = []
         sources: list[Source] = []
+        recorded: list[str] = []
         for book in books(self.raw, report):
+            recorded += [f"{len(book.recordings)} folders of {book.experimenter}'s", *book.missing]
             if book.experimenter == "wehr" and len(book.recordings) != WEHR_CELLS:
                 what = f"{len(book.recordings)} recording folders, the published selection is of {WEHR_CELLS}"
                 report(Finding("warning", Wehr.results, what, "valid_unit goes by their order and may be wrong"))
@@ -147,6 +149,9 @@ class AC1(Pipeline):
             book.report_totals()
             in_order = sorted(book.heard.values(), key=lambda heard: natural_key(heard.id))
             stimuli += [_stimulus(heard, book, self.settings["ramp_ms"]) for heard in in_order]
+        if recorded and not neurons:
+            raise RawDataError(f"found {', '.join(recorded)}, but in no recording a natural sound that could be used; "
+                               "see that the sounds of crcns-ac1.zip are unpacked here", self.raw)  # fmt: skip
         if not neurons:
             raise RawDataError("expected natural-sound recordings in crcns-ac1/wehr/Results or "
                                "crcns-ac1-asari-results-1 and -2, found none; unpack the archives here",

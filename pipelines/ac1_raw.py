@@ -145,6 +145,8 @@ class Book:
         Files of each recording folder.
     heard : dict of Heard
         Every stimulus that a trigger seen so far presented.
+    missing : list of str
+        What messages say of the folder of sounds where it is absent, else nothing.
     """
 
     experimenter: ClassVar[str]
@@ -156,6 +158,10 @@ class Book:
         self.raw, self.report = raw, report
         self.recordings = self._list_recordings()
         self.heard: dict[str, Heard] = {}
+        self.missing = [] if self._folders(self.stimuli) else [f"no folder {self.stimuli}"]
+        if self.recordings and self.missing:
+            report(Finding("error", self.stimuli, f"expected the sounds, found {self.missing[0]}",
+                           "no recording that needs them can be used; unpack crcns-ac1.zip here"))  # fmt: skip
         self._other: Counter[str] = Counter()
         self._unequal: list[Finding] = []
         self._sounds: dict[Path, Sound | str] = {}

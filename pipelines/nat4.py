@@ -39,6 +39,7 @@ import io
 import re
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -161,6 +162,11 @@ def _spikes(site: Site, bundle: Bundle, report: Report) -> Iterator[Trials]:
         what = f"{twice} rows of the epoch table repeat another one, name and times"
         report(Finding("info", file, what, "each presentation is one trial"))
     report_unplaced(signal.epochs, file, report)
+    last = max((float(times[np.isfinite(times)].max(initial=0)) for times in signal.events.values()), default=0.0)
+    if last > signal.seconds:
+        what = f"segments say that the signal ends at {signal.seconds:g} s, but there are spikes until {last:g} s"
+        report(Finding("warning", file, what, "the segments are not believed: no trial is cut there"))
+        signal = replace(signal, header=replace(signal.header, seconds=np.nan))
     for row in signal.overhang(STIM):
         what = f"epoch {signal.epochs.names[row]} at {signal.epochs.starts[row]:g} s ends after the signal"
         report(Finding("warning", file, f"{what} ({signal.seconds:g} s)", "its trial is cut there"))

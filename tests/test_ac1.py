@@ -258,6 +258,16 @@ def test_an_empty_folder_is_an_error(tmp_path, make):
         survey(tmp_path)
 
 
+def test_recordings_without_their_sounds(small):
+    shutil.rmtree(small / "asari/Stimuli")
+    surveyed, findings = survey(small)
+    assert {n.meta["experimenter"] for n in surveyed.neurons} == {"wehr"}
+    assert said(findings, "error", "asari/Stimuli", "found no folder asari/Stimuli", "unpack crcns-ac1.zip here")
+    shutil.rmtree(small / "wehr/Stimuli")
+    with pytest.raises(RawDataError, match=r"found 2 folders of wehr's, no folder wehr/Stimuli, 3 folders of asari's"):
+        survey(small)
+
+
 def _damage(path, how):
     content = path.read_bytes()
     if how == "cut":

@@ -422,6 +422,18 @@ def test_epochs_past_the_end_and_odd_spike_times(tmp_path):
     assert new.spectrogram is None
 
 
+def test_segments_that_end_before_the_last_spike_are_not_believed(truth, tmp_path):
+    raw = copy_of(truth.raw, tmp_path)
+    cells = [c for c in truth.cells["A1"] if c.startswith("CRD016d")]
+    rows = [(n, s / 1e9, s / 1e9 + 1.5) for n, s in truth.trials["CRD016d"]]
+    files = site_files(rows, {c: truth.spikes[c] / 1e9 for c in cells}, seconds=2.0)
+    rewrite_site(raw, "A1_CRD016d", lambda _: write_tgz(io.BytesIO(), files).getvalue())
+    _, trials, findings = read_all(raw)
+    assert has(findings, "warning", "segments say that the signal ends at 2 s, but there are spikes until")
+    for sound in truth.sounds:
+        np.testing.assert_array_equal(counts_of(trials[cells[0]], sound), truth.counts(cells[0], sound))
+
+
 def test_population_epochs_past_the_end(tmp_path):
     truth = write_nat4(tmp_path / "raw")
     repack(truth.raw, lambda values: values[:-50])
