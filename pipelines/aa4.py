@@ -168,8 +168,8 @@ class AA4(Pipeline):
         for place in sorted({self.raw, *(folder.parent for folder in folders.values())}):
             for name in listing(place)[1] if place.is_relative_to(self.raw) else ():
                 if name.lower().endswith(ARCHIVES) and name.partition(".")[0] not in {*folders, "CRCNSCode"}:
-                    file = (place / name).relative_to(self.raw).as_posix()
-                    report(Finding("warning", file, "the archive is not unpacked", "the cube lacks what is in it"))
+                    archive = (place / name).relative_to(self.raw).as_posix()
+                    report(Finding("warning", archive, "the archive is not unpacked", "the cube lacks what is in it"))
         units: list[_Unit] = []
         sounds: dict[str, _Sound] = {}
         for animal, folder in folders.items():
