@@ -27,7 +27,7 @@ CHUNK_BYTES = 1_000_000  # decoded, of the response
 CHUNK_COST = 30_000  # bytes that could be decoded in the time that one more chunk costs
 SHARD_BYTES = 512_000_000  # decoded, of chunks that exist; some 100 times less on disk
 BLOCK_NEURONS = 1024  # more neurons than this are at least two blocks, so that two workers share them
-RAGGED_CHUNK, RAGGED_PER_SHARD = 1 << 17, 32
+RAGGED_CHUNK, SAMPLES_CHUNK, RAGGED_PER_SHARD = 1 << 17, 1 << 19, 32
 ROWS_PER_SHARD = 8  # chunks; a worker holds all columns of a shard of rows
 STIM_SHARDS = 8  # spectrogram shards of a large set
 
@@ -186,10 +186,21 @@ def trial_layouts(plan: Plan) -> tuple[dict[str, Layout], Layout]:
         name: Layout(f"trials/{name}", ("trial",), *linear(rows, RAGGED_CHUNK, ROWS_PER_SHARD), dtype, 0, attrs=attrs)
         for name, (dtype, attrs) in columns.items()
     }
+    return layouts, spikes_layout(spikes)
+
+
+def spikes_layout(total: int) -> Layout:
+    """Spike times of all trials, one after the other."""
     attrs = {"long_name": "spike times from stimulus onset, trial after trial", "units": "ns"}
-    times = Layout("trials/spike_time", ("spike",), *linear(spikes, RAGGED_CHUNK, RAGGED_PER_SHARD), "i8", 0,
-                   attrs=attrs)  # fmt: skip
-    return layouts, times
+    shape = linear(total, RAGGED_CHUNK, RAGGED_PER_SHARD)
+    return Layout("trials/spike_time", ("spike",), *shape, "i8", 0, attrs=attrs)
+
+
+def samples_layout(total: int, dtype: Any) -> Layout:
+    """Waveforms of all stimuli, one after the other."""
+    attrs = {"long_name": "waveforms, stimulus after stimulus"}
+    shape = linear(total, SAMPLES_CHUNK, RAGGED_PER_SHARD)
+    return Layout("audio/samples", ("sample",), *shape, np.dtype(dtype).str[1:], 0, "shuffle", attrs)
 
 
 def make_plan(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import shutil
 from functools import partial
@@ -16,10 +17,10 @@ from numpy.typing import NDArray
 from strfcube import digest, reader
 from strfcube.audio import to_float
 from strfcube.errors import StoreError
-from strfcube.plan import RAGGED_CHUNK, RAGGED_PER_SHARD, response_layout, stimulus_layout
+from strfcube.plan import response_layout, samples_layout, spikes_layout, stimulus_layout
 from strfcube.select import loaded
-from strfcube.shards import Layout, create, linear, write_shard
-from strfcube.store import attributes_digest, no_consolidation_warning
+from strfcube.shards import Layout, create, write_shard
+from strfcube.store import READ_BYTES, attributes_digest, no_consolidation_warning
 from strfcube.workplace import writable
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def write(ds: xr.Dataset, path: str | os.PathLike[str]) -> str:
     Parameters
     ----------
     ds : xarray.Dataset
-        Read one stimulus at a time.
+        Read a few stimuli at a time, 16 MB at most or one.
     path : path
         A local folder that does not exist; it appears when everything is written.
 
@@ -73,11 +74,14 @@ def write(ds: xr.Dataset, path: str | os.PathLike[str]) -> str:
             sounds = _sounds(ds)
             if sounds is not None:
                 _write_small(sounds[0], unfinished, "audio", digests)
-                _write_ragged(unfinished, _samples_layout(sounds[1]), _samples(sounds[1]), digests)
+                dtype = _samples_dtype(sounds[1])
+                layout = samples_layout(int(sounds[0]["row_size"].sum()), dtype)
+                _write_ragged(unfinished, layout, _samples(sounds[1], dtype), digests)
             trials = _trials(ds)
             if trials is not None:
                 _write_small(trials[0], unfinished, "trials", digests)
-                _write_ragged(unfinished, _spikes_layout(trials[0]), iter(trials[1]), digests)
+                layout = spikes_layout(int(trials[0]["row_size"].sum()))
+                _write_ragged(unfinished, layout, trials[1], digests)
             if paths:
                 _write_small(_findings(paths), unfinished, "findings", digests)
             root = zarr.open_group(unfinished, mode="a")
@@ -137,19 +141,15 @@ def _sounds(ds: xr.Dataset) -> tuple[xr.Dataset, list[tuple[Any, int, int]]] | N
     return table.assign({n: table[n].copy(data=v) for n, v in (("row_size", size), ("rate", rate))}), where
 
 
-def _samples_layout(sounds: list[tuple[Any, int, int]]) -> Layout:
+def _samples_dtype(sounds: list[tuple[Any, int, int]]) -> np.dtype[Any]:
     dtypes = {array.dtype for array, _, _ in sounds}
-    dtype = next(iter(dtypes)).str[1:] if len(dtypes) == 1 else "f4"
-    shape = linear(sum(size for _, _, size in sounds), RAGGED_CHUNK, RAGGED_PER_SHARD)
-    attrs = {"long_name": "waveforms, stimulus after stimulus"}
-    return Layout("audio/samples", ("sample",), *shape, dtype, 0, "shuffle", attrs)
+    return np.dtype(dtypes.pop() if len(dtypes) == 1 else np.float32)
 
 
-def _samples(sounds: list[tuple[Any, int, int]]) -> Iterator[NDArray[Any]]:
-    floats = len({array.dtype for array, _, _ in sounds}) > 1
+def _samples(sounds: list[tuple[Any, int, int]], dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
     for array, start, size in sounds:
         samples = np.asarray(array[start : start + size])
-        yield to_float(samples) if floats else samples
+        yield samples if array.dtype == dtype else to_float(samples)
 
 
 def _trials(ds: xr.Dataset) -> tuple[xr.Dataset, Iterator[NDArray[Any]]] | None:
@@ -192,24 +192,18 @@ def _trials(ds: xr.Dataset) -> tuple[xr.Dataset, Iterator[NDArray[Any]]] | None:
         like.attrs,
     )
     out["rejected_by"].attrs |= {"flag_values": list(range(len(tests))), "flag_meanings": " ".join(tests)}
-    return out, (_spikes(stored[path], rows) for path, rows in where)
+    ends = {path: np.cumsum(table["row_size"].values, dtype=np.int64) for path, table in stored.items()}
+    return out, (_spikes(stored[path], ends[path], rows) for path, rows in where)
 
 
-def _spikes(table: xr.Dataset, rows: NDArray[np.intp]) -> NDArray[Any]:
+def _spikes(table: xr.Dataset, ends: NDArray[np.int64], rows: NDArray[np.intp]) -> NDArray[Any]:
     """Spike times of some trials of one neuron, which lie together in the store."""
     if not len(rows):
         return np.empty(0, np.int64)
-    ends = np.cumsum(table["row_size"].values, dtype=np.int64)
     sizes = table["row_size"].values[rows].astype(np.int64)
     begin = int((ends[rows] - sizes).min())
     times = table["spike_time"][begin : int(ends[rows].max())].values
     return np.concatenate([times[e - n - begin : e - begin] for e, n in zip(ends[rows], sizes, strict=True)])
-
-
-def _spikes_layout(trials: xr.Dataset) -> Layout:
-    shape = linear(int(trials["row_size"].sum()), RAGGED_CHUNK, RAGGED_PER_SHARD)
-    attrs = {"long_name": "spike times from stimulus onset, trial after trial", "units": "ns"}
-    return Layout("trials/spike_time", ("spike",), *shape, "i8", 0, attrs=attrs)
 
 
 def _write_ragged(store: str, layout: Layout, pieces: Iterator[NDArray[Any]], digests: dict[str, str]) -> None:
@@ -246,13 +240,20 @@ def _stored_dtype(ds: xr.Dataset) -> str:
     if str(ds["response"].attrs.get("units")) != "count":
         return "f4"
     most = 0.0
-    for s in range(ds.sizes["stim"]):
-        values = ds["response"][s].values
+    for _, values in _stimuli(ds["response"], [slice(0, n) for n in ds["response"].shape]):
         seen = values[~np.isnan(values)]
         if (seen != np.rint(seen)).any() or (seen < 0).any():
             return "f4"
         most = max(most, float(seen.max(initial=0)))
     return "u1" if most < 255 else "u2" if most < 65535 else "f4"
+
+
+def _stimuli(array: xr.DataArray, span: list[slice]) -> Iterator[tuple[int, NDArray[Any]]]:
+    """A part of a variable, stimulus after stimulus; small ones are read many at a time, as dask reads them."""
+    step = max(1, READ_BYTES // (4 * math.prod(s.stop - s.start for s in span[1:]) or 1))
+    for low in range(span[0].start, span[0].stop, step):
+        block = array[(slice(low, min(low + step, span[0].stop)), *span[1:])].values
+        yield from enumerate(block, low)
 
 
 def _chunks(ds: xr.Dataset, layout: Layout, shard: tuple[int, ...]) -> Iterator[Chunk]:
@@ -261,8 +262,7 @@ def _chunks(ds: xr.Dataset, layout: Layout, shard: tuple[int, ...]) -> Iterator[
     first = [i * n for i, n in zip(shard, layout.shard, strict=True)]
     span = [slice(f, min(f + n, total)) for f, n, total in zip(first, layout.shard, layout.shape, strict=True)]
     rest = [range(s.start // c, -(-s.stop // c)) for s, c in zip(span[1:], layout.chunk[1:], strict=True)]
-    for stim in range(span[0].start, span[0].stop):
-        values = array[(stim, *span[1:])].values
+    for stim, values in _stimuli(array, span):
         if layout.dtype != "f4":
             values = np.where(np.isnan(values), layout.fill, values).astype(layout.dtype)
         for at in itertools.product(*rest):

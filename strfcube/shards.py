@@ -73,10 +73,6 @@ class Layout:
         """Index of every shard, in C order."""
         return list(itertools.product(*(range(n) for n in self.grid)))
 
-    def region(self, chunk: tuple[int, ...]) -> tuple[slice, ...]:
-        """The part of the array that a chunk holds."""
-        return tuple(slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(chunk, self.chunk, self.shape, strict=True))
-
 
 def linear(values: int, chunk: int, per_shard: int) -> tuple[tuple[int], tuple[int], tuple[int]]:
     """Shape, chunk and shard of a one-dimensional array; a short one is a single chunk."""

@@ -16,9 +16,9 @@ from strfcube.audio import to_float
 from strfcube.digest import Leaf
 from strfcube.errors import RawDataError
 from strfcube.grid import Align, bin_of, observed_bins
-from strfcube.plan import RAGGED_CHUNK, RAGGED_PER_SHARD, Plan
+from strfcube.plan import RAGGED_PER_SHARD, SAMPLES_CHUNK, Plan, samples_layout
 from strfcube.records import Finding, ReadyMade, Stimulus
-from strfcube.shards import Layout, create, linear, write_shard
+from strfcube.shards import Layout, create, write_shard
 from strfcube.spectrogram import FrontEnd, Published, compute, regrid
 from strfcube.workplace import load
 
@@ -294,14 +294,7 @@ def _write_audio(job: Job, dtype: np.dtype[Any] | None) -> Written:
     findings: list[Finding] = []
     leaves: list[Leaf] = []
     queue: list[NDArray[Any]] = []
-    name, chunk, per_shard = "audio/samples", RAGGED_CHUNK * 4, RAGGED_PER_SHARD
-    full, shard = chunk * per_shard, 0
-
-    def layout(total: int) -> Layout:
-        attrs = {"long_name": "waveforms, stimulus after stimulus"}
-        shape = linear(total, chunk, per_shard)
-        return Layout(name, ("sample",), *shape, np.dtype(common or "i2").str[1:], 0, "shuffle", attrs)
-
+    full, shard = SAMPLES_CHUNK * RAGGED_PER_SHARD, 0
     for number, stimulus in enumerate(job.stimuli):
         if stimulus.audio is None:
             continue
@@ -321,10 +314,11 @@ def _write_audio(job: Job, dtype: np.dtype[Any] | None) -> Written:
         while sum(map(len, queue)) > full:
             joined = np.concatenate(queue)
             part, queue = joined[:full], [joined[full:]]
-            leaves += write_shard(job.store, layout(1 << 40), (shard,), _slices(part, shard * full, layout(1 << 40)))
+            layout = samples_layout(1 << 40, common)
+            leaves += write_shard(job.store, layout, (shard,), _slices(part, shard * full, layout))
             shard += 1
-    final = layout(int(sizes.sum()))
+    final = samples_layout(int(sizes.sum()), common or "i2")
     create(job.store, final)
     rest = np.concatenate(queue) if queue else np.empty(0, final.dtype)
     leaves += write_shard(job.store, final, (shard,), _slices(rest, shard * final.shard[0], final))
-    return Written({name: leaves}, tuple(findings), {"row_size": sizes, "sample_rate": rates, "layout": final})
+    return Written({final.name: leaves}, tuple(findings), {"row_size": sizes, "sample_rate": rates, "layout": final})

@@ -20,6 +20,11 @@ def stored(values, dtype):
     return np.where(np.isnan(values), np.iinfo(dtype).max, values).astype(dtype)
 
 
+def region(layout, chunk):
+    """The part of the array that a chunk holds."""
+    return tuple(slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(chunk, layout.chunk, layout.shape, strict=True))
+
+
 def rewrite(path, values, chunk, shard, dtype):
     """Replace the response of a cube by one with other chunks."""
     fill = float("nan") if dtype == "f4" else int(np.iinfo(dtype).max)
@@ -36,7 +41,7 @@ def rewrite(path, values, chunk, shard, dtype):
     for at in layout.shards():
         grid = [range(i * n, min((i + 1) * n, -(-total // c)))
                 for i, n, total, c in zip(at, layout.per_shard, layout.shape, layout.chunk, strict=True)]  # fmt: skip
-        chunks = [((s, n, r, 0), data[layout.region((s, n, r, 0))]) for s in grid[0] for n in grid[1] for r in grid[2]]
+        chunks = [((s, n, r, 0), data[region(layout, (s, n, r, 0))]) for s in grid[0] for n in grid[1] for r in grid[2]]
         write_shard(path, layout, at, chunks)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consolidated metadata is currently not part", UserWarning)
