@@ -58,12 +58,16 @@ class Batches:
         groups: NDArray[np.intp] | None = None,
         sampler: Iterable[int] | None = None,
     ) -> None:
-        if batch_size < 1 or int(batch_size) != batch_size:
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
             raise UsageError(f"batch_size={batch_size!r}, expected a whole number from 1")
         if shuffle not in (False, True, "block"):
             raise UsageError(f"shuffle={shuffle!r}, expected False, True or 'block'")
         if sampler is not None and shuffle:
             raise UsageError("a sampler gives the order: leave shuffle away")
+        if sampler is not None and not hasattr(sampler, "__len__"):
+            raise UsageError(f"sampler={sampler!r}, expected one with a length, such as a list")
+        if seed < 0:
+            raise UsageError(f"seed={seed}, expected 0 or more")
         self.size, self.batch_size, self.shuffle, self.seed = size, int(batch_size), shuffle, seed
         self.drop_last, self.blocks, self.groups, self.sampler = drop_last, blocks, groups, sampler
         self.epoch = self.skip = 0

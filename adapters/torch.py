@@ -220,6 +220,9 @@ class CubeDataset(View, Dataset[Batch]):
         UsageError
             For an option that cannot be used as given, or stimuli without a spectrogram: see `with_stimulus`.
         """
+        ours = sorted(options.keys() & {"collate_fn", "batch_sampler", "dataset"})
+        if ours:
+            raise UsageError(f"{ours[0]} is given by the view: for one of your own use torch's DataLoader(view, ...)")
         if sampler is None:
             self._reader.check()
         # Neither is read, only counted: the number of repeats of an item and the block it lies in

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from strfcube.errors import StoreError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -109,6 +111,11 @@ class ResponseReader:
         Where they are; stimuli are addressed by their position in ``Part.stim``.
     arrays : mapping of str to ShardedArray
         The opened ``response`` of each path.
+
+    Raises
+    ------
+    StoreError
+        On reading, where a shard that trials were kept in is lost or damaged.
     """
 
     def __init__(self, parts: tuple[Part, ...], arrays: dict[str, ShardedArray]) -> None:
@@ -160,6 +167,11 @@ class ResponseReader:
             most = max(count for _, _, count in runs)
             for k in range(-(-most // step)):
                 chunk = array.read((at, block, k, 0))
+                if chunk is None and array.lost((at, block, k, 0)):
+                    raise StoreError(
+                        f"{array.path}: the shard of stimulus {at} and neuron block {block} is not there, but "
+                        f"trials of it were kept; run strfcube verify, and build the cube again"
+                    )
                 values = None if chunk is None else chunk[0, there, :, :n_bins]
                 for a, b, count in runs:
                     repeats = slice(k * step, min(count, (k + 1) * step))

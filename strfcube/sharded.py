@@ -122,6 +122,11 @@ class ShardedArray:
         fd, offset, size = self._place(at)
         return None if fd < 0 else os.pread(fd, size, offset)
 
+    def lost(self, at: tuple[int, ...]) -> bool:
+        """Whether the file of a chunk's shard is not there: all of its chunks are missing values, or it is lost."""
+        self._place(at)
+        return self._files[tuple(a // n for a, n in zip(at, self.per_shard, strict=True))][0] < 0
+
     def has(self, at: tuple[int, ...]) -> bool:
         """Whether a chunk is stored: one that holds only missing values is not."""
         return self._place(at)[0] >= 0

@@ -244,7 +244,15 @@ def test_prefetching_gives_the_same_and_passes_errors_on(made, view):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"batch_size": 0}, "batch_size=0"), ({"shuffle": "blocks"}, "shuffle='blocks'"), ({"prefetch": -1}, "prefetch")],
+    [
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_size": None}, "batch_size=None"),
+        ({"seed": -1}, "seed=-1"),
+        ({"sampler": iter([1])}, "with a length"),
+        ({"collate_fn": list}, "collate_fn is given by the view"),
+        ({"shuffle": "blocks"}, "shuffle='blocks'"),
+        ({"prefetch": -1}, "prefetch"),
+    ],
 )
 def test_options_are_checked(view, options, message):
     with pytest.raises(UsageError, match=message):

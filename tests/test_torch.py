@@ -251,6 +251,16 @@ def test_what_xarray_cuts_off_is_not_counted_any_more(made, cut):
     np.testing.assert_array_equal(batch["stims"][:, 0], np.nan_to_num(view.ds["stimulus"].values[..., :bins]))
 
 
+def test_a_lost_shard_is_not_read_as_silence(tmp_path):
+    _, path = make_store(tmp_path, stim=4, neuron=3, repeat=2, bins=20, holes=False)
+    view = CubeDataset(path)
+    for file in (tmp_path / "cube.zarr" / "response").rglob("c/**/*"):
+        if file.is_file():
+            file.unlink()
+    with pytest.raises(StoreError, match=r"response: the shard of stimulus 1 .* is not there"):
+        view.batch([1])
+
+
 def test_any_order_of_dimensions(made, view):
     turned = CubeDataset(strfcube.open(made[1]).transpose("time", "repeat", "neuron", "stim", ...))
     same(turned.sel(area="MLd").batch([0, 2]), view.sel(area="MLd").batch([0, 2]))
