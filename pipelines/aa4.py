@@ -165,11 +165,7 @@ class AA4(Pipeline):
             what = f"there is another folder of {animal}, {folders[animal].relative_to(self.raw).as_posix()}"
             then = f"its unit files are left out: {count}"
             report(Finding("warning", other.relative_to(self.raw).as_posix(), what, then))
-        for place in sorted({self.raw, *(folder.parent for folder in folders.values())}):
-            for name in listing(place)[1] if place.is_relative_to(self.raw) else ():
-                if name.lower().endswith(ARCHIVES) and name.partition(".")[0] not in {*folders, "CRCNSCode"}:
-                    archive = (place / name).relative_to(self.raw).as_posix()
-                    report(Finding("warning", archive, "the archive is not unpacked", "the cube lacks what is in it"))
+        self._lacking(folders, report)
         units: list[_Unit] = []
         sounds: dict[str, _Sound] = {}
         for animal, folder in folders.items():
@@ -218,6 +214,18 @@ class AA4(Pipeline):
             neuron, columns.stimuli, np.array(columns.numbers, np.int64), row_size, times,
             np.array(columns.start), np.array(columns.stop), file,
         )  # fmt: skip
+
+    def _lacking(self, animals: dict[str, Path], report: Report) -> None:
+        """Report the animals whose archive is still packed, and those without a unit."""
+        for place in sorted({self.raw, *(folder.parent for folder in animals.values())}):
+            inner, files = listing(place) if place.is_relative_to(self.raw) else ([], [])
+            packed_up = [name for name in files if name.lower().endswith(ARCHIVES)]
+            empty = [name for name in inner if (place / name / "wavfiles").is_dir()]
+            for names, what in ((packed_up, "the archive is not unpacked"), (empty, "expected *.h5 units, found none")):
+                for name in names:
+                    if name.partition(".")[0] not in {*animals, "CRCNSCode"}:
+                        file = (place / name).relative_to(self.raw).as_posix()
+                        report(Finding("warning", file, what, "the cube lacks what it should hold"))
 
     def _animal(self, animal: str, folder: Path, sounds: dict[str, _Sound], report: Report) -> list[_Unit]:
         """List the units of one animal, and add its stimuli to `sounds` in the order of their numbers."""

@@ -515,6 +515,11 @@ def test_an_archive_that_is_still_packed(one, tmp_path):
         survey(one)
 
 
+def test_an_animal_without_units(one):
+    shutil.copytree(one / ANIMAL / "wavfiles", one / "YelBlu6903F" / "wavfiles")
+    assert "expected *.h5 units" in only(survey(one)[1], "warning", "YelBlu6903F")
+
+
 def test_wavs_named_in_another_way(one):
     folder = one / ANIMAL / "wavfiles"
     (folder / "stim1.wav").rename(folder / "Stim01.WAV")
