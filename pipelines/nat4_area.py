@@ -196,8 +196,11 @@ def _population(raw: Path, area: str, report: Report) -> tuple[str, dict[str, Si
     except RawDataError as error:
         report(Finding("error", error.file, error.message, consequence, error.line or 0))
         return file, {}
-    if "resp" not in signals:
-        report(Finding("warning", file, "no signal 'resp'", f"cells of {area} are those of the per-site recordings"))
+    resp = signals.get("resp")
+    if resp is None or resp.chans == tuple(map(str, range(len(resp.chans)))):
+        what = "no signal 'resp'" if resp is None else "signal 'resp' does not name its cells (chans)"
+        report(Finding("warning", file, what, f"cells of {area} are those of the per-site recordings"))
+        signals.pop("resp", None)
     for name, signal in signals.items():
         report_unplaced(signal.epochs, file, report)
         late = signal.overhang(STIM)

@@ -622,6 +622,17 @@ def test_a_population_of_spike_times_gives_its_list_of_cells(truth, tmp_path):
     assert has(findings, "warning", "'resp' is a PointProcess at 100 Hz")
 
 
+def test_a_population_that_does_not_name_its_cells(truth, tmp_path):
+    raw = copy_of(truth.raw, tmp_path)
+    name = POPULATION.removesuffix(".tgz")
+    rewrite_population(raw, lambda files: files | {f"{name}.resp.json": header("resp", 100, None)})
+    survey, _, findings = read_all(raw)
+    known = set(truth.cells["A1"]) - set(truth.population_only["A1"])
+    assert {n.id for n in survey.neurons if n.meta["area"] == "A1"} == known
+    assert has(findings, "warning", "signal 'resp' does not name its cells (chans)")
+    assert all(s.spectrogram for s in survey.stimuli)
+
+
 def test_sites_unpacked_without_their_folder(truth, tmp_path):
     raw = copy_of(truth.raw, tmp_path)
     for path in sorted(raw.glob("*_single_sites.zip")):
