@@ -16,8 +16,9 @@ from strfcube import store
 from strfcube.adapters._batch import BatchReader, Reading, Source
 from strfcube.adapters._scaling import response_scaling, stimulus_moments
 from strfcube.concat import concat
+from strfcube.cube import loaded
 from strfcube.errors import UsageError
-from strfcube.select import Choice, apply, loaded, masks, nothing_left, positions, published
+from strfcube.select import Choice, apply, masks, nothing_left, positions, published
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

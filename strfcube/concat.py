@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strfcube import reader
+from strfcube.cube import loaded
 from strfcube.errors import UsageError
-from strfcube.select import as_slice, loaded, select
+from strfcube.select import as_slice, select
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from strfcube import digest, reader
 from strfcube.audio import to_float
+from strfcube.cube import loaded
 from strfcube.errors import StoreError
 from strfcube.plan import response_layout, samples_layout, spikes_layout, stimulus_layout
-from strfcube.select import loaded
 from strfcube.shards import Layout, create, write_shard
 from strfcube.store import READ_BYTES, attributes_digest, no_consolidation_warning
 from strfcube.workplace import writable

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import strfcube
 from strfcube import SelectionError, UsageError
-from strfcube.select import as_slice, loaded, positions, published
+from strfcube.cube import loaded
+from strfcube.select import as_slice, positions, published
 
 AREAS = ["MLd", "OV", "L2a"]
 KEYS = {

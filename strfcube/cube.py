@@ -1,0 +1,55 @@
+"""What every reader of a cube relies on: its small variables in memory, its dimensions in order, its counts true."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from strfcube.errors import UsageError
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from numpy.typing import NDArray
+
+
+def loaded(ds: xr.Dataset) -> xr.Dataset:
+    """Load everything of a cube but ``response`` and ``stimulus``; count only the repeats and bins that are left in it.
+
+    Raises
+    ------
+    UsageError
+        If it lacks what a cube has.
+    """
+    missing = [n for n in ("response", "stimulus", "n_repeats", "n_bins") if n not in ds.variables]
+    if missing:
+        raise UsageError(f"expected a cube, but it has no {' or '.join(missing)}; open it with strfcube.open")
+    flat = [dim for dim in ("stim", "neuron", "repeat", "time", "frequency") if dim not in ds.dims]
+    if flat:
+        what = " and ".join(flat)
+        raise UsageError(f"expected a cube, but it has no dimension {what}; take one with a list: isel({flat[0]}=[0])")
+    if "dt_ms" not in ds.attrs:
+        raise UsageError(
+            "expected a cube, but it has lost its attribute dt_ms: put it back with ds.assign_attrs(dt_ms=...)"
+        )
+    if ds["response"].dtype.kind in "ui" and "_FillValue" in ds["response"].attrs:
+        raise UsageError("response holds stored bytes; open the cube without mask_and_scale=False")
+    ds = ds.transpose("stim", "neuron", "repeat", "frequency", "time", ...)
+    lazy = [n for n, v in ds.variables.items() if n not in ("response", "stimulus") and v.ndim <= 2]
+    ds = ds.assign_coords({n: ds[n].load() for n in lazy if n in ds.coords and n not in ds.indexes}).assign(
+        {n: ds[n].load() for n in lazy if n not in ds.coords}
+    )
+    bins = np.rint(ds["time"].values / (float(ds.attrs["dt_ms"]) / 1000)).astype(int)
+    for name, labels in (("n_repeats", ds["repeat"].values), ("n_bins", bins)):
+        counts = np.asarray(ds[name].values)
+        if len(labels) < counts.max(initial=0) or (np.diff(labels) <= 0).any():
+            ds = ds.assign({name: ds[name].copy(data=_reached(labels, counts))})
+    return ds
+
+
+def _reached(labels: NDArray[Any], counts: NDArray[Any]) -> NDArray[Any]:
+    """Length that holds every label below a count, for cubes that ``ds.isel`` left some repeats or bins of."""
+    reach = np.zeros(int(counts.max(initial=0)) + 1, counts.dtype)
+    known = labels < len(reach) - 1
+    np.maximum.at(reach, labels[known] + 1, np.flatnonzero(known) + 1)
+    return np.asarray(np.maximum.accumulate(reach)[counts])
