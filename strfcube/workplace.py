@@ -50,9 +50,8 @@ def resume_or_restart(work: Path, target: str, recipe: Recipe, fingerprint: str)
     stamp = json.dumps([__version__, recipe.to_json(), fingerprint])
     marker, store = work / MARKER, store_of(target, work)
     if "://" not in target and (work / "replaced").exists() and not Path(target).exists():
-        os.rename(
-            work / "replaced", target
-        )  # a build ended within `publish`: the old cube stays until the new one is there
+        # A build ended within `publish`: the old cube stays until the new one is there.
+        os.rename(work / "replaced", target)
     # A store that was written and is gone has been published, by a build that ended before it cleared this folder.
     gone = "://" not in target and any((work / "write").glob("*.done")) and not Path(store).exists()
     if gone or not marker.exists() or marker.read_text() != stamp:
@@ -63,6 +62,9 @@ def resume_or_restart(work: Path, target: str, recipe: Recipe, fingerprint: str)
             fs, inner = fsspec.url_to_fs(target)
             if fs.exists(inner):
                 fs.rm(inner, recursive=True)
+    if "://" not in target:
+        for partial in Path(store).rglob("*.partial"):  # of a write that was killed: Zarr takes it for a strange object
+            partial.unlink(missing_ok=True)
     for name in STAGES:
         (work / name).mkdir(parents=True, exist_ok=True)
     marker.write_text(stamp)

@@ -118,6 +118,24 @@ def test_stopped_after_any_task(tmp_path, stop):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cube.zarr", "expected.zarr", "raw"]
 
 
+def test_half_a_file_of_a_killed_write_is_no_part_of_the_cube(tmp_path):
+    pipeline, _ = random_toy(tmp_path / "raw")
+
+    def progress(stage, *_):
+        if stage == "write":
+            raise KeyboardInterrupt
+
+    out = tmp_path / "cube.zarr"
+    with pytest.raises(KeyboardInterrupt):
+        strfcube.build(pipeline, out=out, progress=progress, **FAST)
+    store = tmp_path / "cube.zarr.building" / "store.zarr"
+    for place in (store, store / "response"):
+        (place / "zarr.0a1b.partial").write_text("{")
+    strfcube.build(pipeline, out=out, **FAST)
+    assert not list(out.rglob("*.partial"))
+    assert strfcube.verify(out) == []
+
+
 def test_any_number_of_workers_gives_one_digest(tmp_path):
     """And the same bytes: every file but the root metadata, which holds the time."""
     pipeline, _ = random_toy(tmp_path / "raw", n_sources=5)
