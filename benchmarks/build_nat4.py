@@ -84,7 +84,7 @@ class PeakMemory:
         self.thread.join()
 
     def watch(self):
-        while not self.stop.wait(0.05):
+        while not self.stop.wait(0.25):  # each sample stops the process for some milliseconds
             sizes = resident_sizes()
             self.single = max(self.single, *sizes)
             self.total = max(self.total, sum(sizes))
