@@ -63,11 +63,20 @@ def resume_or_restart(work: Path, target: str, recipe: Recipe, fingerprint: str)
             if fs.exists(inner):
                 fs.rm(inner, recursive=True)
     if "://" not in target:
-        for partial in Path(store).rglob("*.partial"):  # of a write that was killed: Zarr takes it for a strange object
-            partial.unlink(missing_ok=True)
+        _tidy(Path(store))
     for name in STAGES:
         (work / name).mkdir(parents=True, exist_ok=True)
     marker.write_text(stamp)
+
+
+def _tidy(store: Path) -> None:
+    """Clear away what a killed write left half done: Zarr warns of it, and it would stay in the cube."""
+    for partial in store.rglob("*.partial"):
+        partial.unlink(missing_ok=True)
+    for folder in (*store.glob("*"), *store.glob("*/*")):
+        # The ledger knows of no array without metadata: whoever writes one begins again.
+        if folder.is_dir() and folder.name != "c" and not (folder / "zarr.json").exists():
+            shutil.rmtree(folder)
 
 
 def clear(work: Path) -> None:

@@ -131,6 +131,8 @@ def test_half_a_file_of_a_killed_write_is_no_part_of_the_cube(tmp_path):
     store = tmp_path / "cube.zarr.building" / "store.zarr"
     for place in (store, store / "response"):
         (place / "zarr.0a1b.partial").write_text("{")
+    for place in (store / "animal", store / "trials" / "file"):
+        place.mkdir()  # a label of which nothing but the folder is there
     strfcube.build(pipeline, out=out, **FAST)
     assert not list(out.rglob("*.partial"))
     assert strfcube.verify(out) == []
