@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from strfcube import finalise, ingest, plan, spool, tasks, write
-from strfcube.errors import StoreError, StrfcubeError, UsageError
+from strfcube.errors import RawDataError, StoreError, StrfcubeError, UsageError
 from strfcube.grid import n_bins
 from strfcube.plan import stimulus_layout, trial_layouts
 from strfcube.records import Finding, Pipeline, Survey
@@ -256,7 +257,7 @@ def _front_end(
                 + ("" if any(s.audio for s in survey.stimuli) else ", which the raw folder does not have")
             )
         return front_end, {}, np.asarray(survey.ready_made.frequencies), attrs | {"units": survey.ready_made.units}
-    rates = {s.audio().rate if math.isnan(s.rate) else s.rate for s in survey.stimuli if s.audio}
+    rates = _rates(survey)
     if not rates and survey.ready_made is not None:
         raise UsageError(f"--spec {front_end.kind} needs the waveforms, and the raw folder has none")
     if not rates:
@@ -265,6 +266,16 @@ def _front_end(
     resolved = resolve(front_end, lowest)
     kernels = {rate: resolved.kernel(rate, recipe.dt_ns) for rate in rates}
     return resolved, kernels, resolved.frequencies(), attrs | {"units": resolved.units, "lowest_rate": lowest}
+
+
+def _rates(survey: Survey) -> set[float]:
+    """Sampling rates of the waveforms, read from those whose rate the survey does not state."""
+    rates = {s.rate for s in survey.stimuli if s.audio and not math.isnan(s.rate)}
+    for stimulus in survey.stimuli:
+        if stimulus.audio and math.isnan(stimulus.rate):
+            with suppress(RawDataError):  # reported where its spectrogram is made
+                rates.add(stimulus.audio().rate)
+    return rates
 
 
 def _check_survey(survey: Survey) -> None:

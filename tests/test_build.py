@@ -419,8 +419,9 @@ def broken_sound():
     raise RawDataError("expected a whole RIFF/WAVE file, but it is not; fetch it again", "a.wav")
 
 
-def test_a_sound_that_cannot_be_read_is_a_finding(tmp_path):
-    stimuli = [dataclasses.replace(make_stim("a"), audio=broken_sound), make_stim("b")]
+@pytest.mark.parametrize("length", [None, Length(0.1, "epoch")], ids=["rate stated", "rate only in the file"])
+def test_a_sound_that_cannot_be_read_is_a_finding(tmp_path, length):
+    stimuli = [dataclasses.replace(make_stim("a", length=length), audio=broken_sound), make_stim("b")]
     trials = [spikes(s.id, "n", 1, [1]) for s in stimuli]
     path = build(write_toy(tmp_path / "raw", stimuli, [make_neuron("n")], {"s": trials}), tmp_path)
     assert {f["severity"] for f in findings(path)} == {"error"}
