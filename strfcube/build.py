@@ -138,7 +138,9 @@ def run(
             resume_or_restart(work, target, request.recipe, request.fingerprint)
             with tasks.workers(tasks.default_jobs() if jobs is None else jobs) as pool:
                 built = _build(request, work, pool, strict, progress)
-            finalise.finalise(built, request.recipe, request.entry, request.figures, request.fingerprint, request.attrs)
+                if pool is not None:
+                    pool.shutdown(wait=False)  # they end while the rest is written
+                finalise.finalise(built, request)
         except BaseException as error:
             # Nothing that a resumed build could use, or the same command would end here again.
             final = isinstance(error, StrfcubeError) and not isinstance(error, tasks.LostWorkerError)

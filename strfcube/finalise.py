@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from strfcube.catalog import Entry
     from strfcube.plan import Plan
     from strfcube.recipe import Recipe
+    from strfcube.request import Request
     from strfcube.shards import Layout
     from strfcube.write import Job, Written
 
@@ -63,30 +63,23 @@ def response_attrs(plan: Plan, survey: Survey) -> dict[str, Any]:
     return {"long_name": names.get(one, "spikes per bin, or membrane potential; see 'units' on neuron"), "units": one}
 
 
-def finalise(
-    built: Built, recipe: Recipe, entry: Entry | None, figures: Mapping[str, int], fingerprint: str,
-    attrs: Mapping[str, Any],
-) -> None:  # fmt: skip
+def finalise(built: Built, request: Request) -> None:
     """Write everything small, and the root metadata last.
 
     Parameters
     ----------
     built : Built
         The finished stages.
-    figures : mapping
-        What a complete default build must show.
-    fingerprint : str
-        Of the raw files.
-    attrs : mapping
-        Root attributes that replace the computed ones (a rebinned cube keeps its sources).
+    request : Request
+        What they were asked for.
     """
     import zarr
 
-    findings = built.findings + _against(figures, built.plan)
+    findings = built.findings + _against(request.figures, built.plan)
     digests: dict[str, str] = {}
     layouts: list[Layout] = [built.plan.response, built.job.stimulus, *built.job.trials.values(), built.job.spike_time]
     groups: dict[str, xr.Dataset] = {
-        "": root_dataset(built.survey, built.plan, built.frequencies, recipe),
+        "": root_dataset(built.survey, built.plan, built.frequencies, request.recipe),
         "trials": _trials(built.plan),
         "findings": findings_dataset(findings),
     }
@@ -113,13 +106,14 @@ def finalise(
             digests[layout.name] = digest.of_leaves(layout.name, layout.dtype, layout.shape, layout.chunk, leaves)
         digests["attributes"] = attributes_digest(built.store)
         root = zarr.open_group(built.store, mode="a")
-        root.attrs.update(_attrs(recipe, entry, fingerprint, digests) | dict(attrs))
+        root.attrs.update(_attrs(request, digests) | dict(request.attrs))
         zarr.consolidate_metadata(built.store)
 
 
-def _attrs(recipe: Recipe, entry: Entry | None, fingerprint: str, digests: Mapping[str, str]) -> dict[str, Any]:
+def _attrs(request: Request, digests: Mapping[str, str]) -> dict[str, Any]:
     from strfcube import __version__
 
+    recipe, entry = request.recipe, request.entry
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return {
         "format_version": FORMAT_VERSION,
@@ -131,7 +125,7 @@ def _attrs(recipe: Recipe, entry: Entry | None, fingerprint: str, digests: Mappi
         "digest": digest.combine(digests),
         "digests": json.dumps(dict(sorted(digests.items()))),
         "sources": json.dumps([f.url for f in entry.files] if entry else []),
-        "fingerprint": fingerprint,
+        "fingerprint": request.fingerprint,
         "licence": entry.licence if entry else "",
         "citation": "\n".join(entry.citation) if entry else "",
         "doi": entry.doi if entry else "",

@@ -51,6 +51,10 @@ def workers(jobs: int) -> AbstractContextManager[Any]:
     pool = ProcessPoolExecutor(jobs, initializer=_start_worker, initargs=(os.getpid(),), env=env)
     for _ in range(jobs):
         pool.submit(_warm_up)
+    # What this process needs at the end, it imports while its workers start.
+    import dask.array  # noqa: F401
+    import zarr  # noqa: F401
+
     return pool  # type: ignore[no-any-return]
 
 
