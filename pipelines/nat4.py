@@ -154,7 +154,8 @@ class NAT4(Pipeline):
 def _spikes(site: Site, bundle: Bundle, report: Report) -> Iterator[Trials]:
     file = str(bundle)
     signal = read_bundle(bundle, ("resp",))["resp"]  # the survey has seen that it is there
-    if signal.events is None:
+    events = signal.events
+    if events is None:
         raise RawDataError(f"expected spike times (PointProcess), found a {signal.header.kind}", file)
     names, starts, ends = presentations(signal.epochs)
     twice = len(signal.epochs.occurrences(STIM)) - len(names)
@@ -162,7 +163,7 @@ def _spikes(site: Site, bundle: Bundle, report: Report) -> Iterator[Trials]:
         what = f"{twice} rows of the epoch table repeat another one, name and times"
         report(Finding("info", file, what, "each presentation is one trial"))
     report_unplaced(signal.epochs, file, report)
-    last = max((float(times[np.isfinite(times)].max(initial=0)) for times in signal.events.values()), default=0.0)
+    last = max((float(times[np.isfinite(times)].max(initial=0)) for times in events.values()), default=0.0)
     if last > signal.seconds:
         what = f"segments say that the signal ends at {signal.seconds:g} s, but there are spikes until {last:g} s"
         report(Finding("warning", file, what, "the segments are not believed: no trial is cut there"))
@@ -176,12 +177,12 @@ def _spikes(site: Site, bundle: Bundle, report: Report) -> Iterator[Trials]:
     stimuli = [site.prefix + name for name in names]
     seen: dict[str, int] = {}
     repeats = np.array([seen.update({n: seen.get(n, -1) + 1}) or seen[n] for n in names], np.int64)
-    if lost := [cell for cell in site.cells if cell not in signal.events]:
+    if lost := [cell for cell in site.cells if cell not in events]:
         report(
             Finding("error", file, f"names {some(lost)}, but has no spike times of them", "they have no trials here")
         )
-    for cell in (cell for cell in site.cells if cell in signal.events):
-        times = signal.events[cell]
+    for cell in (cell for cell in site.cells if cell in events):
+        times = events[cell]
         good = usable(times)
         if len(good) < len(times):
             what = f"{len(times) - len(good)} of {len(times)} spike times of {cell} are negative or no numbers"
