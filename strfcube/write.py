@@ -154,7 +154,7 @@ def _stimulus_arrays(trials: spool.Columns, plan: Plan, dt_ns: int, first: int, 
     layout = plan.response
     n_time, n_stims = layout.shape[3], layout.shape[0]
     r = trials.rows
-    row_of_spike = np.repeat(np.arange(len(r["stim"])), r["spikes"])
+    row_of_spike = np.repeat(np.arange(len(r["stim"]), dtype=np.int32), r["spikes"])
     begin, end = observed_bins(r["start"], r["stop"], plan.n_bins[r["stim"]], dt_ns)
     at = bin_of(trials.times, dt_ns)
     counted = (r["repeat"] >= 0)[row_of_spike] & (at >= begin[row_of_spike]) & (at < end[row_of_spike])
