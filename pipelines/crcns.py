@@ -57,11 +57,6 @@ class TrialLines(NamedTuple):
     malformed: dict[int, list[bytes]]
 
 
-def is_text(data: bytes) -> bool:
-    """Whether the bytes are plain ASCII text."""
-    return not data.translate(None, _TEXT)
-
-
 def unix_lines(data: bytes) -> bytes:
     """Text whose lines all end in LF, the last one as well; blanks after the last LF are no line.
 
