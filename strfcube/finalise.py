@@ -89,18 +89,7 @@ def finalise(built: Built, request: Request) -> None:
             groups["audio"] = _audio(written.results)
     with no_consolidation_warning():
         for name, ds in groups.items():
-            group = zarr.open_group(built.store, path=name, mode="a")
-            for v in ds.variables:  # left by an attempt that ended here
-                if str(v) in group:
-                    del group[str(v)]
-            encoding: dict[str, dict[str, Any]] = {
-                str(v): {"chunks": tuple(max(1, n) for n in ds[v].shape)} for v in ds.variables
-            }
-            for v in ds.variables:
-                if ds[v].dtype.kind == "f":
-                    encoding[str(v)]["_FillValue"] = None
-            ds.to_zarr(built.store, group=name or None, mode="a", consolidated=False, encoding=encoding)
-            digests |= {f"{name}/{v}".lstrip("/"): digest.of_values(str(v), ds[v].values) for v in ds.variables}
+            write_group(ds, built.store, name, digests)
         for layout in layouts:
             leaves = [leaf for w in built.written for leaf in w.leaves.get(layout.name, ())]
             digests[layout.name] = digest.of_leaves(layout.name, layout.dtype, layout.shape, layout.chunk, leaves)
@@ -108,6 +97,35 @@ def finalise(built: Built, request: Request) -> None:
         root = zarr.open_group(built.store, mode="a")
         root.attrs.update(_attrs(request, digests) | dict(request.attrs))
         zarr.consolidate_metadata(built.store)
+
+
+def write_group(ds: xr.Dataset, store: str, name: str, digests: dict[str, str]) -> None:
+    """Write one group of variables that fit in memory, a chunk each, and enter their digests.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        In memory.
+    store : str
+        Path or URL.
+    name : str
+        The group; "" is the root.
+    digests : dict
+        By path within the store.
+    """
+    import zarr
+
+    group = zarr.open_group(store, path=name, mode="a")
+    encoding: dict[str, dict[str, Any]] = {}
+    for v in map(str, ds.variables):
+        if v in group:  # left by an attempt that ended here
+            del group[v]
+        ds[v].encoding.clear()
+        encoding[v] = {"chunks": tuple(max(1, n) for n in ds[v].shape)}
+        if ds[v].dtype.kind == "f":
+            encoding[v]["_FillValue"] = None
+        digests[f"{name}/{v}".lstrip("/")] = digest.of_values(v, ds[v].values)
+    ds.to_zarr(store, group=name or None, mode="a", consolidated=False, encoding=encoding)
 
 
 def _attrs(request: Request, digests: Mapping[str, str]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from strfcube import digest, reader
 from strfcube.audio import to_float
 from strfcube.cube import loaded
 from strfcube.errors import StoreError
+from strfcube.finalise import write_group
 from strfcube.plan import response_layout, samples_layout, spikes_layout, stimulus_layout
 from strfcube.shards import Layout, create, write_shard
 from strfcube.store import READ_BYTES, attributes_digest, no_consolidation_warning
@@ -67,23 +68,23 @@ def write(ds: xr.Dataset, path: str | os.PathLike[str]) -> str:
     digests: dict[str, str] = {}
     try:
         with writable(target), no_consolidation_warning():
-            _write_small(small, unfinished, "", digests)
+            write_group(small, unfinished, "", digests)
             for layout in layouts:
                 _write_array(unfinished, layout, partial(_chunks, ds, layout), digests)
             paths = list(dict.fromkeys(part.path for part in reader.origin(ds, "stimulus")))
             sounds = _sounds(ds)
             if sounds is not None:
-                _write_small(sounds[0], unfinished, "audio", digests)
+                write_group(sounds[0], unfinished, "audio", digests)
                 dtype = _samples_dtype(sounds[1])
                 layout = samples_layout(int(sounds[0]["row_size"].sum()), dtype)
                 _write_ragged(unfinished, layout, _samples(sounds[1], dtype), digests)
             trials = _trials(ds)
             if trials is not None:
-                _write_small(trials[0], unfinished, "trials", digests)
+                write_group(trials[0], unfinished, "trials", digests)
                 layout = spikes_layout(int(trials[0]["row_size"].sum()))
                 _write_ragged(unfinished, layout, trials[1], digests)
             if paths:
-                _write_small(_findings(paths), unfinished, "findings", digests)
+                write_group(_findings(paths), unfinished, "findings", digests)
             root = zarr.open_group(unfinished, mode="a")
             digests["attributes"] = attributes_digest(unfinished)
             root.attrs.update({"digest": digest.combine(digests), "digests": json.dumps(dict(sorted(digests.items())))})
@@ -92,15 +93,6 @@ def write(ds: xr.Dataset, path: str | os.PathLike[str]) -> str:
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return target
-
-
-def _write_small(ds: xr.Dataset, store: str, group: str, digests: dict[str, str]) -> None:
-    """One group of variables that fit in memory."""
-    for name in ds.variables:
-        ds[name].encoding.clear()
-    encoding = {str(n): {"_FillValue": None} for n, v in ds.variables.items() if v.dtype.kind == "f"}
-    ds.to_zarr(store, group=group or None, mode="a", consolidated=False, encoding=encoding)
-    digests |= {f"{group}/{n}".lstrip("/"): digest.of_values(str(n), ds[n].values) for n in ds.variables}
 
 
 def _write_array(
