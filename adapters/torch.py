@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from strfcube.adapters._batch import Reading
-from strfcube.adapters._order import Batches, ahead
-from strfcube.adapters._view import View
 from strfcube.errors import UsageError
+from strfcube.loading.batch import Reading
+from strfcube.loading.order import Batches, ahead
+from strfcube.loading.view import View
 
 if TYPE_CHECKING:
     import os

@@ -49,9 +49,10 @@ def write_cube(path, size, seed=0):
     import xarray as xr
     import zarr
 
-    from strfcube import plan, shards
-    from strfcube.schema import FORMAT_VERSION
-    from strfcube.store import no_consolidation_warning
+    from strfcube.builder import plan
+    from strfcube.cube import shard_writer
+    from strfcube.cube.schema import FORMAT_VERSION
+    from strfcube.cube.store import no_consolidation_warning
 
     rng = np.random.default_rng(seed)
     n_bins = rng.integers(size.bins[0], size.bins[1] + 1, size.stim).astype(np.int32)
@@ -94,14 +95,14 @@ def write_cube(path, size, seed=0):
         dict.fromkeys(names, "") | {"format_version": FORMAT_VERSION, "dt_ms": 5},
     )  # fmt: skip
     small.to_zarr(path, consolidated=False)
-    shards.create(path, layout)
-    shards.create(path, bands)
+    shard_writer.create(path, layout)
+    shard_writer.create(path, bands)
     rate = rng.gamma(0.3, size.rate / 0.3, (size.neuron, size.bins[1])).astype(np.float32)
     for shard in layout.shards():
-        shards.write_shard(path, layout, shard, chunks(rng, rate, n_repeats, n_bins, layout, shard))
+        shard_writer.write_shard(path, layout, shard, chunks(rng, rate, n_repeats, n_bins, layout, shard))
     for shard in bands.shards():
         stims = range(shard[0] * bands.shard[0], min((shard[0] + 1) * bands.shard[0], size.stim))
-        shards.write_shard(path, bands, shard, (
+        shard_writer.write_shard(path, bands, shard, (
             ((s, 0, 0), np.where(np.arange(size.bins[1]) < n_bins[s], rng.random((1, 32, size.bins[1])), np.nan))
             for s in stims
         ))  # fmt: skip

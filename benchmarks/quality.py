@@ -21,7 +21,7 @@ import numpy as np
 import xarray as xr
 
 import strfcube
-from strfcube import quality, transform
+from strfcube.analysis import quality, transform
 
 REFERENCE_SECONDS = 311
 

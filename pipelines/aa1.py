@@ -31,8 +31,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, ClassVar
 
-from strfcube.pipelines.crcns import listing
-from strfcube.pipelines.texttrials import Cell, TextTrials
+from strfcube.pipelines.raw_folder import listing
+from strfcube.pipelines.text_pipeline import Cell, TextTrials
 from strfcube.records import Finding, Report
 
 if TYPE_CHECKING:

@@ -35,8 +35,8 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING, ClassVar
 
-from strfcube.pipelines.crcns import find_member, listing, packed
-from strfcube.pipelines.texttrials import Cell, Stated, TextTrials
+from strfcube.pipelines.raw_folder import find_member, listing, packed
+from strfcube.pipelines.text_pipeline import Cell, Stated, TextTrials
 from strfcube.records import Finding, Report, Severity
 
 if TYPE_CHECKING:

@@ -47,10 +47,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from strfcube.audio import read_wav
 from strfcube.errors import RawDataError
 from strfcube.pipelines import matlab
 from strfcube.records import Finding, Length, Neuron, Option, Pipeline, Report, Source, Stimulus, Survey, Trials
+from strfcube.sound.audio import read_wav
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

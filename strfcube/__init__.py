@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from strfcube.accessor import StrfAccessor as _StrfAccessor  # noqa: F401 (registers ds.strf)
-from strfcube.build import build
-from strfcube.concat import concat
+from strfcube.analysis.accessor import StrfAccessor as _StrfAccessor  # noqa: F401 (registers ds.strf)
+from strfcube.analysis.concat import concat
+from strfcube.analysis.select import select
+from strfcube.builder.build import build
+from strfcube.builder.rebin import rebin
+from strfcube.cube.store import open, verify
 from strfcube.errors import RawDataError, SelectionError, StoreError, StrfcubeError, UsageError
-from strfcube.rebin import rebin
-from strfcube.select import select
-from strfcube.store import open, verify
+from strfcube.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from strfcube.adapters.torch import CubeDataset as CubeDataset
-
-try:
-    __version__ = version("strfcube")
-except PackageNotFoundError:  # a checkout that is not installed
-    __version__ = "0+unknown"
 
 __all__ = [
     "CubeDataset",

@@ -90,7 +90,7 @@ class Stimulus:
         Duration of the sound in s; NaN means "until the end of the stimulus".
     meta : mapping
         Coordinates on ``stim``: always ``stim_name``, ``stim_type`` (the data set's own words) and ``stim_category``
-        (`strfcube.schema.STIM_CATEGORIES`); more as the data set has them. Values are str, bool, int or float;
+        (`strfcube.cube.schema.STIM_CATEGORIES`); more as the data set has them. Values are str, bool, int or float;
         the same keys on every stimulus.
     """
 
@@ -121,7 +121,7 @@ class Neuron:
         Id of the `Source` that holds its trials.
     meta : mapping
         Coordinates on ``neuron``: always ``cell_id animal species area region area_label signal_type units``
-        (`strfcube.schema.NEURON_COORDS`); more as the data set has them. The same keys on every neuron.
+        (`strfcube.cube.schema.NEURON_COORDS`); more as the data set has them. The same keys on every neuron.
     """
 
     id: str

@@ -1,9 +1,9 @@
-"""In-memory cubes that keep the contract of `strfcube.schema`: small, random, ragged, with holes."""
+"""In-memory cubes that keep the contract of `strfcube.cube.schema`: small, random, ragged, with holes."""
 
 import numpy as np
 import xarray as xr
 
-from strfcube.schema import FORMAT_VERSION
+from strfcube.cube.schema import FORMAT_VERSION
 
 AREAS = ("MLd", "OV", "L2a")
 REGIONS = ("MLd", "OV", "Field_L")

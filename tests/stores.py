@@ -9,8 +9,8 @@ import numpy as np
 import zarr
 from cubes import make_cube
 
-from strfcube.rewrite import write
-from strfcube.shards import Layout, create, write_shard
+from strfcube.builder.save import write
+from strfcube.cube.shard_writer import Layout, create, write_shard
 
 
 def stored(values, dtype):

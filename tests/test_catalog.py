@@ -7,9 +7,9 @@ import pytest
 import yaml
 from install import ROOT
 
+from strfcube.cube.schema import AREAS
 from strfcube.records import Pipeline
-from strfcube.schema import AREAS
-from strfcube.spectrogram import FRONT_ENDS
+from strfcube.sound.spectrogram import FRONT_ENDS
 
 CATALOG = yaml.safe_load((ROOT / "catalog.yaml").read_text())
 POINTS = {point.name: point for point in importlib.metadata.entry_points(group="strfcube.pipelines")}

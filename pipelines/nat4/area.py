@@ -1,0 +1,294 @@
+"""What the raw files of one NAT4 area hold: cells, sites, sounds, and the responses only the population file has."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from strfcube.errors import RawDataError
+from strfcube.pipelines.nat4.population import STIM, Recorded, population_only, report_unplaced, some
+from strfcube.pipelines.nems import read_bundle, read_head
+from strfcube.pipelines.nems_files import Bundle
+from strfcube.records import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from strfcube.pipelines.nems import Signal
+    from strfcube.pipelines.nems_files import Epochs
+    from strfcube.records import Report
+
+BANDS = 18
+FS = 100.0  # of the population recordings, in Hz
+SILENCE = 0.25  # before and after each sound, in s
+_ARCHIVE = (".tgz", ".tar.gz")
+_TRUE, _FALSE = {"true", "1", "1.0"}, {"false", "0", "0.0"}
+
+
+@dataclass(frozen=True)
+class Site:
+    """Payload of a source: one site's recording, and what only the population recording has of its cells.
+
+    Attributes
+    ----------
+    bundle : Bundle or None
+        The per-site recording.
+    cells : tuple of str
+        Ids of the cells to read from it.
+    prefix : str
+        Of stimulus ids.
+    population : str
+        File of the population recording, relative to the raw folder.
+    counts : mapping of str to (tuple of str, ndarray of float16 [shape=(sound, bin)])
+        Cell to the sounds (epoch names) that only the population recording has, and their spikes per bin; NaN where
+        that has no value.
+    """
+
+    bundle: Bundle | None
+    cells: tuple[str, ...]
+    prefix: str
+    population: str
+    counts: Mapping[str, tuple[tuple[str, ...], NDArray[np.float16]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What one area's recordings say of a sound: its times in s, and its spectrogram [shape=(18, frame)]."""
+
+    seconds: float
+    onset: float
+    duration: float
+    spectrogram: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True)
+class Area:
+    """What the survey learns of one area; cells in the order in which the cube lists them."""
+
+    cells: tuple[str, ...]
+    sources: dict[str, Site]
+    source_of: dict[str, str]
+    sounds: dict[str, Sound]
+    auditory: dict[str, bool]
+
+
+def survey_area(raw: Path, area: str, prefix: str, report: Report) -> Area | None:
+    """Read the tables of one area, and the population recording.
+
+    Parameters
+    ----------
+    raw : Path
+        The raw folder.
+    area : str
+        ``A1`` or ``PEG``.
+    prefix : str
+        Of stimulus ids.
+
+    Returns
+    -------
+    Area or None
+        None where the raw folder has nothing of it that can be read.
+    """
+    recorded = _sites(raw, area, report)
+    file, signals = _population(raw, area, report)
+    resp, stim = signals.get("resp"), signals.get("stim")
+    by_cell: dict[str, Recorded] = {}
+    for site in recorded:
+        for cell in site.header.chans or ():
+            if cell in by_cell:
+                what = f"cell {cell} is also in {by_cell[cell].bundle}"
+                report(Finding("warning", str(site.bundle), what, "only the first of the two recordings is used"))
+            by_cell.setdefault(cell, site)
+    cells = resp.chans if resp else tuple(sorted(by_cell))
+    if not cells:
+        return None
+    counts = {}
+    if resp:
+        _report_cells(file, cells, by_cell, recorded, report)
+    if resp and resp.values is not None and resp.header.fs == FS:
+        counts = population_only(resp, file, by_cell, report)
+    elif resp:
+        what = f"'resp' is a {resp.header.kind} at {resp.header.fs:g} Hz, expected a RasterizedSignal at {FS:g} Hz"
+        report(Finding("warning", file, what, "only its list of cells is used"))
+    source_of = {c: by_cell[c].source if c in by_cell else f"{area}_{c.partition('-')[0]}" for c in cells}
+    sources: dict[str, Site] = {}
+    for source in dict.fromkeys(source_of.values()):
+        own = [cell for cell in cells if source_of[cell] == source]
+        kept = tuple(cell for cell in own if cell in by_cell)
+        bundle = by_cell[kept[0]].bundle if kept else None
+        sources[source] = Site(bundle, kept, prefix, file, {cell: counts[cell] for cell in own if cell in counts})
+    used = {by_cell[cell].source: by_cell[cell].epochs for cell in cells if cell in by_cell}
+    sounds = _sounds(stim or resp, stim, list(used.values()), file, report)
+    return Area(cells, sources, source_of, sounds, _auditory(raw, area, cells, report))
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _sites(raw: Path, area: str, report: Report) -> list[Recorded]:
+    """Heads of the per-site recordings."""
+    recorded: list[Recorded] = []
+    taken: set[str] = set()
+    bundles = _bundles(raw, area, report)
+    if not bundles:
+        what = f"no per-site recordings of {area}: neither {area}_single_sites.zip nor a folder {area}_single_sites"
+        report(Finding("warning", f"{area}_single_sites.zip", what, f"{area} has no val trials"))
+    for bundle in bundles:
+        try:
+            header, epochs = read_head(bundle, "resp")
+        except RawDataError as error:
+            report(Finding("error", error.file, error.message, "this site is not read", error.line or 0))
+            continue
+        if not header.chans:
+            report(Finding("warning", str(bundle), "the recording names no cell", "this site is not read"))
+            continue
+        if not epochs.occurrences(STIM):
+            what = f"expected epochs named {STIM}..., found none in a table of {len(epochs.names)} rows"
+            report(Finding("error", str(bundle), what, "this site is not read"))
+            continue
+        source = name = f"{area}_{header.chans[0].partition('-')[0]}"
+        while source in taken:
+            source = f"{name}_{len(taken)}"
+        taken.add(source)
+        recorded.append(Recorded(bundle, header, epochs, source))
+    return recorded
+
+
+def _bundles(raw: Path, area: str, report: Report) -> list[Bundle]:
+    name = f"{area}_single_sites"
+    archive, folder = raw / f"{name}.zip", raw / name
+    if archive.is_file():
+        try:
+            with zipfile.ZipFile(archive) as opened:
+                members = sorted(m for m in opened.namelist() if m.endswith(_ARCHIVE) and "/." not in f"/{m}")
+        except (OSError, zipfile.BadZipFile) as error:
+            what = f"expected a whole zip archive, but {error}"
+            report(Finding("error", archive.name, what, f"the sites of {area} are not read; fetch it again"))
+            return []
+        return [Bundle(archive, member, f"{archive.name}/{member}") for member in members]
+    found = [path for path in folder.rglob("*") if path.is_file() and path.name.endswith(_ARCHIVE)]
+    found += {path.parent for path in folder.rglob("*.resp.json")}
+    loose = (p for p in raw.glob(f"{area}_*") if p.name.endswith(_ARCHIVE) and not p.name.startswith(f"{area}_NAT4"))
+    found += [] if found else loose  # unpacked without their folder
+    return [Bundle(p, "", p.relative_to(raw).as_posix()) for p in sorted(found) if not p.name.startswith(".")]
+
+
+def _population(raw: Path, area: str, report: Report) -> tuple[str, dict[str, Signal]]:
+    """File and signals of the population recording; none where it is absent or unreadable."""
+    found = sorted(p for p in raw.glob(f"{area}_NAT4*") if p.is_dir() or p.name.endswith(_ARCHIVE))
+    file = found[0].name if found else f"{area}_NAT4_ozgf.fs100.ch18.tgz"
+    consequence = f"no spectrograms from {area}; its cells are those of the per-site recordings"
+    if not found:
+        report(Finding("warning", file, "the population recording is absent", consequence))
+        return file, {}
+    if len(found) > 1:
+        what = f"there are {len(found)} population recordings: {', '.join(p.name for p in found)}"
+        report(Finding("warning", file, what, "only this one is read; keep one"))
+    try:
+        signals = read_bundle(Bundle(found[0], "", file), ("resp", "stim"), sparse=("resp",))
+    except RawDataError as error:
+        report(Finding("error", error.file, error.message, consequence, error.line or 0))
+        return file, {}
+    resp = signals.get("resp")
+    if resp is None or resp.chans == tuple(map(str, range(len(resp.chans)))):
+        what = "no signal 'resp'" if resp is None else "signal 'resp' does not name its cells (chans)"
+        report(Finding("warning", file, what, f"cells of {area} are those of the per-site recordings"))
+        signals.pop("resp", None)
+    for name, signal in signals.items():
+        report_unplaced(signal.epochs, file, report)
+        late = signal.overhang(STIM)
+        if late:
+            what = f"epoch {signal.epochs.names[late[0]]} ends after the signal '{name}' ({signal.seconds:g} s)"
+            what += f", and so do {len(late) - 1} more" if len(late) > 1 else ""
+            report(Finding("warning", file, what, "values past its end are missing"))
+    return file, signals
+
+
+def _auditory(raw: Path, area: str, cells: tuple[str, ...], report: Report) -> dict[str, bool]:
+    """Read the authors' ``sig_auditory`` of each cell; False where their table does not say."""
+    file = f"{area}_pred_correlation.csv"
+    known: dict[str, bool] = {}
+    try:
+        with (raw / file).open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            if not {"cellid", "sig_auditory"} <= set(reader.fieldnames or ()):
+                raise ValueError(f"expected columns cellid and sig_auditory, found {reader.fieldnames}")
+            for row in reader:
+                word = str(row["sig_auditory"]).strip().lower()
+                if word in _TRUE | _FALSE:
+                    known[row["cellid"].strip()] = word in _TRUE
+                else:
+                    what = f"sig_auditory of {row['cellid']}: expected True or False, found {row['sig_auditory']!r}"
+                    report(Finding("warning", file, what, "auditory is False", reader.line_num))
+    except (OSError, ValueError, csv.Error) as error:
+        what = "the table is absent" if isinstance(error, FileNotFoundError) else str(error)
+        report(Finding("warning", file, what, f"auditory is False for the {len(cells)} cells of {area}"))
+        return dict.fromkeys(cells, False)
+    strange = sorted(known.keys() - set(cells))
+    if strange:
+        report(Finding("info", file, f"rows for {some(strange)}: not among the cells of {area}", "they are not used"))
+    absent = [cell for cell in cells if cell not in known]
+    if absent:
+        report(Finding("warning", file, f"no usable row for {some(absent)}", "auditory is False for these cells"))
+    return {cell: known.get(cell, False) for cell in cells}
+
+
+# --- cells and sounds -------------------------------------------------------------------------------------------------
+
+
+def _report_cells(
+    file: str,
+    cells: tuple[str, ...],
+    by_cell: Mapping[str, Recorded],
+    recorded: list[Recorded],
+    report: Report,
+) -> None:
+    known = set(cells)
+    for site in recorded:
+        extra = [cell for cell in site.header.chans or () if cell not in known]
+        if extra:
+            what = f"{some(extra)}: not in the population recording"
+            report(Finding("info", str(site.bundle), what, "these cells are left out"))
+    absent = [cell for cell in cells if cell not in by_cell]
+    if absent and recorded:
+        what = f"{some(absent)}: in no per-site recording"
+        report(Finding("warning", file, what, "binned: est responses from here, in bins of 10 ms, and no val"))
+
+
+def _sounds(
+    main: Signal | None, stim: Signal | None, sites: list[Epochs], file: str, report: Report
+) -> dict[str, Sound]:
+    """Every sound of the population recording, then those that only sites have."""
+    sounds: dict[str, Sound] = {}
+    usable = stim is not None and len(stim.chans) == BANDS and stim.header.fs == FS
+    if main is not None and not usable:
+        expected = f"expected {BANDS} bands at {FS:g} Hz in 'stim'"
+        what = f"{expected}, found {len(stim.chans)} at {stim.header.fs:g} Hz" if stim else "no signal 'stim'"
+        report(Finding("warning", file, what, "its sounds have no spectrogram"))
+    assumed = []
+    for number, epochs in enumerate(([main.epochs] if main else []) + sites):
+        before = {round(epochs.starts[r] * 1e3): epochs.ends[r] for r in epochs.occurrences("PreStim")}
+        after = {round(epochs.ends[r] * 1e3): epochs.starts[r] for r in epochs.occurrences("PostStim")}
+        for row in epochs.occurrences(STIM):
+            name, start, end = epochs.names[row], epochs.starts[row], epochs.ends[row]
+            if name in sounds:
+                continue
+            silence = SILENCE if end - start > 2 * SILENCE else 0.0
+            sound_start = before.get(round(start * 1e3), start + silence)
+            sound_end = after.get(round(end * 1e3), end - silence)
+            if round(start * 1e3) not in before or round(end * 1e3) not in after:
+                assumed.append(name)
+            own = stim.epoch(row) if stim is not None and usable and not number else None
+            seconds, onset, duration = np.round((end - start, sound_start - start, sound_end - sound_start), 9).tolist()
+            sounds[name] = Sound(seconds, onset, duration, own)
+    if assumed:
+        what = f"no PreStimSilence or no PostStimSilence with {some(assumed)}"
+        report(Finding("warning", file, what, f"each is taken for {SILENCE:g} s, as the data set is described"))
+    return sounds

@@ -1,0 +1,85 @@
+"""The way about a raw folder: what an archive wrapped its folders in, what lies beside them, what is still packed.
+
+Dot files are ignored.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from strfcube.errors import RawDataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+_DATA = ("all_stims", "all_cells", "Field_L_cells", "MLd_cells")
+
+
+def find_root(raw: Path, marks: Sequence[str]) -> Path:
+    """Find the folder that holds one of the `marks`: the raw folder, or what its archive wrapped it in.
+
+    Raises
+    ------
+    RawDataError
+        If there is none, or more than one.
+    """
+    for level in _levels(raw):
+        found = [folder for folder in level if any((folder / mark).is_dir() for mark in marks)]
+        if len(found) > 1:
+            names = ", ".join(folder.name for folder in found)
+            raise RawDataError(f"expected one folder with {' or '.join(marks)}, found several: {names}", raw)
+        if found:
+            return found[0]
+    message = f"expected the folder {' or '.join(marks)}, found none{packed(raw)}"
+    raise RawDataError(f"{message}; give the folder that the archive was unpacked to", raw)
+
+
+def find_member(raw: Path, root: Path, name: str) -> Path:
+    """Find a folder or table beside the cells, or where its own archive was unpacked to.
+
+    What is nowhere gets the place where it should be.
+
+    Parameters
+    ----------
+    raw : path
+        The raw folder.
+    root : path
+        The folder that holds the cells.
+    name : str
+        Of the folder or file.
+    """
+    places = [root, *(folder for level in _levels(raw) for folder in level)]
+    return next((folder / name for folder in places if (folder / name).exists()), root / name)
+
+
+def packed(raw: Path) -> str:
+    """Name the archives in the raw folder, for a message that says that something is not there."""
+    archives = [name for name in listing(raw)[1] if name.lower().endswith(ARCHIVES)]
+    return f" (is it still packed, in {some(archives)}?)" if archives else ""
+
+
+def _levels(raw: Path, depth: int = 4) -> Iterator[list[Path]]:
+    """Folders by depth, from the raw folder on: what archives wrap theirs in, without what is within the data."""
+    level = [raw]
+    for _ in range(depth):
+        yield level
+        inside = [folder / name for folder in level for name in listing(folder)[0]]
+        level = [folder for folder in inside if folder.name not in _DATA]
+
+
+def listing(folder: Path | str) -> tuple[list[str], list[str]]:
+    """Names of the folders and of the files in a folder, sorted, without dot files; none where it does not exist."""
+    try:
+        with os.scandir(folder) as entries:
+            seen = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return [], []
+    return [name for name, is_folder in seen if is_folder], [name for name, is_folder in seen if not is_folder]
+
+
+def some(names: Sequence[str], limit: int = 5) -> str:
+    """Show the first of some names in a message."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

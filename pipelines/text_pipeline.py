@@ -1,0 +1,310 @@
+"""The pipeline that reads the text trials of CRCNS aa-1 and aa-2 (grammar: `strfcube.pipelines.text_trials`).
+
+A cell folder holds one folder a stimulus class, in the data set's own word: conspecific, flatrip, songrip. The wavs are
+in ``all_stims``, with or without a subfolder a class. Neither set states what was recorded around the sound, so the
+windows are NaN.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import abstractmethod
+from functools import partial
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from strfcube.cube.schema import area_of
+from strfcube.errors import RawDataError
+from strfcube.pipelines.raw_folder import find_member, find_root, listing, packed, some
+from strfcube.pipelines.text_trials import Numbered, TrialLines, pair_files, parse_trials, quote, trial_text
+from strfcube.records import Finding, Length, Neuron, Option, Pipeline, Report, Source, Stimulus, Survey, Trial, Trials
+from strfcube.sound.audio import read_wav
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+CATEGORY = {"conspecific": "song", "flatrip": "ml_noise", "songrip": "song_ripple"}
+MALFORMED = "malformed number"
+
+_CELL = re.compile(r"(?P<animal>[^_]+)_(?P<seq>\d+)(?:_(?P<rig>[A-Z]))?")
+_MD5 = re.compile(r"[0-9A-Fa-f]{32}")
+
+
+class Cell(NamedTuple):
+    """A cell folder.
+
+    Attributes
+    ----------
+    id, name : str
+        Unique id, and the data set's own name.
+    folder : str
+        Relative to the raw folder.
+    area, region, area_label : str
+        As `strfcube.cube.schema.area_of` has them, and the data set's own word.
+    """
+
+    id: str
+    name: str
+    folder: str
+    area: str
+    region: str
+    area_label: str
+
+
+class Stated(NamedTuple):
+    """What a table says of a sound: number of samples and rate in Hz; the table and its line."""
+
+    samples: int
+    rate: float
+    file: str
+    line: int
+
+
+class TextTrials(Pipeline):
+    """Reads the folders that aa-1 and aa-2 share; each says where its cells are and what identifies a stimulus."""
+
+    options: ClassVar[tuple[Option, ...]] = (
+        Option("require_sound", bool, False, "leave out the stimuli whose wav is not there"),
+    )
+    marks: ClassVar[tuple[str, ...]]
+    """Folders by which the data set is known."""
+
+    @abstractmethod
+    def cells(self, root: Path, report: Report) -> list[Cell]:
+        """List the cell folders in the order of the cube."""
+
+    @abstractmethod
+    def stimulus_ids(self, wav: str, played: Mapping[str, str], report: Report) -> dict[str, tuple[str, str]]:
+        """Give, for each class that a wav is played as, the id and the class of the stimulus it is.
+
+        Parameters
+        ----------
+        played : mapping
+            The first folder that names the wav, by class.
+        """
+
+    def table(self, root: Path, report: Report) -> Mapping[str, Stated]:
+        """Read the data set's table of sounds, by wav name; empty where it has none."""
+        return {}
+
+    def about(self, root: Path, report: Report) -> dict[str, str]:
+        """Give the neuron coordinates that all cells share."""
+        return {"species": "zebra finch", "sex": "male", "state": "anaesthetised"}
+
+    def survey(self, report: Report) -> Survey:
+        """List stimuli and cells: every stim file is read here, once, and no spike file.
+
+        Raises
+        ------
+        RawDataError
+            If the raw folder is not this data set, or holds no pair of a stim and a spike file.
+        """
+        root = find_root(self.raw, self.marks)
+        heard = {cell: classes for cell in self.cells(root, report) if (classes := self._classes(cell, report))}
+        played: dict[str, dict[str, str]] = {}
+        for cell, classes in heard.items():
+            for word, numbered in classes.items():
+                for wav in numbered.values():
+                    played.setdefault(wav, {}).setdefault(word, f"{cell.folder}/{word}")
+        if not played:
+            raise RawDataError("expected pairs of stim<k> and spike<k> files in cell folders, found none", root)
+        for word, folder in {word: folder for words in played.values() for word, folder in words.items()}.items():
+            if word not in CATEGORY:
+                what = f"stimulus class {word!r} is none of {', '.join(CATEGORY)}"
+                report(Finding("warning", folder, what, "its stim_category is unknown; stim_type keeps the word"))
+        ids = {wav: self.stimulus_ids(wav, words, report) for wav, words in sorted(played.items())}
+        stimuli = {stimulus.id: stimulus for stimulus in self._stimuli(root, ids, report)}
+        about = self.about(root, report)
+        neurons, sources = [], []
+        for cell, classes in heard.items():
+            kept = {
+                word: {k: ids[wav][word][0] for k, wav in numbered.items() if ids[wav][word][0] in stimuli}
+                for word, numbered in classes.items()
+            }
+            neurons.append(Neuron(cell.id, cell.id, self._neuron_meta(cell, report) | about))
+            sources.append(Source(cell.id, (cell.folder, kept)))
+        return Survey(list(stimuli.values()), neurons, sources)
+
+    def read(self, source: Source, report: Report) -> Iterator[Trial | Trials]:
+        """Yield the trials of one cell: every spike file is read here, once."""
+        folder, classes = source.payload
+        files, stimuli, texts = [], [], []
+        for word, numbered in classes.items():
+            for k, stimulus in numbered.items():
+                file = f"{folder}/{word}/spike{k}"
+                if text := trial_text(self.raw, file, report):
+                    files.append(file)
+                    stimuli.append(stimulus)
+                    texts.append(text)
+        if not texts:
+            return
+        lines = [text.count(b"\n") for text in texts]
+        parsed = parse_trials(b"".join(texts))
+        file_of, stimulus_of = _spread(files, lines), _spread(stimuli, lines)
+        number = np.concatenate([np.arange(count) for count in lines])
+        kept = np.ones(len(number), bool)
+        kept[list(parsed.malformed)] = False
+        last = np.cumsum(parsed.row_size)
+        for i in _rejected(parsed, lines, files, kept, report):
+            times = parsed.times_ms[last[i] - parsed.row_size[i] : last[i]] / 1000
+            trial = int(number[i])
+            yield Trial(stimulus_of[i], source.id, trial, times, file=file_of[i], rejected_by=MALFORMED)
+        rows = np.flatnonzero(kept).tolist()
+        yield Trials(
+            neuron=source.id,
+            stimuli=[stimulus_of[i] for i in rows],
+            repeats=number[kept],
+            row_size=parsed.row_size[kept],
+            spike_times=parsed.times_ms[np.repeat(kept, parsed.row_size)] / 1000,
+            files=[file_of[i] for i in rows],
+        )
+
+    def relative(self, path: Path) -> str:
+        """Name a path as findings and trials do: relative to the raw folder, with forward slashes."""
+        return path.relative_to(self.raw).as_posix()
+
+    def located(self, name: str, folder: str, label: str, report: Report, file: str = "", line: int = 0) -> Cell:
+        """Make a cell with the area that its label means; an unknown word is reported."""
+        known = area_of(label)
+        if known is None:
+            what = f"region {label!r} of cell {name} is not in the vocabulary of areas"
+            report(Finding("warning", file or folder, what, "its area is unknown; area_label keeps the word", line))
+        area, region = known or ("unknown", "unknown")
+        return Cell(name, name, folder, area, region, label)
+
+    def _classes(self, cell: Cell, report: Report) -> dict[str, Numbered]:
+        """Wav of each complete pair of files of a cell, by class and number."""
+        folders, others = listing(self.raw / cell.folder)
+        if others:
+            what = f"expected class folders only, found {some(others)}"
+            report(Finding("info", cell.folder, what, "these files are not read"))
+        if not folders:
+            what = "expected class folders with stim<k> and spike<k> files, found none"
+            report(Finding("warning", cell.folder, what, "the cell is left out"))
+        found = {word: pair_files(self.raw, f"{cell.folder}/{word}", report) for word in folders}
+        if folders and not any(found.values()):
+            what = "expected a pair of a stim and a spike file that can be read, found none"
+            report(Finding("warning", cell.folder, what, "the cell is left out"))
+        return {word: numbered for word, numbered in found.items() if numbered}
+
+    def _stimuli(
+        self, root: Path, ids: Mapping[str, Mapping[str, tuple[str, str]]], report: Report
+    ) -> Iterator[Stimulus]:
+        """Stimuli by class and wav name; those without a wav are reported, and kept unless wavs are required."""
+        table = self.table(root, report)
+        top = find_member(self.raw, root, "all_stims")
+        copies = self._wav_files(top, ids, report)
+        entries = sorted({(word, wav, id_) for wav, classes in ids.items() for id_, word in classes.values()})
+        missing: set[str] = set()
+        for word, wav, id_ in entries:
+            there = copies.get(wav.lower(), {})
+            file = there.get(word) or there.get("") or next(iter(there.values()), "")
+            stated = table.get(wav)
+            length = Length.of_samples(stated.samples, stated.rate, "table") if stated else Length.unknown()
+            audio = None
+            try:
+                audio = read_wav(self.raw / file, lazy=True) if file else None
+            except RawDataError as error:
+                report(Finding("error", file, error.message, self._without_sound(stated)))
+            if not file and wav not in missing:
+                missing.add(wav)
+                place = self.relative(top / wav)
+                report(Finding("warning", place, "the wav is not there", self._without_sound(stated)))
+            if audio is not None:
+                length = Length.of_samples(len(audio.samples), audio.rate)
+                if stated and (stated.samples, stated.rate) != (length.samples, length.rate):
+                    what = (
+                        f"{wav} is stated to have {stated.samples} samples at {stated.rate:g} Hz, but has "
+                        f"{length.samples} at {length.rate:g} Hz"
+                    )
+                    report(Finding("warning", stated.file, what, "the length of the wav is used", stated.line))
+            elif self.settings["require_sound"]:
+                continue
+            meta = {
+                "stim_name": wav,
+                "stim_type": word,
+                "stim_category": CATEGORY.get(word, "unknown"),
+                "md5": wav[:-4].lower() if _MD5.fullmatch(wav[:-4]) else "",
+                "sample_rate": length.rate,
+                "n_samples": float(length.samples or math.nan),
+                "bit_depth": math.nan if audio is None else 8.0 * audio.samples.itemsize,
+            }
+            yield Stimulus(id_, length, None if audio is None else partial(read_wav, self.raw / file), meta=meta)
+
+    def _without_sound(self, stated: Stated | None) -> str:
+        if self.settings["require_sound"]:
+            return "the stimulus and its responses are left out (require_sound)"
+        until = f"for as long as {stated.file} says" if stated else "up to the last spike"
+        return f"the responses are kept, {until}, without a spectrogram"
+
+    def _wav_files(self, top: Path, named: Iterable[str], report: Report) -> dict[str, dict[str, str]]:
+        """Where each wav is: by its name in lower case, and the subfolder of ``all_stims`` ("" for none)."""
+        if not top.is_dir():
+            what = f"the folder is not there{packed(self.raw)}"
+            report(Finding("warning", self.relative(top), what, "no stimulus has a sound"))
+        copies: dict[str, dict[str, str]] = {}
+        for sub in ("", *listing(top)[0]):
+            for name in listing(top / sub)[1]:
+                copies.setdefault(name.lower(), {})[sub] = self.relative(top / sub / name)
+        unused = sorted(name for name in set(copies) - {wav.lower() for wav in named} if name.endswith(".wav"))
+        if unused:
+            first = next(iter(copies[unused[0]].values())).rpartition("/")[2]
+            what = f"{len(unused)} of {len(copies)} wavs are named by no cell, the first is {first}"
+            report(Finding("info", self.relative(top), what, "they are not in the cube"))
+        return copies
+
+    def _neuron_meta(self, cell: Cell, report: Report) -> dict[str, Any]:
+        match = _CELL.fullmatch(cell.name)
+        if match is None:
+            what = f"the name {cell.name!r} is not <bird>_<number>[_<rig>]"
+            report(Finding("info", cell.folder, what, "the animal is what stands before the first underscore"))
+        return {
+            "cell_id": cell.name,
+            "animal": cell.name.partition("_")[0],
+            "area": cell.area,
+            "region": cell.region,
+            "area_label": cell.area_label,
+            "signal_type": "spikes",
+            "units": "count",
+            "cell_seq": float(match["seq"]) if match else math.nan,
+            "rig": (match["rig"] or "") if match else "",
+        }
+
+
+def _rejected(
+    parsed: TrialLines, lines: Sequence[int], files: Sequence[str], kept: np.ndarray[Any, Any], report: Report
+) -> list[int]:
+    """Trials to reject because of a malformed number; each is reported.
+
+    A file with more words that are no numbers than numbers is taken for something else, such as an error page: none of
+    its lines is a trial, and `kept` forgets them all.
+    """
+    rejected: list[int] = []
+    first = 0
+    for file, count in zip(files, lines, strict=True):
+        bad = [i for i in range(first, first + count) if i in parsed.malformed] if parsed.malformed else []
+        strange = sum(len(parsed.malformed[i]) for i in bad)
+        if strange > parsed.row_size[first : first + count].sum():
+            kept[first : first + count] = False
+            what = f"expected spike times in ms, found {quote(parsed.malformed[bad[0]][0])} and {strange - 1} more such"
+            report(Finding("error", file, what, "the file is not read", bad[0] - first + 1))
+        else:
+            for i in bad:
+                what = f"expected a spike time in ms, found {quote(parsed.malformed[i][0])}"
+                then = "the trial is kept as rejected, the others are read"
+                report(Finding("error", file, what, then, i - first + 1))
+            rejected += bad
+        first += count
+    return rejected
+
+
+def _spread(values: Sequence[str], counts: Iterable[int]) -> list[str]:
+    """Repeat each value as often as its count."""
+    spread: list[str] = []
+    for value, count in zip(values, counts, strict=True):
+        spread.extend(repeat(value, count))
+    return spread

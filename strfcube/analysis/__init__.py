@@ -1,0 +1,1 @@
+"""What is computed from an open cube: ``ds.strf``."""

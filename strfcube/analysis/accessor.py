@@ -1,0 +1,291 @@
+"""``ds.strf``: the measures, views and pictures of a cube, on the Dataset itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from strfcube.errors import SelectionError, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from strfcube.analysis.plot import Plots
+    from strfcube.analysis.quality import Per
+
+
+@xr.register_dataset_accessor("strf")  # type: ignore[no-untyped-call]
+class StrfAccessor:
+    """What strfcube adds to a cube that is open as an `xarray.Dataset`.
+
+    Lazy where the Dataset is: a result that is not yet computed is computed with ``.compute()``, and several that share
+    their reading with ``dask.compute(...)`` in one pass.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        A cube, or a part of one.
+    """
+
+    def __init__(self, ds: xr.Dataset) -> None:
+        self._ds = ds
+
+    def __repr__(self) -> str:
+        """Names what there is to call."""
+        names = [n for n in dir(type(self)) if not n.startswith("_")]
+        return f"<ds.strf: {', '.join(names)}>"
+
+    def _need(self, *names: str) -> None:
+        missing = [n for n in names if n not in self._ds.variables]
+        if missing:
+            raise UsageError(f"expected a cube, but it has no {' or '.join(missing)}; open it with strfcube.open")
+
+    def coverage(self, by: str | tuple[str, ...] | None = None) -> xr.DataArray:
+        """Which pairs of stimulus and neuron have data; reads nothing but `n_repeats`.
+
+        Parameters
+        ----------
+        by : str or tuple of str, optional
+            Coordinates on stim and neuron to sum up by: ``"area"``, ``("stim_type", "area")``.
+
+        Returns
+        -------
+        xarray.DataArray [dims=(stim, neuron) or those of `by`]
+            Without `by`, True where ``n_repeats > 0``. With it, the fraction of the possible pairs that have data.
+            Attributes ``pairs``, ``possible`` and ``fraction`` give the whole; with `by`, coordinates ``pairs`` and
+            ``possible`` each part.
+
+        Raises
+        ------
+        SelectionError
+            If `by` is no coordinate on stim or on neuron alone.
+        """
+        self._need("n_repeats")
+        has = self._ds["n_repeats"].transpose("stim", "neuron") > 0
+        pairs, possible = int(has.sum()), int(has.size)
+        attrs = {"long_name": "coverage", "units": "1", "pairs": pairs, "possible": possible}
+        attrs["fraction"] = pairs / possible if possible else np.nan
+        if by is None:
+            return has.rename("coverage").assign_attrs(attrs)
+        keys = (by,) if isinstance(by, str) else tuple(by)
+        for key in keys:
+            if key not in self._ds.coords or self._ds[key].dims not in (("stim",), ("neuron",)):
+                there = sorted(str(n) for n, c in self._ds.coords.items() if c.dims in (("stim",), ("neuron",)))
+                raise SelectionError(f"by={key!r}: no coordinate on stim or on neuron; there are {there}")
+        levels, codes = zip(*(np.unique(self._ds[k].values, return_inverse=True) for k in keys), strict=True)
+        shape = tuple(len(v) for v in levels)
+        grids = [c[:, None] if self._ds[k].dims == ("stim",) else c[None, :] for k, c in zip(keys, codes, strict=True)]
+        cell = np.broadcast_to(np.ravel_multi_index(np.broadcast_arrays(*grids), shape), has.shape).ravel()
+        with_data = np.bincount(cell, has.values.ravel(), minlength=int(np.prod(shape))).astype(int).reshape(shape)
+        all_pairs = np.bincount(cell, minlength=int(np.prod(shape))).reshape(shape)
+        with np.errstate(invalid="ignore"):
+            fraction = with_data / np.where(all_pairs > 0, all_pairs, np.nan)
+        coords: dict[str, Any] = dict(zip(keys, levels, strict=True))
+        coords |= {"pairs": (keys, with_data), "possible": (keys, all_pairs)}
+        return xr.DataArray(fraction, coords=coords, dims=keys, name="coverage", attrs=attrs)
+
+    def select(
+        self,
+        *,
+        where: Callable[[xr.Dataset], xr.DataArray] | xr.DataArray | None = None,
+        heard: Mapping[str, Any] | None = None,
+        **keys: Any,
+    ) -> xr.Dataset:
+        """Part of the cube, chosen by its coordinates: see `strfcube.select`."""
+        from strfcube.analysis.select import select
+
+        return select(self._ds, where=where, heard=heard, **keys)
+
+    def split(self, name: str) -> xr.Dataset:
+        """Part of the cube that a published choice names: a value of ``split`` or ``subset``, or a bool coordinate.
+
+        Parameters
+        ----------
+        name : str
+            ``train``, ``test``, ``est``, ``val``, ...
+
+        Returns
+        -------
+        xarray.Dataset
+
+        Raises
+        ------
+        SelectionError
+            If the cube has no such choice; the message lists those it has.
+        """
+        from strfcube.analysis.select import published, select
+
+        return select(self._ds, **published(self._ds, name))
+
+    def psth(self, smooth_ms: float | None = None) -> xr.DataArray:
+        """Mean over repeats, in spikes/s or mV: see `strfcube.analysis.transform.psth`.
+
+        Parameters
+        ----------
+        smooth_ms : float, optional
+            Full width in ms of a Hann window that sums to 1.
+
+        Returns
+        -------
+        xarray.DataArray [dims=(stim, neuron, time)]
+        """
+        from strfcube.analysis.transform import psth
+
+        self._need("response", "n_repeats")
+        dt_ms, response = float(self._ds.attrs["dt_ms"]), self._ds["response"]
+        single = self._ds["n_repeats"].max("neuron").values <= 1
+        if single.all() or not single.any():
+            return psth(response, dt_ms, smooth_ms)
+        # Where most stimuli were played once and some twenty times, the nineteen absent repeats are not read.
+        once, often = np.flatnonzero(single), np.flatnonzero(~single)
+        parts = [
+            psth(response.isel(stim=once, repeat=slice(0, 1)), dt_ms, smooth_ms),
+            psth(response.isel(stim=often), dt_ms, smooth_ms),
+        ]
+        joined: xr.DataArray = xr.concat(parts, "stim")
+        return joined.isel(stim=np.argsort(np.concatenate([once, often])))
+
+    def _repeated(self) -> xr.DataArray:
+        """Responses to the stimuli that any neuron heard at least twice: the others tell nothing of the noise."""
+        self._need("response", "n_repeats")
+        often = self._ds["n_repeats"].max("neuron").values >= 2
+        return self._ds["response"] if often.all() else self._ds["response"].isel(stim=np.flatnonzero(often))
+
+    def _complete(self, values: Any) -> Any:
+        """Put the stimuli back that `_repeated` left out, as NaN."""
+        if "stim" not in values.dims or values.sizes["stim"] == self._ds.sizes["stim"]:
+            return values
+        of_stim = {n: c for n, c in self._ds.coords.items() if "stim" in c.dims and n != "stim"}
+        full = values.drop_vars(of_stim, errors="ignore").reindex(stim=self._ds["stim"])
+        return full.assign_coords({n: c for n, c in of_stim.items() if set(c.dims) <= set(values.dims)})
+
+    def quality(self, per: Per = "neuron") -> xr.Dataset:
+        """Signal power, noise power, SNR and CCmax, reading once: see `strfcube.analysis.quality.measures`.
+
+        Parameters
+        ----------
+        per : {"neuron", "pair"}
+            From the powers averaged over stimuli (weighted by duration), or for each pair.
+
+        Returns
+        -------
+        xarray.Dataset [dims=(neuron,) or (stim, neuron)]
+        """
+        from strfcube.analysis.quality import measures
+
+        result: xr.Dataset = self._complete(measures(self._repeated(), per))
+        return result
+
+    def signal_power(self, per: Per = "neuron") -> xr.DataArray:
+        """Variance of the repeatable part of the response: see `strfcube.analysis.quality.signal_power`."""
+        return self.quality(per)["signal_power"]
+
+    def noise_power(self, per: Per = "neuron") -> xr.DataArray:
+        """Variance of the part that differs between repeats: see `strfcube.analysis.quality.noise_power`."""
+        return self.quality(per)["noise_power"]
+
+    def snr(self, per: Per = "neuron") -> xr.DataArray:
+        """Signal-to-noise ratio of a single repeat: see `strfcube.analysis.quality.snr`."""
+        return self.quality(per)["snr"]
+
+    def ccmax(self, per: Per = "neuron") -> xr.DataArray:
+        """Highest correlation with the PSTH that a model can reach: see `strfcube.analysis.quality.ccmax`."""
+        return self.quality(per)["ccmax"]
+
+    def ccnorm(self, pred: xr.DataArray, per: Per = "neuron") -> xr.DataArray:
+        """Correlation of a prediction with the PSTH, relative to CCmax: see `strfcube.analysis.quality.ccnorm`.
+
+        Parameters
+        ----------
+        pred : xarray.DataArray [dims=(stim, neuron, time)]
+            In any unit; aligned by label. Stimuli that it lacks are left out.
+        per : {"neuron", "pair"}
+            As for `quality`.
+
+        Returns
+        -------
+        xarray.DataArray [dims=(neuron,) or (stim, neuron)]
+        """
+        from strfcube.analysis.quality import ccnorm
+
+        result: xr.DataArray = self._complete(ccnorm(pred, self._repeated(), per))
+        return result
+
+    def spontaneous_rate(
+        self, window: tuple[float, float] | None = None, per: Per = "neuron", trials: xr.Dataset | None = None
+    ) -> xr.DataArray:
+        """Spikes per second in the silence before the sound: see `strfcube.analysis.quality.spontaneous_rate`.
+
+        Parameters
+        ----------
+        window : tuple of float, optional
+            What was recorded around stimulus onset, in s, where the files do not state it.
+        per : {"neuron", "pair"}
+            As for `quality`.
+        trials : xarray.Dataset, optional
+            The group ``trials`` of this very cube; default: read from the store that the cube was opened from.
+
+        Returns
+        -------
+        xarray.DataArray [dims=(neuron,) or (stim, neuron)]
+            NaN where no time before the sound is known to have been recorded.
+
+        Raises
+        ------
+        StoreError
+            If the cube does not know its store any more, or the store was built without trials.
+        """
+        from strfcube.analysis.quality import spontaneous_rate
+
+        whole = self._ds
+        if trials is None:
+            whole, trials = self._stored_trials()
+        for dim in ("stim", "neuron"):
+            if not np.isin(self._ds[dim].values, whole[dim].values).all():
+                store = self._ds.encoding.get("source")
+                raise StoreError(
+                    f"the trials of {store} are of other {dim}s: give trials=, or ask each cube for its own"
+                )
+        result = spontaneous_rate(trials, whole, window, per)
+        return result.sel({dim: self._ds[dim].values for dim in result.dims})
+
+    def _stored_trials(self) -> tuple[xr.Dataset, xr.Dataset]:
+        source = self._ds.encoding.get("source")
+        if source is None:
+            raise StoreError("the cube does not know its store any more: open it with strfcube.open, or give trials=")
+        try:
+            # Positions in the trials are those of the whole cube, which this may be a part of.
+            return xr.open_zarr(source, chunks=None), xr.open_zarr(source, group="trials", chunks=None)
+        except (FileNotFoundError, KeyError) as error:
+            raise StoreError(f"{source} is gone, or was built without its group 'trials': give trials=") from error
+
+    def standardize(self, stims: Any = None, per: Literal["band", "all"] = "band") -> xr.Dataset:
+        """Cube whose spectrograms have mean 0 and standard deviation 1: see `strfcube.analysis.transform.standardize`.
+
+        Parameters
+        ----------
+        stims : str or sequence of str or of bool, optional
+            Stimuli that the statistics are taken of: labels, a mask, or the name of a published part (``train``).
+            Default: all.
+        per : {"band", "all"}
+            One mean and standard deviation for each frequency, or one for all.
+
+        Returns
+        -------
+        xarray.Dataset
+            The same cube with another `stimulus`.
+        """
+        from strfcube.analysis.transform import standardize
+
+        self._need("stimulus")
+        chosen = self.split(stims)["stim"].values if isinstance(stims, str) else stims
+        return self._ds.assign(stimulus=standardize(self._ds["stimulus"], chosen, per))
+
+    @property
+    def plot(self) -> Plots:
+        """Pictures: ``plot.response``, ``plot.coverage``, ``plot.prediction``, ``plot.strf``; needs matplotlib."""
+        from strfcube.analysis.plot import Plots
+
+        return Plots(self._ds)

@@ -1,0 +1,402 @@
+"""Pools of cubes: block-diagonal or with the sounds they share, lazy, with what stands in two of them reported."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import warnings
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strfcube.analysis.select import as_slice, select
+from strfcube.cube import response_reader
+from strfcube.cube.normalise import loaded
+from strfcube.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import xarray as xr
+
+Index = NDArray[np.intp]
+
+
+class DuplicateWarning(UserWarning):
+    """The same cell or the same sound stands in two of the pooled cubes, and can leak from training into test."""
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """Something that stands in two cubes.
+
+    Attributes
+    ----------
+    kind : {"cell", "sound"}
+        What it is.
+    first, second : str
+        Names of the cubes.
+    labels : tuple of (str, str)
+        Its label in each.
+    """
+
+    kind: Literal["cell", "sound"]
+    first: str
+    second: str
+    labels: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        shown = ", ".join(a if a == b else f"{a} = {b}" for a, b in self.labels[:5])
+        more = f" and {len(self.labels) - 5} more" if len(self.labels) > 5 else ""
+        return f"{len(self.labels)} {self.kind}(s) of {self.first} are also in {self.second}: {shown}{more}"
+
+
+def concat(
+    cubes: Sequence[xr.Dataset | str | os.PathLike[str]],
+    names: Sequence[str] | None = None,
+    *,
+    stimuli: Literal["separate", "shared"] = "separate",
+    bands: Literal["same", "by_number"] = "same",
+    duplicates: Literal["warn", "drop", "keep"] = "warn",
+) -> xr.Dataset:
+    """Pool cubes into one.
+
+    Parameters
+    ----------
+    cubes : sequence of xarray.Dataset, path or URL
+        With one bin width and one response unit.
+    names : sequence of str, optional
+        One a cube; default its ``dataset`` attribute. They prefix the labels (``aa1:gg0304_10_B``) and fill the
+        coordinates ``dataset`` on neuron and ``stim_dataset`` on stim.
+    stimuli : {"separate", "shared"}
+        ``separate``: block-diagonal, each cube keeps its stimuli. ``shared``: a sound that stands in several cubes,
+        by its ``md5``, or without one by its ``stim_name`` and spectrogram, becomes one stimulus.
+    bands : {"same", "by_number"}
+        ``same``: the frequency axes and units of the spectrograms must be equal. ``by_number``: only the number of
+        bands; the centre frequencies go to the coordinate ``band_frequency`` (stim, frequency).
+    duplicates : {"warn", "drop", "keep"}
+        What to do with a cell that stands in two cubes (same species and ``cell_id``): report it in a
+        `DuplicateWarning`, drop the later copy, or keep it silently. Sounds that stand in two cubes are reported too;
+        ``stimuli="shared"`` makes them one.
+
+    Returns
+    -------
+    xarray.Dataset
+        Lazy; ``n_repeats`` is 0 where a neuron did not hear a stimulus.
+
+    Raises
+    ------
+    UsageError
+        If bin widths, frequency axes or units differ (the message has both values), or names repeat.
+    """
+    if isinstance(cubes, str | os.PathLike) or hasattr(cubes, "data_vars"):
+        raise UsageError("concat: expected several cubes in a list, got one")
+    opened = [loaded(_opened(cube)) for cube in cubes]
+    if not opened:
+        raise UsageError("concat: expected at least one cube, got none")
+    labels = [str(ds.attrs.get("dataset", "cube")) for ds in opened] if names is None else list(map(str, names))
+    if len(labels) != len(opened) or len(set(labels)) < len(labels):
+        raise UsageError(f"concat: expected {len(opened)} different names, got {labels}; give names=[...]")
+    for option, given, allowed in (
+        ("stimuli", stimuli, ("separate", "shared")),
+        ("bands", bands, ("same", "by_number")),
+        ("duplicates", duplicates, ("warn", "drop", "keep")),
+    ):
+        if given not in allowed:
+            raise UsageError(f"concat: {option}={given!r}, expected one of {', '.join(allowed)}")
+    for ds, label in zip(opened[1:], labels[1:], strict=True):
+        _refuse_unlike(opened[0], ds, labels[0], label, bands)
+    if duplicates == "drop":
+        opened = _without_copies(opened, labels)
+    elif duplicates == "warn":
+        found = [d for d in find_duplicates(opened, labels) if d.kind == "cell" or stimuli == "separate"]
+        if found:
+            advice = (
+                "drop copied cells with duplicates='drop', merge sounds with stimuli='shared', or accept with 'keep'"
+            )
+            warnings.warn(f"{'; '.join(map(str, found))}. {advice}", DuplicateWarning, stacklevel=2)
+    stims = _union(opened, labels) if stimuli == "shared" else _diagonal([ds.sizes["stim"] for ds in opened])
+    return _pool(opened, labels, stims, bands)
+
+
+def find_duplicates(cubes: Sequence[xr.Dataset], names: Sequence[str]) -> list[Duplicate]:
+    """Cells (same species and ``cell_id``) and sounds (same ``md5``) that stand in two cubes."""
+    found = []
+    for second in range(1, len(cubes)):
+        for first in range(second):
+            a, b = cubes[first], cubes[second]
+            for kind, dim, keys in (("cell", "neuron", ("species", "cell_id")), ("sound", "stim", ("md5",))):
+                there = {k: i for i, k in enumerate(_identities(a, keys)) if k}
+                pairs = [(there[k], j) for j, k in enumerate(_identities(b, keys)) if k in there]
+                if pairs:
+                    labels = tuple((str(a[dim].values[i]), str(b[dim].values[j])) for i, j in pairs)
+                    found.append(Duplicate(kind, names[first], names[second], labels))  # type: ignore[arg-type]
+    return found
+
+
+def _identities(ds: xr.Dataset, keys: Sequence[str]) -> list[tuple[str, ...]]:
+    """Identity of each cell or sound across cubes; () where the cube does not say."""
+    if any(k not in ds.coords for k in keys):
+        return []
+    columns = [[str(v) for v in ds[k].values] for k in keys]
+    return [row if all(row) else () for row in zip(*columns, strict=True)]
+
+
+def _without_copies(cubes: Sequence[xr.Dataset], names: Sequence[str]) -> list[xr.Dataset]:
+    kept, seen = [], set()
+    for ds, name in zip(cubes, names, strict=True):
+        cells = _identities(ds, ("species", "cell_id")) or [()] * ds.sizes["neuron"]
+        fresh = np.array([not c or c not in seen for c in cells], bool)
+        if not fresh.any():
+            raise UsageError(f"concat: every cell of {name} stands in an earlier cube; leave {name} out")
+        seen.update(cells)
+        kept.append(ds if fresh.all() else select(ds, where=ds["neuron"].copy(data=fresh)))
+    return kept
+
+
+def _opened(cube: Any) -> xr.Dataset:
+    if isinstance(cube, str | os.PathLike):
+        from strfcube.cube.store import open as open_cube
+
+        return open_cube(cube)
+    if not hasattr(cube, "data_vars"):
+        hint = "; of a view, give .ds, or add the views" if hasattr(cube, "ds") else ""
+        raise UsageError(f"concat: expected paths, URLs or Datasets, got {type(cube).__name__}{hint}")
+    return cube  # type: ignore[no-any-return]
+
+
+def _refuse_unlike(a: xr.Dataset, b: xr.Dataset, first: str, second: str, bands: str) -> None:
+    def differ(what: str, one: Any, other: Any, advice: str) -> UsageError:
+        return UsageError(f"concat: {what} differ: {first} has {one}, {second} has {other}; {advice}")
+
+    if not np.isclose(float(a.attrs["dt_ms"]), float(b.attrs["dt_ms"]), rtol=1e-9):
+        raise differ("bin widths", f"{a.attrs['dt_ms']:g} ms", f"{b.attrs['dt_ms']:g} ms", "see strfcube rebin")
+    one, other = (str(ds["response"].attrs.get("units", "")) for ds in (a, b))
+    if one != other:
+        raise differ("units of the responses", repr(one), repr(other), "select one signal_type first")
+    f, g = np.asarray(a["frequency"].values, float), np.asarray(b["frequency"].values, float)
+    if len(f) != len(g):
+        raise differ("frequency axes", f"{len(f)} bands", f"{len(g)} bands", "build both with the same front end")
+    if bands == "by_number":
+        return
+    advice = "build both with the same front end, or pool band by band with bands='by_number'"
+    if not np.allclose(f, g, rtol=1e-4, atol=0):
+        raise differ("frequency axes", f"{f[0]:g} to {f[-1]:g} Hz", f"{g[0]:g} to {g[-1]:g} Hz", advice)
+    one, other = (str(ds["stimulus"].attrs.get("units", "")) for ds in (a, b))
+    if one != other:
+        raise differ("units of the spectrograms", repr(one), repr(other), advice)
+
+
+def _diagonal(sizes: Sequence[int]) -> list[Index]:
+    """Position in each cube of each pooled stimulus; -1 where the cube lacks it."""
+    total, first, found = sum(sizes), 0, []
+    for size in sizes:
+        at = np.full(total, -1)
+        at[first : first + size] = np.arange(size)
+        first += size
+        found.append(at)
+    return found
+
+
+def _union(cubes: Sequence[xr.Dataset], names: Sequence[str]) -> list[Index]:
+    """As `_diagonal`, with equal sounds as one stimulus."""
+    rows: list[list[int]] = []
+    known: dict[tuple[str, str], int] = {}
+    for c, ds in enumerate(cubes):
+        md5 = [k[0] if k else "" for k in _identities(ds, ("md5",))] or [""] * ds.sizes["stim"]
+        for s, (digest, name) in enumerate(zip(md5, map(str, ds["stim_name"].values), strict=True)):
+            row = known.get(("md5", digest)) if digest else None
+            if row is None and not digest and ("name", name) in known:
+                candidate = known["name", name]
+                owner = next(i for i, at in enumerate(rows[candidate]) if at >= 0)
+                row = candidate if _same_sound(cubes[owner], rows[candidate][owner], ds, s) else None
+            elif row is not None:
+                owner = next(i for i, at in enumerate(rows[row]) if at >= 0)
+                if int(cubes[owner]["n_bins"][rows[row][owner]]) != int(ds["n_bins"][s]):
+                    raise UsageError(
+                        f"concat: the sound {name} (md5 {digest}) has {int(cubes[owner]['n_bins'][rows[row][owner]])} "
+                        f"bins in {names[owner]} and {int(ds['n_bins'][s])} in {names[c]}; build both with one --post"
+                    )
+            if row is None or rows[row][c] >= 0:
+                row = len(rows)
+                rows.append([-1] * len(cubes))
+            rows[row][c] = s
+            known.setdefault(("md5", digest) if digest else ("name", name), row)
+    return [np.array([row[c] for row in rows], np.intp) for c in range(len(cubes))]
+
+
+def _same_sound(a: xr.Dataset, i: int, b: xr.Dataset, j: int) -> bool:
+    if int(a["n_bins"][i]) != int(b["n_bins"][j]):
+        return False
+    bins = int(a["n_bins"][i])
+    one, other = (ds["stimulus"][k, :, :bins].values for ds, k in ((a, i), (b, j)))
+    return bool(np.allclose(one, other, rtol=1e-4, atol=1e-6, equal_nan=True))
+
+
+def _pool(cubes: Sequence[xr.Dataset], names: Sequence[str], stims: Sequence[Index], bands: str) -> xr.Dataset:
+    import xarray as xr
+
+    n_time = max(ds.sizes["time"] for ds in cubes)
+    n_repeat = max(ds.sizes["repeat"] for ds in cubes)
+    longest = max(cubes, key=lambda ds: ds.sizes["time"])
+    # The first cube that has a stimulus says what it is.
+    owner = np.argmax(np.stack(stims) >= 0, axis=0)
+    at = np.stack(stims)[owner, np.arange(len(owner))]
+    sizes = {"repeat": n_repeat, "time": n_time}
+    variables: dict[str, Any] = {
+        "response": (
+            ("stim", "neuron", "repeat", "time"),
+            _along([_placed(ds["response"], s, sizes) for ds, s in zip(cubes, stims, strict=True)], 1),
+            _common_attrs(cubes, "response"),
+        ),
+        "stimulus": (
+            ("stim", "frequency", "time"),
+            _along([_placed(cubes[int(c)]["stimulus"], at[a:b], sizes) for a, b, c in _owners(owner)], 0),
+            _common_attrs(cubes, "stimulus"),
+        ),
+    }
+    skipped = {"response", "stimulus", "stim", "neuron", "repeat", "time", "frequency"}
+    of_neuron = [(name, str(v)) for ds, name in zip(cubes, names, strict=True) for v in ds["neuron"].values]
+    coords: dict[str, Any] = {
+        "stim": ("stim", _labels(cubes, names, "stim", owner, at)),
+        "neuron": ("neuron", _text([f"{name}:{label}" for name, label in of_neuron])),
+        "repeat": np.arange(n_repeat, dtype=np.int32),
+        "time": longest["time"].variable,
+        "dataset": ("neuron", _text([name for name, _ in of_neuron])),
+        "stim_dataset": ("stim", _text([
+            "+".join(n for n, s in zip(names, stims, strict=True) if s[i] >= 0) for i in range(len(owner))
+        ])),
+    }  # fmt: skip
+    if bands == "same":
+        coords["frequency"] = cubes[0]["frequency"].variable
+    else:
+        hz = np.stack([np.asarray(cubes[int(c)]["frequency"].values, float) for c in owner])
+        coords["frequency"] = np.arange(hz.shape[1])
+        coords["band_frequency"] = (("stim", "frequency"), hz, {"units": "Hz"})
+        units = [str(ds["stimulus"].attrs.get("units", "")) for ds in cubes]
+        coords["stimulus_units"] = ("stim", _text([units[int(c)] for c in owner]))
+    for name in dict.fromkeys(str(n) for ds in cubes for n in ds.variables if str(n) not in skipped):
+        dims = next(ds[name].dims for ds in cubes if name in ds.variables)
+        if dims and set(dims) <= {"stim", "neuron"}:
+            column = _column(cubes, name, stims, owner, at)
+            attrs = next(dict(ds[name].attrs) for ds in cubes if name in ds.variables)
+            target = coords if any(name in ds.coords for ds in cubes) else variables
+            target.setdefault(name, (*column, attrs))
+    pooled = xr.Dataset(variables, coords, _root_attrs(cubes, names))
+    for variable in ("response", "stimulus"):
+        origins = [response_reader.origin(ds, variable) for ds in cubes]
+        if all(origins):
+            parts = [
+                response_reader.Part(p.path, np.where(s >= 0, p.stim[s], -1), p.neuron)
+                for origin, s in zip(origins, stims, strict=True)
+                for p in origin
+            ]
+            response_reader.remember(pooled, variable, tuple(parts))
+    return pooled
+
+
+def _owners(owner: Index) -> list[tuple[int, int, int]]:
+    edges = [0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), len(owner)]
+    return [(a, b, int(owner[a])) for a, b in itertools.pairwise(edges)]
+
+
+def _placed(array: xr.DataArray, stims: Index, sizes: Mapping[str, int]) -> Any:
+    """Put the stimuli of a lazy array at their pooled places, NaN elsewhere, padded to the pooled sizes."""
+    da: Any = import_module("dask.array")  # untyped
+    data = da.asarray(array.data)
+    pad = [(0, sizes.get(str(d), n) - n) for d, n in zip(array.dims, data.shape, strict=True)]
+    if any(after for _, after in pad):
+        data = da.pad(data, pad, constant_values=np.float32(np.nan))
+    shape = data.shape[1:]
+    lacks = stims < 0
+    jumps = (lacks[1:] != lacks[:-1]) | (~lacks[1:] & (stims[1:] != stims[:-1] + 1))
+    edges = [0, *(np.flatnonzero(jumps) + 1).tolist(), len(stims)]
+    blocks = [
+        data[as_slice(stims[a:b])] if stims[a] >= 0
+        else da.full((b - a, *shape), np.nan, np.float32, chunks=(max(1, max(data.chunks[0])), *shape))
+        for a, b in itertools.pairwise(edges)
+    ]  # fmt: skip
+    return _along(blocks, 0)
+
+
+def _along(blocks: Sequence[Any], axis: int) -> Any:
+    da: Any = import_module("dask.array")
+    return blocks[0] if len(blocks) == 1 else da.concatenate(list(blocks), axis=axis)
+
+
+def _column(
+    cubes: Sequence[xr.Dataset], name: str, stims: Sequence[Index], owner: Index, at: Index
+) -> tuple[tuple[str, ...], NDArray[Any]]:
+    """One small variable of the pool; what a cube lacks is "" or NaN, 0 in counts and False in flags."""
+    there = [np.asarray(ds[name].values) if name in ds.variables else None for ds in cubes]
+    kinds = {v.dtype.kind for v in there if v is not None}
+    complete = all(v is not None for v in there)
+    dims = next(ds[name].dims for ds in cubes if name in ds.variables)
+    both = set(dims) == {"stim", "neuron"}
+    dtype: np.dtype[Any] = np.dtype(object)
+    empty: Any = ""
+    if kinds <= {"b"}:
+        dtype, empty = np.dtype(bool), False
+    elif kinds <= set("ui") and (complete or both):
+        dtype, empty = np.result_type(*(v.dtype for v in there if v is not None)), 0
+    elif kinds <= set("uif"):
+        dtype, empty = np.dtype(np.float64), np.nan
+    if dims == ("stim",):
+        values = [empty if (v := there[int(c)]) is None else v[i] for c, i in zip(owner, at, strict=True)]
+        return dims, _array(values, dtype)
+    if dims == ("neuron",):
+        filled = [[empty] * ds.sizes["neuron"] if v is None else list(v) for ds, v in zip(cubes, there, strict=True)]
+        return dims, _array([v for part in filled for v in part], dtype)
+    out = np.full((len(owner), sum(ds.sizes["neuron"] for ds in cubes)), empty, dtype)
+    first = 0
+    for ds, v, s in zip(cubes, there, stims, strict=True):
+        if v is not None:
+            v = np.asarray(ds[name].transpose("stim", "neuron").values)
+            out[s >= 0, first : first + ds.sizes["neuron"]] = v[s[s >= 0]]
+        first += ds.sizes["neuron"]
+    return ("stim", "neuron"), out
+
+
+def _array(values: Sequence[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    return _text([str(v) for v in values]) if dtype.kind == "O" else np.array(values, dtype)
+
+
+def _text(values: Sequence[str]) -> NDArray[Any]:
+    out = np.empty(len(values), object)
+    out[:] = values
+    return out
+
+
+def _labels(cubes: Sequence[xr.Dataset], names: Sequence[str], dim: str, owner: Index, at: Index) -> NDArray[Any]:
+    return _text([f"{names[int(c)]}:{cubes[int(c)][dim].values[i]}" for c, i in zip(owner, at, strict=True)])
+
+
+def _common_attrs(cubes: Sequence[xr.Dataset], name: str) -> dict[str, Any]:
+    """Attributes that all cubes share; differing units are ``mixed``."""
+    first = cubes[0][name].attrs
+    attrs = {k: v for k, v in first.items() if all(ds[name].attrs.get(k) == v for ds in cubes) and k != "_FillValue"}
+    return attrs if "units" in attrs else attrs | {"units": "mixed"}
+
+
+def _root_attrs(cubes: Sequence[xr.Dataset], names: Sequence[str]) -> dict[str, Any]:
+    def lines(key: str) -> str:
+        return "\n".join(dict.fromkeys(str(ds.attrs[key]) for ds in cubes if ds.attrs.get(key)))
+
+    def parsed(ds: xr.Dataset, key: str) -> Any:
+        return json.loads(ds.attrs.get(key) or "null")
+
+    kept = {k: cubes[0].attrs[k] for k in ("format_version", "strfcube_version", "dt_ms") if k in cubes[0].attrs}
+    return kept | {
+        "dataset": "+".join(names),
+        "recipe": json.dumps({"pool": {n: parsed(ds, "recipe") for n, ds in zip(names, cubes, strict=True)}}),
+        "digest": "",
+        "sources": json.dumps([source for ds in cubes for source in parsed(ds, "sources") or ()]),
+        "licence": lines("licence"),
+        "citation": lines("citation"),
+        "doi": lines("doi"),
+        "history": f"strfcube: pooled {', '.join(names)}\n{lines('history')}".strip(),
+    }

@@ -1,0 +1,335 @@
+"""How reliable a response is, and what a model can at best explain of it.
+
+Functions of labelled arrays, lazy where the input is dask, for responses with dims (stim, neuron, repeat, time) in any
+order, NaN where nothing was observed. Each (stim, neuron) pair is used with its own number of repeats and its own bins:
+the repeats with at least one observed bin, and the bins that all of them observed. A pair with a single repeat has no
+noise estimate: NaN, never 0.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from strfcube.analysis.transform import blocks, blockwise
+from strfcube.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Per = Literal["pair", "neuron"]
+
+_COLUMNS = ("repeats", "bins", "signal_power", "total_power", "psth_power", "covariance", "prediction_power")
+_SAHANI = "Sahani and Linden 2003, unbiased variances"
+_POOLED = "; powers averaged over stimuli, weighted by duration"
+
+
+def _power_columns(x: NDArray[Any], prediction: NDArray[Any] | None = None) -> NDArray[np.float64]:
+    """Compute `_COLUMNS` of responses (..., repeat, time); the last two beside predictions (..., time)."""
+    if prediction is None:
+        out = np.empty((*x.shape[:-2], 5))
+        for at in blocks(x.shape):
+            out[at] = _powers(x[at], None)
+        return out
+    lead = np.broadcast_shapes(x.shape[:-2], prediction.shape[:-1])
+    x = np.broadcast_to(x, (*lead, *x.shape[-2:]))
+    prediction = np.broadcast_to(prediction, (*lead, prediction.shape[-1]))
+    out = np.empty((*lead, 7))
+    for at in blocks(x.shape):
+        out[at] = _powers(x[at], prediction[at])
+    return out
+
+
+def _powers(x: NDArray[Any], prediction: NDArray[Any] | None) -> NDArray[np.float64]:
+    observed = ~np.isnan(x)
+    present = observed.any(-1)
+    repeats = present.sum(-1)
+    used = (observed | ~present[..., None]).all(-2) & (repeats > 0)[..., None]
+    if prediction is not None:
+        used &= np.isfinite(prediction)
+    bins = used.sum(-1)
+    # Sums in float64: of a trace at -60 mV in float32 the variance would lose its digits.
+    x = np.where(observed & used[..., None, :], x, np.float64(0))
+    total = x.sum(-2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        squares = np.einsum("...rt,...rt->...", x, x) - (x.sum(-1) ** 2).sum(-1) / bins
+        total_power = squares / (repeats * (bins - 1.0))
+        psth_power = (np.einsum("...t,...t->...", total, total) - total.sum(-1) ** 2 / bins) / (
+            repeats**2 * (bins - 1.0)
+        )
+        signal_power = (repeats * psth_power - total_power) / (repeats - 1.0)
+        columns = [repeats, bins, signal_power, total_power, psth_power]
+        if prediction is not None:
+            p = np.where(used, prediction, np.float64(0))
+            p -= p.sum(-1, keepdims=True) / bins[..., None]
+            p *= used
+            columns += [(p * total).sum(-1) / (repeats * (bins - 1.0)), (p * p).sum(-1) / (bins - 1.0)]
+    out = np.stack(np.broadcast_arrays(*columns), -1).astype(np.float64)
+    out[..., 2:][(repeats < 2) | (bins < 2)] = np.nan
+    return out
+
+
+def powers(response: xr.DataArray, prediction: xr.DataArray | None = None, per: Per = "pair") -> xr.Dataset:
+    """All the variances that the measures are made of, in one pass over the response.
+
+    Parameters
+    ----------
+    response : xarray.DataArray [dims=(..., repeat, time)]
+        NaN where nothing was observed.
+    prediction : xarray.DataArray [dims=(..., time)], optional
+        Bins where it is not finite are left out.
+    per : {"pair", "neuron"}
+        Of each pair, or averaged over ``stim`` with the number of used bins as weight.
+
+    Returns
+    -------
+    xarray.Dataset [dims=(...)]
+        ``repeats``, ``bins``; ``signal_power``, ``total_power``, ``psth_power`` (variance of the mean of the repeats);
+        with a prediction ``covariance`` (with the mean of the repeats) and ``prediction_power``. ``repeats`` and
+        ``bins`` are only there per pair.
+
+    Raises
+    ------
+    UsageError
+        If `per` is neither.
+    """
+    if per not in ("pair", "neuron"):
+        raise UsageError(f"per={per!r}, expected 'pair' or 'neuron'")
+    arrays, core = [response], [["repeat", "time"]]
+    if prediction is not None:
+        arrays, core = [*arrays, prediction], [*core, ["time"]]
+    columns = _COLUMNS[: 5 if prediction is None else 7]
+    table = blockwise(_power_columns, arrays, core, {"column": len(columns)}, np.float64)
+    result = xr.Dataset({name: table.isel(column=i) for i, name in enumerate(columns)})
+    if per == "pair" or "stim" not in result.dims:
+        return result
+    values = result.drop_vars(["repeats", "bins"])
+    weight = result["bins"].where(result["signal_power"].notnull())
+    mean: xr.Dataset = (values * weight).sum("stim", min_count=1) / weight.sum("stim", min_count=1)
+    return mean
+
+
+def _named(value: xr.DataArray, name: str, long_name: str, units: str, estimator: str, per: Per) -> xr.DataArray:
+    pooled = _POOLED if per == "neuron" else ""
+    return value.rename(name).assign_attrs(long_name=long_name, units=units, estimator=estimator + pooled)
+
+
+def _squared(response: xr.DataArray) -> str:
+    units = str(response.attrs.get("units", ""))
+    return f"{units}^2" if units in ("count", "mV") else units
+
+
+def measures(response: xr.DataArray, per: Per = "neuron") -> xr.Dataset:
+    """Signal power, noise power, SNR and CCmax in one pass over the response.
+
+    Parameters
+    ----------
+    response : xarray.DataArray [dims=(stim, neuron, repeat, time)]
+        Counts or mV, NaN where nothing was observed.
+    per : {"pair", "neuron"}
+        For each (stim, neuron), or for each neuron from the averages of the powers over stimuli.
+
+    Returns
+    -------
+    xarray.Dataset [dims=(stim, neuron) or (neuron,)]
+        ``signal_power``, ``noise_power``, ``snr``, ``ccmax``, as the functions of these names give them.
+    """
+    p = powers(response, per=per)
+    signal, total, mean = p["signal_power"], p["total_power"], p["psth_power"]
+    noise = total - signal
+    # A signal power of 0 or less is an estimate of no signal: a ceiling of 0, not an unknown one.
+    ceiling: xr.DataArray = (signal.clip(min=0) / mean.where(mean > 0)) ** 0.5
+    unit = _squared(response)
+    columns = [
+        _named(signal, "signal_power", "signal power", unit, _SAHANI, per),
+        _named(noise, "noise_power", "noise power", unit, _SAHANI, per),
+        _named(signal / noise.where(noise != 0), "snr", "signal-to-noise ratio", "1", f"SP / NP, {_SAHANI}", per),
+        _named(ceiling, "ccmax", "CCmax", "1", "sqrt(R SP / ((R - 1) SP + TP)), Schoppe et al. 2016", per),
+    ]
+    return xr.Dataset({str(c.name): c for c in columns})
+
+
+def signal_power(response: xr.DataArray, per: Per = "neuron") -> xr.DataArray:
+    """Variance over time of the part of the response that repeats.
+
+    ``SP = (R var(mean of the repeats) - TP) / (R - 1)`` with TP the mean over repeats of the variance over time, which
+    is the mean covariance of all pairs of repeats (Sahani and Linden 2003, "How linear are auditory cortical
+    responses?", NIPS 15). Unbiased, so it can be negative where there is no signal.
+
+    Parameters
+    ----------
+    response, per
+        As for `measures`.
+
+    Returns
+    -------
+    xarray.DataArray [dims=(stim, neuron) or (neuron,)]
+        In count^2 or mV^2 (of one bin). NaN where there are fewer than two repeats.
+    """
+    return measures(response, per)["signal_power"]
+
+
+def noise_power(response: xr.DataArray, per: Per = "neuron") -> xr.DataArray:
+    """Variance over time of the part that differs from repeat to repeat: ``NP = TP - SP`` (see `signal_power`).
+
+    Parameters
+    ----------
+    response, per
+        As for `measures`.
+
+    Returns
+    -------
+    xarray.DataArray [dims=(stim, neuron) or (neuron,)]
+        In count^2 or mV^2 (of one bin). NaN where there are fewer than two repeats.
+    """
+    return measures(response, per)["noise_power"]
+
+
+def snr(response: xr.DataArray, per: Per = "neuron") -> xr.DataArray:
+    """Signal-to-noise ratio ``SP / NP`` of a single repeat (see `signal_power`); its inverse is the noise ratio.
+
+    Per neuron it is the ratio of the averages over stimuli, not the average of the ratios, which a single stimulus
+    with little noise or none would rule.
+
+    Parameters
+    ----------
+    response, per
+        As for `measures`.
+
+    Returns
+    -------
+    xarray.DataArray [dims=(stim, neuron) or (neuron,)]
+        Dimensionless; NaN where there are fewer than two repeats or not one spike.
+    """
+    return measures(response, per)["snr"]
+
+
+def ccmax(response: xr.DataArray, per: Per = "neuron") -> xr.DataArray:
+    """Highest correlation with the PSTH that any model can reach: that of the true mean response.
+
+    ``CCmax = sqrt(R SP / ((R - 1) SP + TP)) = sqrt(SP / var(PSTH))`` (Schoppe, Harper, Willmore, King and Schnupp 2016,
+    doi 10.3389/fncom.2016.00010), the closed form of the average over all ways to halve the repeats.
+
+    Parameters
+    ----------
+    response, per
+        As for `measures`.
+
+    Returns
+    -------
+    xarray.DataArray [dims=(stim, neuron) or (neuron,)]
+        0 where the estimated signal power is not positive; NaN where there are fewer than two repeats or not one spike.
+    """
+    return measures(response, per)["ccmax"]
+
+
+def ccnorm(prediction: xr.DataArray, response: xr.DataArray, per: Per = "neuron") -> xr.DataArray:
+    """Correlation of a prediction with the PSTH, relative to the highest possible one.
+
+    ``CCnorm = cov(prediction, PSTH) / sqrt(var(prediction) SP)``, which is the correlation divided by `ccmax` (Schoppe
+    et al. 2016, doi 10.3389/fncom.2016.00010). Around 1 for the true mean response, and above 1 by chance.
+
+    Parameters
+    ----------
+    prediction : xarray.DataArray [dims=(stim, neuron, time)]
+        In any unit: offset and scale do not matter. Aligned with the response by label; stimuli, neurons and bins that
+        one of the two lacks are left out, and bins where the prediction is not finite. Further dims (models, say) are
+        kept.
+    response, per
+        As for `measures`.
+
+    Returns
+    -------
+    xarray.DataArray [dims=(stim, neuron) or (neuron,), and further ones of the prediction]
+        NaN where the estimated signal power is not positive or the prediction is constant.
+
+    Raises
+    ------
+    UsageError
+        If the two have no stimulus, neuron or bin in common.
+    """
+    prediction, response = xr.align(prediction, response, join="inner", copy=False)
+    empty = [d for d, size in prediction.sizes.items() if not size]
+    if empty:
+        raise UsageError(f"prediction and response have no {' and no '.join(map(str, empty))} in common")
+    p = powers(response, prediction, per)
+    scale = p["prediction_power"] * p["signal_power"]
+    value = p["covariance"] / scale.where(scale > 0) ** 0.5
+    return _named(value, "ccnorm", "CCnorm", "1", "cov / sqrt(var(prediction) SP), Schoppe et al. 2016", per)
+
+
+def spontaneous_rate(
+    trials: xr.Dataset, cube: xr.Dataset, window: tuple[float, float] | None = None, per: Per = "neuron"
+) -> xr.DataArray:
+    """Spikes per second in the silence before the sound: all spikes of the kept trials over all recorded seconds.
+
+    Parameters
+    ----------
+    trials : xarray.Dataset
+        The group ``trials`` of a cube.
+    cube : xarray.Dataset
+        The whole cube that it belongs to: its positions are what `trials` counts in.
+    window : tuple of float, optional
+        What was recorded around stimulus onset, in s, for the trials whose files do not state it.
+    per : {"pair", "neuron"}
+        For each (stim, neuron), or for each neuron.
+
+    Returns
+    -------
+    xarray.DataArray [dims=(stim, neuron) or (neuron,)]
+        In spikes/s. NaN where no time before the sound is known to have been recorded, and where there are no exact
+        spike times (membrane potentials, published counts).
+
+    Raises
+    ------
+    UsageError
+        If `per` is neither.
+    """
+    if per not in ("pair", "neuron"):
+        raise UsageError(f"per={per!r}, expected 'pair' or 'neuron'")
+    stim, neuron = trials["stim_index"].values, trials["neuron_index"].values
+    onset = np.nan_to_num(cube["sound_onset"].values.astype(float))[stim]
+    start, stop = trials["window_start"].values.astype(float), trials["window_stop"].values.astype(float)
+    unstated = np.isnan(start)
+    if window is not None:
+        start, stop = np.where(unstated, window[0], start), np.where(np.isnan(stop), window[1], stop)
+    else:
+        start = np.where(unstated & (onset > 0), 0.0, start)  # silence within the stimulus is in the cube's own bins
+    stop = np.fmin(onset, stop)
+    usable = trials["kept"].values & trials["exact"].values & (stop > start)
+    spikes = _count(trials, np.where(usable, start, 0), np.where(usable, stop, 0))
+    shape = (cube.sizes["stim"], cube.sizes["neuron"])
+    flat = np.ravel_multi_index((stim, neuron), shape)
+    sums = [
+        np.bincount(flat, values, minlength=shape[0] * shape[1]).reshape(shape)
+        for values in (spikes, np.where(usable, stop - start, 0))
+    ]
+    dims: tuple[str, ...] = ("stim", "neuron")
+    if per == "neuron":
+        sums, dims = [s.sum(0) for s in sums], ("neuron",)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rate = np.where(sums[1] > 0, sums[0] / sums[1], np.nan)
+    attrs = {"long_name": "spontaneous rate", "units": "spikes/s", "estimator": "spikes before the sound / time"}
+    coords = {name: c for name, c in cube.coords.items() if set(c.dims) <= set(dims) and name != "units"}
+    return xr.DataArray(rate, coords=coords, dims=dims, name="spontaneous_rate", attrs=attrs)
+
+
+def _count(trials: xr.Dataset, start: NDArray[Any], stop: NDArray[Any], most: int = 1 << 22) -> NDArray[np.int64]:
+    """Spikes of each trial in [start, stop) s, reading about `most` spike times at a time."""
+    size = trials["row_size"].values.astype(np.int64)
+    ends = np.cumsum(size)
+    low, high = np.rint(start * 1e9).astype(np.int64), np.rint(stop * 1e9).astype(np.int64)
+    out = np.zeros(len(size), np.int64)
+    first = 0
+    while first < len(size):
+        begin = int(ends[first] - size[first])
+        last = max(first + 1, int(np.searchsorted(ends, begin + most, side="right")))
+        rows = slice(first, last)
+        times = trials["spike_time"].isel(spike=slice(begin, int(ends[last - 1]))).values
+        row = np.repeat(np.arange(last - first), size[rows])
+        inside = (times >= low[rows][row]) & (times < high[rows][row])
+        out[rows] = np.bincount(row[inside], minlength=last - first)
+        first = last
+    return out

@@ -1,0 +1,1 @@
+"""From a pipeline's records to a store."""

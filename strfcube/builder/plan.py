@@ -1,0 +1,260 @@
+"""The chunk plan: pure functions from what was parsed to the shape of the store.
+
+Reading is by stimulus, so a chunk holds one stimulus and about a megabyte of neurons; time is not split. The repeat
+chunk follows the distribution of repeats: where most stimuli have one and a few have twenty, a chunk of twenty would
+decode twenty times too much. A shard holds all stimuli of a block of neurons, so that whoever writes a block needs no
+other block's source.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from strfcube.cube.shard_writer import Layout, linear
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from strfcube.builder.spool import Summary
+
+CHUNK_BYTES = 1_000_000  # decoded, of the response
+CHUNK_COST = 30_000  # bytes that could be decoded in the time that one more chunk costs
+SHARD_BYTES = 512_000_000  # decoded, of chunks that exist; some 100 times less on disk
+BLOCK_NEURONS = 1024  # more neurons than this are at least two blocks, so that two workers share them
+RAGGED_CHUNK, SAMPLES_CHUNK, RAGGED_PER_SHARD = 1 << 17, 1 << 19, 32
+ROWS_PER_SHARD = 8  # chunks; a worker holds all columns of a shard of rows
+STIM_SHARDS = 8  # spectrogram shards of a large set
+
+
+@dataclass(frozen=True)
+class NeuronRows:
+    """Where one neuron's trials lie in its spool.
+
+    Attributes
+    ----------
+    spool : int
+        Number of the spool.
+    rows, spikes, values : tuple of int
+        Half-open ranges within it.
+    """
+
+    spool: int
+    rows: tuple[int, int]
+    spikes: tuple[int, int]
+    values: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that stage two needs to know.
+
+    Attributes
+    ----------
+    stims, neurons : ndarray of int64
+        Survey index of each stimulus and neuron of the cube.
+    n_bins : ndarray of int64 [shape=(stim,)]
+        Bins of each stimulus.
+    n_repeats, n_rejected : ndarray of uint16 [shape=(stim, neuron)]
+        The coverage.
+    where : tuple of NeuronRows
+        One a neuron.
+    spools : tuple of str
+        Spool files.
+    file_codes : tuple of tuple of int
+        Code in `files` of each spool's own file codes.
+    files : tuple of str
+        Raw files of all spools.
+    test_codes : tuple of tuple of int
+        Code in `tests` of each spool's own test codes.
+    tests : tuple of str
+        Tests that rejected trials; the first is ``kept``.
+    response : Layout
+        The response array.
+    """
+
+    stims: NDArray[np.int64]
+    neurons: NDArray[np.int64]
+    n_bins: NDArray[np.int64]
+    n_repeats: NDArray[np.uint16]
+    n_rejected: NDArray[np.uint16]
+    where: tuple[NeuronRows, ...]
+    spools: tuple[str, ...]
+    file_codes: tuple[tuple[int, ...], ...]
+    files: tuple[str, ...]
+    test_codes: tuple[tuple[int, ...], ...]
+    tests: tuple[str, ...]
+    response: Layout
+
+    @property
+    def row_start(self) -> NDArray[np.int64]:
+        """First row of the trials group of each neuron, and their number."""
+        return np.cumsum([0] + [w.rows[1] - w.rows[0] for w in self.where])
+
+    @property
+    def spike_start(self) -> NDArray[np.int64]:
+        """First spike of the trials group of each neuron, and their number."""
+        return np.cumsum([0] + [w.spikes[1] - w.spikes[0] for w in self.where])
+
+
+def repeat_chunk(repeats: Sequence[int] | NDArray[Any], row_bytes: int) -> int:
+    """Repeats in a chunk.
+
+    The size that costs least to read every stimulus once: bytes decoded, plus a fixed cost a chunk.
+
+    Parameters
+    ----------
+    repeats : sequence of int [shape=(stim,)]
+        Most repeats that any neuron has of each stimulus.
+    row_bytes : int
+        Bytes of one repeat of one chunk.
+    """
+    n = np.maximum(np.asarray(repeats, np.int64), 1)
+    most = int(n.max(initial=1))
+
+    def cost(size: int) -> int:
+        return int((-(-n // size)).sum()) * (size * row_bytes + CHUNK_COST)
+
+    return min(range(1, most + 1), key=lambda size: (cost(size), -size))
+
+
+def response_layout(
+    repeats: Sequence[int] | NDArray[Any], n_neurons: int, n_time: int, dtype: str, attrs: dict[str, Any]
+) -> Layout:
+    """Chunks and shards of the response.
+
+    Parameters
+    ----------
+    repeats : sequence of int [shape=(stim,)]
+        Most repeats that any neuron has of each stimulus.
+    n_neurons, n_time : int
+        Sizes.
+    dtype : {"u1", "u2", "f4"}
+        Counts, with the top value as missing, or traces.
+    """
+    n = np.maximum(np.asarray(repeats, np.int64), 1)
+    most = int(n.max(initial=1))
+    bin_bytes = np.dtype(dtype).itemsize * n_time
+    # A chunk's repeats are a fraction of `most`; what a stimulus typically has decides how many neurons fit.
+    per_repeat = min(n_neurons, max(1, CHUNK_BYTES // bin_bytes))
+    size = repeat_chunk(n, per_repeat * bin_bytes)
+    blocks = max(-(-n_neurons * size * bin_bytes // CHUNK_BYTES), 2 if n_neurons > BLOCK_NEURONS else 1)
+    neurons = -(-n_neurons // blocks)
+    chunk = (1, neurons, size, n_time)
+    stored = np.cumsum(-(-n // size) * math.prod(chunk) * np.dtype(dtype).itemsize)
+    stims = max(1, int(np.searchsorted(stored, SHARD_BYTES, side="right")))
+    shard = (min(stims, len(n)), neurons, -(-most // size) * size, n_time)
+    fill: int | float = math.nan if dtype == "f4" else int(np.iinfo(dtype).max)
+    if dtype != "f4":
+        attrs = attrs | {"_FillValue": fill}
+    dims = ("stim", "neuron", "repeat", "time")
+    return Layout("response", dims, (len(n), n_neurons, most, n_time), chunk, shard, dtype, fill, "bitshuffle", attrs)
+
+
+def stimulus_layout(n_stims: int, n_frequencies: int, n_time: int, attrs: dict[str, Any]) -> Layout:
+    """Chunks of one stimulus; a few shards, so that workers share them."""
+    per_shard = max(min(10, n_stims), -(-n_stims // STIM_SHARDS))
+    shape = (n_stims, n_frequencies, n_time)
+    chunk, shard = (1, *shape[1:]), (per_shard, *shape[1:])
+    return Layout("stimulus", ("stim", "frequency", "time"), shape, chunk, shard, "f4", math.nan, "bitshuffle", attrs)
+
+
+def trial_layouts(plan: Plan) -> tuple[dict[str, Layout], Layout]:
+    """Columns of the trials group, and its spike times."""
+    rows, spikes = int(plan.row_start[-1]), int(plan.spike_start[-1])
+    flags = {"flag_values": list(range(len(plan.tests))), "flag_meanings": " ".join(plan.tests)}
+    columns: dict[str, tuple[str, dict[str, Any]]] = {
+        "stim_index": ("i4", {"long_name": "position along stim of the cube"}),
+        "neuron_index": ("i4", {"long_name": "position along neuron of the cube"}),
+        "repeat_index": ("i4", {"long_name": "position along repeat of the cube; -1: rejected"}),
+        "trial_number": ("i4", {"long_name": "number of the trial in the raw files"}),
+        "file_index": ("i4", {"long_name": "position along file of the raw file"}),
+        "window_start": ("f8", {"long_name": "start of the recorded window, from stimulus onset", "units": "s"}),
+        "window_stop": ("f8", {"long_name": "end of the recorded window, from stimulus onset", "units": "s"}),
+        "kept": ("bool", {"long_name": "whether the trial is in the cube"}),
+        "rejected_by": ("i1", {"long_name": "the test that rejected the trial", **flags}),
+        "test_value": ("f8", {"long_name": "the value that the test refused"}),
+        "exact": ("bool", {"long_name": "whether the spikes are exact; if not, the response's bins are all there is"}),
+        "row_size": ("i4", {"long_name": "number of spikes of the trial", "sample_dimension": "spike"}),
+    }
+    layouts = {
+        name: Layout(f"trials/{name}", ("trial",), *linear(rows, RAGGED_CHUNK, ROWS_PER_SHARD), dtype, 0, attrs=attrs)
+        for name, (dtype, attrs) in columns.items()
+    }
+    return layouts, spikes_layout(spikes)
+
+
+def spikes_layout(total: int) -> Layout:
+    """Spike times of all trials, one after the other."""
+    attrs = {"long_name": "spike times from stimulus onset, trial after trial", "units": "ns"}
+    shape = linear(total, RAGGED_CHUNK, RAGGED_PER_SHARD)
+    return Layout("trials/spike_time", ("spike",), *shape, "i8", 0, attrs=attrs)
+
+
+def samples_layout(total: int, dtype: Any) -> Layout:
+    """Waveforms of all stimuli, one after the other."""
+    attrs = {"long_name": "waveforms, stimulus after stimulus"}
+    shape = linear(total, SAMPLES_CHUNK, RAGGED_PER_SHARD)
+    return Layout("audio/samples", ("sample",), *shape, np.dtype(dtype).str[1:], 0, "shuffle", attrs)
+
+
+def make_plan(
+    summaries: Sequence[Summary], spools: Sequence[str], survey_bins: NDArray[np.int64], n_survey_neurons: int
+) -> tuple[Plan, list[int], list[int]]:
+    """Put what the spools hold in the survey's order, and choose dtype, chunks and shards.
+
+    Parameters
+    ----------
+    summaries, spools : sequence
+        One a source.
+    survey_bins : ndarray of int64 [shape=(stim,)]
+        Bins of each surveyed stimulus; 0 where its length is unknown.
+    n_survey_neurons : int
+        Number of surveyed neurons.
+
+    Returns
+    -------
+    Plan
+    unheard, unplayed : list of int
+        Survey indices of the stimuli and the neurons that no trial names, and that the cube leaves out.
+    """
+    kept = np.zeros((len(survey_bins), n_survey_neurons), np.int64)
+    rejected = np.zeros_like(kept)
+    reach = np.zeros(len(survey_bins), np.int64)
+    where: dict[int, NeuronRows] = {}
+    # In alphabetical order, so that a cube does not depend on how its trials are split into sources.
+    files = sorted({f for s in summaries for f in s.files})
+    tests = ["kept", *sorted({t for s in summaries for t in s.tests})]
+    file_at, test_at = ({name: i for i, name in enumerate(names)} for names in (files, tests))
+    for number, s in enumerate(summaries):
+        ends = np.cumsum(s.neurons[:, 1:], axis=0)
+        begins = ends - s.neurons[:, 1:]
+        for neuron, begin, end in zip(s.neurons[:, 0].tolist(), begins.tolist(), ends.tolist(), strict=True):
+            ranges = [(b, e) for b, e in zip(begin, end, strict=True)]
+            where[neuron] = NeuronRows(number, *ranges)
+        kept[s.pairs[:, 1], s.pairs[:, 0]] += s.pairs[:, 2]
+        rejected[s.pairs[:, 1], s.pairs[:, 0]] += s.pairs[:, 3]
+        np.maximum.at(reach, s.pairs[:, 1], s.reach)
+    any_trial = (kept + rejected) > 0
+    stims, neurons = np.flatnonzero(any_trial.any(1)), np.flatnonzero(any_trial.any(0))
+    n_bins = np.where(survey_bins > 0, survey_bins, np.maximum(reach, 1))[stims]
+    n_repeats = kept[np.ix_(stims, neurons)]
+    most = max((s.max_count for s in summaries), default=0)
+    counts = all(not s.traces or s.whole for s in summaries) and most < np.iinfo("u2").max
+    dtype = ("u1" if most < 255 else "u2") if counts else "f4"
+    response = response_layout(n_repeats.max(1, initial=0), len(neurons), int(n_bins.max(initial=1)), dtype, {})
+    plan = Plan(
+        stims, neurons, n_bins, n_repeats.astype(np.uint16), rejected[np.ix_(stims, neurons)].astype(np.uint16),
+        tuple(where[int(n)] for n in neurons), tuple(spools),
+        tuple(tuple(file_at[f] for f in s.files) for s in summaries), tuple(files),
+        tuple((0, *(test_at[t] for t in s.tests)) for s in summaries),
+        tuple(tests), response,
+    )  # fmt: skip
+    unheard = np.setdiff1d(np.arange(len(survey_bins)), stims).tolist()
+    unplayed = np.setdiff1d(np.arange(n_survey_neurons), neurons).tolist()
+    return plan, unheard, unplayed

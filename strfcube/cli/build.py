@@ -1,0 +1,158 @@
+"""``strfcube build``: one subcommand a data set, its flags, progress and report."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from strfcube import catalog
+from strfcube.catalog import WIDTH
+from strfcube.cli.describe import findings, one_line
+from strfcube.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
+
+
+class Datasets(click.Group):
+    """One subcommand a data set, each with the flags of its own recipe."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the data sets."""
+        return list(catalog.entries())
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command of one data set."""
+        return _build_command(catalog.entry(name))
+
+
+def _build_command(e: catalog.Entry) -> click.Command:
+    kind = catalog.pipeline_class(e.name)
+    common: list[click.Parameter] = [
+        click.Option(["--dt"], type=float, help=f"Bin width in ms. [default: {e.recipe['dt']}]"),
+        click.Option(["--raw"], type=click.Path(), help="Folder of the raw files."),
+        click.Option(["--out"], type=click.Path(), help="Path or URL of the cube."),
+        click.Option(["--only"], multiple=True, metavar="KEY=VALUE[,VALUE]", help="Build only what has this value."),
+        click.Option(["--post"], type=float, default=0.0, help="Time kept after each stimulus, in ms."),
+        click.Option(["--align"], type=click.Choice(["centre", "causal"]), default="centre",
+                     help="Spectrogram window around the bin's centre, or ending with it."),
+        click.Option(["--audio/--no-audio"], default=True, help="Keep the waveforms in the cube."),
+        click.Option(["--jobs"], type=int, help="Worker processes. [default: all processors]"),
+        click.Option(["--dry-run"], is_flag=True, help="Say what would be built, and stop."),
+        click.Option(["--strict"], is_flag=True, help="Stop at the first warning."),
+        click.Option(["--force"], is_flag=True, help="Build again, replace another recipe."),
+    ]  # fmt: skip
+    own = [
+        _flag(o.name, o.type, f"{o.help[:1].upper()}{o.help[1:]} [default: {o.default}]", o.choices)
+        for o in kind.options
+    ]
+    front = [_flag(name, type_, text, choices) for name, type_, text, choices in _front_end_flags()]
+
+    def callback(**values: Any) -> None:
+        _build(e, values)
+
+    text = f"Build {e.title}.\n\n\b\nExample:\n  strfcube build {e.name}" + (
+        "" if e.simulated else f" --raw ~/raw/{e.name}"
+    )
+    return click.Command(e.name, params=[*common, *own, *front], callback=callback, help=text, short_help=e.title,
+                         context_settings=CONTEXT)  # fmt: skip
+
+
+def _flag(name: str, type_: type, text: str, choices: Sequence[str] = ()) -> click.Option:
+    # None means "not given": the recipe's own default stands.
+    flag = "--" + name.replace("_", "-")
+    if type_ is bool:
+        return click.Option([f"{flag}/--no-{flag[2:]}", name], default=None, help=text)
+    return click.Option([flag, name], type=click.Choice(list(choices)) if choices else type_, default=None, help=text)
+
+
+def _front_end_flags() -> list[tuple[str, type, str, tuple[str, ...]]]:
+    from strfcube.sound.spectrogram import COMPRESSIONS, FRONT_ENDS
+
+    text = {
+        "bands": (int, "Number of frequency bands."),
+        "f_min": (float, "Lowest frequency in Hz."),
+        "f_max": (float, "Highest frequency in Hz."),
+        "window_ms": (float, "Spectrogram window in ms."),
+        "compression": (str, "Of the band power."),
+        "floor_db": (float, "Lowest level of the db compression."),
+        "per_octave": (int, "Frequencies an octave (dft)."),
+    }
+    fields = dict.fromkeys(f.name for kind in FRONT_ENDS.values() for f in dataclasses.fields(kind))
+    spec = ("spec", str, "Front end of the spectrogram.", tuple(FRONT_ENDS))
+    return [spec] + [(name, *text[name], tuple(COMPRESSIONS) if name == "compression" else ()) for name in fields]
+
+
+def _build(e: catalog.Entry, values: dict[str, Any]) -> None:
+    from strfcube.builder.build import run
+    from strfcube.builder.request import prepare, preview
+
+    how = {key: values.pop(key) for key in ("jobs", "force", "strict")}
+    dry_run = values.pop("dry_run")
+    given = {key: value for key, value in values.items() if value is not None}
+    request = prepare(e.name, **given | {"only": _parse_only(values["only"])})
+    if dry_run:
+        seen = preview(request)
+        click.echo(f"would build {request.target} from {request.pipeline.raw}")
+        click.echo(", ".join(f"{count:,} {what}" for what, count in seen.items()))
+        return
+    started = time.perf_counter()
+    with Progress() as progress:
+        path = run(request, progress=progress, **how)
+    report(path, time.perf_counter() - started)
+
+
+def report(path: str, seconds: float) -> None:
+    """End a command that made a cube: its findings, its path, its figures."""
+    from strfcube.cube.store import open
+
+    ds = open(path)
+    for line in findings(path, WIDTH):
+        click.echo(line, err=True)
+    click.echo(path)
+    click.echo(one_line(ds, path, seconds))
+
+
+def _parse_only(pairs: Iterable[str]) -> dict[str, list[str]]:
+    only: dict[str, list[str]] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key or not value:
+            raise UsageError(f"--only {pair}: give KEY=VALUE, for example --only area=MLd")
+        only.setdefault(key, []).extend(value.split(","))
+    return only
+
+
+class Progress:
+    """One bar a stage, on standard error."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+        self.stage = ""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show how far a stage is."""
+        from tqdm import tqdm
+
+        if stage != self.stage:
+            self.close()
+            self.stage = stage
+            self.bar = tqdm(total=total, desc=stage, unit="task", ncols=WIDTH, file=sys.stderr, mininterval=0.2)
+        self.bar.update(done - self.bar.n)
+
+    def close(self) -> None:
+        """End the bar of the last stage."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,264 @@
+"""The command line. Exit codes: 0 done, 1 failed, 2 wrong usage."""
+
+# ruff: noqa: D301 (click reads the control character \b as "do not wrap")
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from strfcube import catalog
+from strfcube.catalog import WIDTH
+from strfcube.cli.build import CONTEXT, Datasets, Progress, report
+from strfcube.cli.describe import card, findings, summary
+from strfcube.errors import SelectionError, StrfcubeError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(package_name="strfcube")
+def cli() -> None:
+    """Open recordings of auditory neurons as one labelled Zarr cube.
+
+    \b
+    Examples:
+      strfcube build demo
+      strfcube build ns1 --raw ~/raw/ns1 --dt 5
+      strfcube inspect ns1
+    """
+
+
+@cli.command("list")
+def list_() -> None:
+    """List the data sets, and the cubes that are built.
+
+    \b
+    Example:
+      strfcube list
+    """
+    for e in catalog.entries().values():
+        figures = f"{e.figures['neuron']:,} neurons" if "neuron" in e.figures else ""
+        click.echo(f"{e.name:<6}{figures:>15}  {textwrap.shorten(e.title, 54, placeholder=' ...')}")
+    cubes = sorted(catalog.data_dir().glob("*.zarr"))
+    click.echo(f"\nCubes in {catalog.data_dir()}:{'' if cubes else ' none yet'}")
+    for path in cubes:
+        click.echo(f"  {path.name}")
+
+
+@cli.command()
+@click.argument("name")
+def info(name: str) -> None:
+    """Show what is known of a data set: files, terms, recipe and options.
+
+    \b
+    Example:
+      strfcube info ns1
+    """
+    click.echo(card(catalog.entry(name), WIDTH))
+
+
+@cli.command()
+@click.argument("name")
+def cite(name: str) -> None:
+    """Print what to cite for a data set.
+
+    \b
+    Example:
+      strfcube cite ns1
+    """
+    e = catalog.entry(name)
+    for text in e.citation:
+        click.echo(textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
+    click.echo("Built with strfcube: see CITATION.cff of the package.")
+
+
+@cli.command("build", cls=Datasets)
+def build() -> None:
+    """Build a cube from the raw files of a data set.
+
+    \b
+    Examples:
+      strfcube build demo
+      strfcube build aa2 --raw ~/raw/aa2 --dt 5 --only area=MLd --jobs 4
+      strfcube build ns1 --help
+    """
+
+
+_DT = click.option("--dt", type=float, help="Bin width in ms, where STORE is a data set's name.")
+
+
+@cli.command()
+@click.argument("store")
+@_DT
+@click.option("--findings", "all_findings", is_flag=True, help="Show every finding.")
+def inspect(store: str, dt: float | None, all_findings: bool) -> None:
+    """Show what a cube holds.
+
+    \b
+    Examples:
+      strfcube inspect demo
+      strfcube inspect ./aa2-dt5.zarr --findings
+    """
+    from strfcube.cube.store import locate, open
+
+    path = locate(store, dt)
+    click.echo(summary(open(path), path, WIDTH))
+    for line in findings(path, WIDTH, most=None if all_findings else 8):
+        click.echo(line)
+
+
+@cli.command()
+@click.argument("store")
+@_DT
+def verify(store: str, dt: float | None) -> None:
+    """Read a cube again, and hold it against its digest.
+
+    \b
+    Example:
+      strfcube verify demo
+    """
+    from strfcube.cube.store import cube_attrs, locate
+    from strfcube.cube.store import verify as check
+
+    path = locate(store, dt)
+    wrong = check(path)
+    if wrong:
+        raise StrfcubeError(f"{path} is damaged: {'; '.join(wrong)}; build it again with --force")
+    click.echo(f"{path}\nis as it was built: digest\n{cube_attrs(path)['digest']}")
+
+
+@cli.command()
+@click.argument("store")
+@click.option("--dt", type=float, required=True, help="New bin width in ms.")
+@click.option("--from-dt", type=float, help="Bin width of the cube, where STORE is a data set's name.")
+@click.option("--out", type=click.Path(), help="Path of the new cube. [default: beside STORE]")
+@click.option("--jobs", type=int, help="Worker processes. [default: all processors]")
+@click.option("--force", is_flag=True, help="Build again, replace another recipe.")
+def rebin(store: str, dt: float, from_dt: float | None, out: str | None, jobs: int | None, force: bool) -> None:
+    """Make a cube at another bin width, without the raw files.
+
+    \b
+    Example:
+      strfcube rebin demo --dt 1
+    """
+    from strfcube.builder.rebin import rebin as make
+    from strfcube.cube.store import locate
+
+    started = time.perf_counter()
+    with Progress() as progress:
+        path = make(locate(store, from_dt), dt, out=out, jobs=jobs, force=force, progress=progress)
+    report(path, time.perf_counter() - started)
+
+
+@cli.command()
+@click.argument("stores", nargs=-1, required=True, metavar="STORE...")
+@click.option("--out", type=click.Path(), required=True, help="Path of the pooled cube.")
+@click.option("--names", help="One name a cube, separated by commas. [default: their data sets]")
+@click.option(
+    "--stimuli",
+    type=click.Choice(["separate", "shared"]),
+    default="separate",
+    show_default=True,
+    help="Keep each cube's stimuli, or make equal sounds one.",
+)
+@click.option(
+    "--bands",
+    type=click.Choice(["same", "by_number"]),
+    default="same",
+    show_default=True,
+    help="Frequency axes must be equal, or only their number of bands.",
+)
+@click.option(
+    "--duplicates",
+    type=click.Choice(["warn", "drop", "keep"]),
+    default="warn",
+    show_default=True,
+    help="What to do with a cell that stands in two cubes.",
+)
+def concat(stores: tuple[str, ...], out: str, names: str | None, **how: Any) -> None:
+    """Pool cubes into one.
+
+    \b
+    Example:
+      strfcube concat aa1 aa2 --stimuli shared --duplicates drop --out aa12.zarr
+    """
+    import warnings
+
+    from strfcube.analysis.concat import DuplicateWarning
+    from strfcube.analysis.concat import concat as pool
+    from strfcube.builder.save import write
+
+    started = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DuplicateWarning)
+        pooled = pool(list(stores), None if names is None else names.split(","), **how)
+    for warning in caught:
+        click.echo(textwrap.fill(f"warning: {warning.message}", WIDTH, subsequent_indent="  "), err=True)
+    report(write(pooled, out), time.perf_counter() - started)
+
+
+@cli.command()
+@click.argument("store")
+@_DT
+@click.option("--stim", help="Stimulus label. [default: the first that was heard]")
+@click.option("--neuron", help="Neuron label. [default: the first that has data]")
+@click.option("--out", type=click.Path(), default="strfcube.png", show_default=True, help="Picture to write.")
+def plot(store: str, dt: float | None, stim: str | None, neuron: str | None, out: str) -> None:
+    """Draw one stimulus with the raster and PSTH of one neuron.
+
+    \b
+    Example:
+      strfcube plot demo --out demo.png
+    """
+    from strfcube.cube.store import open
+
+    figure = open(store, dt).strf.plot.response(stim=stim, neuron=neuron)
+    try:
+        figure.savefig(out, dpi=150)
+    except (OSError, ValueError) as error:
+        raise StrfcubeError(f"cannot write {out}: {error}") from None
+    click.echo(out)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point of the ``strfcube`` command."""
+    code = 0
+    try:
+        cli.main(args=args, prog_name="strfcube", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except (UsageError, SelectionError) as error:
+        code = _fail(error, 2)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except (StrfcubeError, ImportError, OSError) as error:  # these say which extra, or which file
+        code = _fail(error, 1)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("strfcube: interrupted; the same command goes on where this one ended", err=True)
+        code = 1
+    except Exception as error:
+        code = _fail(f"{type(error).__name__}: {error}; this is a fault of strfcube: report it, with the output of "
+                     "the same command under STRFCUBE_DEBUG=1", 1)  # fmt: skip
+    sys.exit(code)
+
+
+def _fail(error: Any, code: int) -> int:
+    if os.environ.get("STRFCUBE_DEBUG"):
+        raise
+    click.echo(f"strfcube: error: {error}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The store: its contract, how its shards are written and read, opening, digest, verifying."""

@@ -1,0 +1,177 @@
+"""Sharded Zarr v3 arrays, written one whole shard at a time.
+
+The arrays are plain Zarr (codec ``sharding_indexed``, inner ``bytes`` + ``blosc``, index at the end with ``crc32c``):
+any implementation reads them. They are encoded here because a cube's shards are mostly chunks that do not exist (one
+repeat where there could be twenty), and a writer that takes a whole shard as one array has to hold all of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import struct
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from uuid import uuid4
+
+import numpy as np
+
+from strfcube.cube.digest import Leaf, leaf
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+_MISSING = 2**64 - 1
+_SHUFFLE = {"shuffle": 1, "bitshuffle": 2}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One sharded array of a store.
+
+    Attributes
+    ----------
+    name : str
+        Path within the store.
+    dims, shape, chunk, shard : tuple
+        Dimension names and sizes; a shard holds whole chunks.
+    dtype : str
+        NumPy dtype.
+    fill : int or float
+        Value of chunks that are not stored.
+    shuffle : {"shuffle", "bitshuffle"}
+        Blosc filter before zstd.
+    attrs : mapping
+        Attributes of the array.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+    shard: tuple[int, ...]
+    dtype: str
+    fill: int | float
+    shuffle: Literal["shuffle", "bitshuffle"] = "bitshuffle"
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def per_shard(self) -> tuple[int, ...]:
+        """Chunks in a shard along each dimension."""
+        return tuple(s // c for s, c in zip(self.shard, self.chunk, strict=True))
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Shards along each dimension."""
+        return tuple(-(-n // s) for n, s in zip(self.shape, self.shard, strict=True))
+
+    def shards(self) -> list[tuple[int, ...]]:
+        """Index of every shard, in C order."""
+        return list(itertools.product(*(range(n) for n in self.grid)))
+
+
+def linear(values: int, chunk: int, per_shard: int) -> tuple[tuple[int], tuple[int], tuple[int]]:
+    """Shape, chunk and shard of a one-dimensional array; a short one is a single chunk."""
+    size = min(chunk, max(1, values))
+    return (values,), (size,), (size * min(per_shard, max(1, -(-values // size))),)
+
+
+def create(store: str, layout: Layout) -> None:
+    """Write the metadata of an array, unless it is there; its chunks follow shard by shard."""
+    import zarr
+    from zarr.codecs import BloscCodec
+
+    group, _, name = layout.name.rpartition("/")
+    parent = zarr.open_group(store, path=group, mode="a")
+    if name in parent:
+        return
+    parent.create_array(
+        name,
+        shape=layout.shape,
+        chunks=layout.chunk,
+        shards=layout.shard,
+        dtype=layout.dtype,
+        fill_value=layout.fill,
+        compressors=BloscCodec(cname="zstd", clevel=5, shuffle=layout.shuffle),
+        dimension_names=layout.dims,
+        attributes=dict(layout.attrs),
+    )
+
+
+def write_shard(
+    store: str, layout: Layout, shard: tuple[int, ...], chunks: Iterable[tuple[tuple[int, ...], NDArray[Any]]]
+) -> list[Leaf]:
+    """Encode and write one shard.
+
+    Parameters
+    ----------
+    store : str
+        Path or URL of the store.
+    shard : tuple of int
+        Index of the shard.
+    chunks : iterable of (index, values)
+        Chunk indices of the whole array and values cut to the array's shape. Chunks that are not given, or that hold
+        nothing but the fill value, are not stored.
+
+    Returns
+    -------
+    list of (chunk index, digest)
+        Leaves of the stored chunks.
+    """
+    import google_crc32c
+    from numcodecs import blosc
+
+    first = [s * n for s, n in zip(shard, layout.per_shard, strict=True)]
+    index = np.full((math.prod(layout.per_shard), 2), _MISSING, "<u8")
+    parts: list[bytes] = []
+    leaves: list[Leaf] = []
+    offset = 0
+    for at, given in chunks:
+        values = np.ascontiguousarray(given, layout.dtype)
+        if _only_fill(values, layout.fill):
+            continue
+        leaves.append((tuple(at), leaf(values)))
+        if values.shape != layout.chunk:
+            padded = np.full(layout.chunk, layout.fill, layout.dtype)
+            padded[tuple(slice(n) for n in values.shape)] = values
+            values = padded
+        part = blosc.compress(values, b"zstd", 5, _SHUFFLE[layout.shuffle], values.nbytes)
+        slot = np.ravel_multi_index([a - f for a, f in zip(at, first, strict=True)], layout.per_shard)
+        index[slot] = offset, len(part)
+        offset += len(part)
+        parts.append(part)
+    if parts:
+        table = index.tobytes()
+        parts += [table, struct.pack("<I", google_crc32c.value(table))]
+        key = f"{layout.name}/c/" + "/".join(map(str, shard))
+        put(store, key, b"".join(parts))
+    return leaves
+
+
+def put(store: str, key: str, data: bytes) -> None:
+    """Write one object; a local file appears as a whole or not at all."""
+    if "://" in store:
+        import fsspec
+
+        with fsspec.open(f"{store}/{key}", "wb") as remote:
+            remote.write(data)
+        return
+    path = Path(store) / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _only_fill(values: NDArray[Any], fill: int | float) -> bool:
+    if fill != fill:
+        return bool(np.isnan(values).all())
+    return bool((values == fill).all())

@@ -1,0 +1,1 @@
+"""Batches of a cube as plain NumPy arrays; knows no framework."""

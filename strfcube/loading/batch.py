@@ -1,0 +1,366 @@
+"""Batches as plain arrays: what of a cube goes where, decoded into buffers that are used again. Knows no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from strfcube.analysis.transform import smooth
+from strfcube.cube.response_reader import LazyReader, ResponseReader, computed, cut, origin
+from strfcube.cube.shard_reader import ShardedArray
+from strfcube.errors import UsageError
+from strfcube.loading.memory import Buffers, each
+from strfcube.loading.waveform import Waveforms
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from strfcube.analysis.select import Choice
+
+Cache = Literal["none", "ram", "auto"]
+AUTO_BYTES = 256_000_000  # decoded bytes that cache="auto" keeps in memory
+_PARALLEL_BYTES = 1_000_000  # a smaller batch is not worth a thread
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How responses and stimuli are read.
+
+    Attributes
+    ----------
+    mode : {"spectrogram", "waveform"}
+        What ``stims`` holds.
+    audio_fs : float or None
+        Sampling rate in Hz of ``mode="waveform"``.
+    average_repeats : bool
+        Mean over the repeats that observed a bin, instead of the repeats.
+    smooth_ms : float or None
+        Full width of a Hann window that sums to 1.
+    cache : {"none", "ram", "auto"}
+        Whether decoded chunks (bytes, not floats) stay in memory.
+    extra : tuple of str
+        Variables on stim that go into the batch under their own name.
+    allow_mixed : bool
+        Whether neurons of different units may be read together.
+    standardize : tuple of ndarray [shape=(frequency, 1)], optional
+        Mean and standard deviation of the stimuli.
+    normalize : tuple of ndarray [shape=(neuron,)], optional
+        Shift and scale of every neuron of the cube.
+    """
+
+    mode: Literal["spectrogram", "waveform"] = "spectrogram"
+    audio_fs: float | None = None
+    average_repeats: bool = False
+    smooth_ms: float | None = None
+    cache: Cache = "auto"
+    extra: tuple[str, ...] = ()
+    allow_mixed: bool = False
+    standardize: tuple[NDArray[Any], NDArray[Any]] | None = field(default=None, compare=False)
+    normalize: tuple[NDArray[Any], NDArray[Any]] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("mode", ("spectrogram", "waveform")), ("cache", ("none", "ram", "auto"))):
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"{name}={getattr(self, name)!r}, expected one of {', '.join(allowed)}")
+        if (self.mode == "waveform") != (self.audio_fs is not None):
+            raise UsageError(f"mode={self.mode!r}, audio_fs={self.audio_fs!r}: waveforms, and only they, need a rate")
+        if self.audio_fs is not None and not self.audio_fs > 0:
+            raise UsageError(f"audio_fs={self.audio_fs!r}, expected a positive rate in Hz")
+        if isinstance(self.extra, str):
+            raise UsageError(f"extra={self.extra!r}, expected a sequence of names: extra=({self.extra!r},)")
+        if self.mode == "waveform" and self.standardize is not None:
+            raise UsageError("standardize is for spectrograms, and mode is 'waveform'")
+
+
+class Source:
+    """What all views of one cube share: open files, kept chunks, buffers.
+
+    Parameters
+    ----------
+    cube : xarray.Dataset
+        Everything but ``response`` and ``stimulus`` in memory.
+    cache : {"none", "ram", "auto"}
+        As in `Reading`.
+    """
+
+    def __init__(self, cube: xr.Dataset, cache: Cache) -> None:
+        self.cube = cube
+        self.cache = cache
+        self.n_repeats: NDArray[Any] = cube["n_repeats"].transpose("stim", "neuron").values
+        self.n_bins: NDArray[Any] = cube["n_bins"].values
+        self.buffers = Buffers()
+        self.parts = origin(cube)
+        self.stimulus_parts = origin(cube, "stimulus")
+        self._arrays: dict[str, ShardedArray] = {}
+        self._waveforms: dict[float, Waveforms] = {}
+
+    @cached_property
+    def keep(self) -> bool:
+        """Whether decoded chunks stay in memory."""
+        most = np.maximum(self.n_repeats.max(1, initial=0), 1)
+        values = int(most.sum()) * self.cube.sizes["neuron"] * self.cube.sizes["time"]
+        return self.cache == "ram" or (self.cache == "auto" and values <= AUTO_BYTES)
+
+    def responses(self, neuron: NDArray[np.intp]) -> ResponseReader | LazyReader:
+        """Reader of some neurons: of the shards where `cube` still holds its own opened array, else through dask."""
+        if self.parts:
+            parts = cut(self.parts, np.arange(self.cube.sizes["stim"]), neuron)
+            try:
+                return ResponseReader(parts, {p.path: self._array(p.path, "response") for p in parts})
+            except NotImplementedError:
+                pass
+        return LazyReader(self.cube["response"], neuron)
+
+    def stimuli(self, stims: Sequence[int], *, threads: bool) -> list[NDArray[Any] | None]:
+        """Spectrograms [shape=(frequency, time)]; None for one that the cube lacks."""
+        if self.stimulus_parts:
+            try:
+                return [self._stimulus(s) for s in stims]
+            except NotImplementedError:
+                pass
+        lazy = self.cube["stimulus"].transpose("stim", "frequency", "time")
+        found = computed([lazy.isel(stim=s) for s in stims], threads=threads)
+        return [None if np.isnan(values).all() else values for values in found]
+
+    def without_stimulus(self, stims: Sequence[int], fs: float | None, *, look: bool) -> list[int]:
+        """Those of some stimuli that have no waveform (where a rate is given) or no spectrogram.
+
+        Parameters
+        ----------
+        stims : sequence of int
+            Positions in the cube.
+        fs : float or None
+            Rate of the waveforms.
+        look : bool
+            Read spectrograms whose shards do not tell: those of lazily transformed or remote cubes.
+        """
+        if fs is not None:
+            return [s for s in stims if not self.waveforms(fs).has(s)]
+        try:
+            if self.stimulus_parts:
+                return [s for s in stims for array, at in [self._stimulus_at(s)] if not array.has(at)]
+        except NotImplementedError:
+            pass
+        return [s for s in stims if look and self.stimuli([s], threads=False)[0] is None]
+
+    def waveforms(self, fs: float) -> Waveforms:
+        """Waveforms at a sampling rate."""
+        if fs not in self._waveforms:
+            dt = float(self.cube.attrs["dt_ms"]) / 1000
+            self._waveforms[fs] = Waveforms(self.stimulus_parts, self.cube, fs, dt, keep=self.cache != "none")
+        return self._waveforms[fs]
+
+    def blocks(self) -> NDArray[np.intp]:
+        """Number of the read block that holds each stimulus: what "block" shuffling keeps together."""
+        if self.parts:
+            try:
+                sizes = {p.path: self._array(p.path, "response").shard[0] for p in self.parts}
+            except NotImplementedError:
+                pass
+            else:
+                at = np.stack([np.where(p.stim < 0, -1, p.stim // sizes[p.path]) for p in self.parts])
+                return np.unique(at, axis=1, return_inverse=True)[1].ravel()
+        chunks = self.cube["response"].chunksizes.get("stim", (self.cube.sizes["stim"],))
+        return np.repeat(np.arange(len(chunks)), chunks)
+
+    def _stimulus(self, stim: int) -> NDArray[Any] | None:
+        array, at = self._stimulus_at(stim)
+        values = array.read(at)
+        return None if values is None else values[0]
+
+    def _stimulus_at(self, stim: int) -> tuple[ShardedArray, tuple[int, int, int]]:
+        part = next(p for p in self.stimulus_parts if p.stim[stim] >= 0)
+        array = self._array(part.path, "stimulus")
+        if array.chunk != (1, *array.shape[1:]):
+            raise NotImplementedError(f"stimulus in chunks of {array.chunk}")
+        return array, (int(part.stim[stim]), 0, 0)
+
+    def _array(self, path: str, name: str) -> ShardedArray:
+        key = f"{path}/{name}"
+        if key not in self._arrays:
+            self._arrays[key] = ShardedArray(Path(key), keep=self.keep)
+        return self._arrays[key]
+
+
+class BatchReader:
+    """Batches of what is visible of a choice.
+
+    Parameters
+    ----------
+    source : Source
+        The cube.
+    choice : Choice
+        Chosen stimuli and neurons.
+    reading : Reading
+        How to read them.
+    """
+
+    def __init__(self, source: Source, choice: Choice, reading: Reading) -> None:
+        self.source, self.choice, self.reading = source, choice, reading
+        self.stim, self.neuron, self.n_repeats = choice.visible(source.n_repeats)
+        self.n_bins = source.n_bins[self.stim]
+        self.dt_ms = float(source.cube.attrs["dt_ms"])
+
+    @cached_property
+    def _responses(self) -> ResponseReader | LazyReader:
+        if not self.reading.allow_mixed and "units" in self.source.cube.coords:
+            units = sorted(set(map(str, self.source.cube["units"].values[self.neuron])))
+            if len(units) > 1:
+                raise UsageError(
+                    f"the chosen neurons are in {' and '.join(units)}: choose one with sel(signal_type=...), "
+                    f"or mix them with allow_mixed=True"
+                )
+        return self.source.responses(self.neuron)
+
+    @property
+    def raw_fill(self) -> int | None:
+        """Missing value of bytes that can be decoded elsewhere (`batch` with ``raw=True``), if there are such."""
+        r = self._responses
+        plain = not (self.reading.average_repeats or self.reading.smooth_ms or self.reading.normalize)
+        return int(r.fill) if plain and isinstance(r, ResponseReader) and r.dtypes == {np.dtype("u1")} else None
+
+    def check(self) -> None:
+        """Find out before the first batch whether every visible stimulus can be read.
+
+        Raises
+        ------
+        UsageError
+            If some lack their spectrogram or waveform, or units are mixed.
+        """
+        lacking = self.source.without_stimulus(self.stim.tolist(), self.reading.audio_fs, look=False)
+        if lacking:
+            raise self._lacks(lacking)
+        _ = self._responses
+
+    def _lacks(self, stims: Sequence[int]) -> UsageError:
+        labels = ", ".join(map(repr, self.source.cube["stim"].values[stims[:3]].tolist()))
+        what = "spectrogram" if self.reading.audio_fs is None else "waveform"
+        if len(stims) == len(self.stim):
+            return UsageError(f"no stimulus has a {what} in this cube: build it with the sounds, or use the other mode")
+        return UsageError(
+            f"{len(stims)} of {len(self.stim)} stimuli have no {what}, such as {labels}: their sounds were missing "
+            f"when the cube was built; leave them out with .with_stimulus(), or build it again with them"
+        )
+
+    def batch(self, items: Sequence[int], *, threads: int = 1, raw: bool = False) -> dict[str, Any]:
+        """Arrays of some visible stimuli, trimmed to the longest, and to the most repeats, of them.
+
+        Parameters
+        ----------
+        items : sequence of int
+            Positions among the visible stimuli.
+        threads : int
+            1 where no thread may be started.
+        raw : bool
+            Responses as stored bytes, without a mask; only with `raw_fill`.
+
+        Returns
+        -------
+        dict
+            ``stims`` [shape=(B, 1, frequency or 1, time)], ``responses`` and ``valid_mask``
+            [shape=(B, neuron, repeat, time)], and the extra variables.
+        """
+        index = np.asarray(items, np.intp)
+        n_bins = self.n_bins[index]
+        shape = (len(index), len(self.neuron), int(self.n_repeats[index].max(initial=1)), int(n_bins.max(initial=1)))
+        if self.reading.average_repeats:
+            shape = (shape[0], shape[1], 1, shape[3])
+        take = self.source.buffers.take
+        responses = take(shape, np.uint8 if raw else np.float32)
+        mask = None if raw else take(shape, bool)
+        stims = self._room(len(index), shape[3])
+        parallel = threads > 1 and len(index) > 1 and responses.nbytes > _PARALLEL_BYTES
+        reader: Any = self._responses
+        lazy = isinstance(reader, LazyReader)
+        fetched = reader.fetch(self.stim[index].tolist(), threads=threads > 1) if lazy else None
+
+        def one(b: int) -> None:
+            item = int(index[b])
+            self._stimulus(item, stims[b])
+            out, seen = responses[b], None if mask is None else mask[b]
+            if self.reading.average_repeats:
+                size = (shape[1], int(self.n_repeats[item].max()), shape[3])
+                out, seen = np.empty(size, np.float32), np.empty(size, bool)
+            if fetched is None:
+                reader.read(int(self.stim[item]), self.n_repeats[item], int(n_bins[b]), out, seen)
+            else:
+                reader.place(fetched[b], self.n_repeats[item], int(n_bins[b]), out, seen)
+            if seen is not None and mask is not None:
+                self._transform(out, seen, responses[b], mask[b])
+
+        each(one, len(index), threads if parallel else 1)
+        out = {"stims": stims, "responses": responses} | ({} if mask is None else {"valid_mask": mask})
+        return out | {name: self._extra(name, index, shape[3]) for name in self.reading.extra}
+
+    def _transform(self, values: NDArray[Any], seen: NDArray[Any], out: NDArray[Any], mask: NDArray[Any]) -> None:
+        """Smooth, average and normalise one stimulus [shape=(neuron, repeat, time)], in this order."""
+        if self.reading.smooth_ms:
+            named = xr.DataArray(values, dims=("neuron", "repeat", "time"))
+            values[...] = smooth(named, self.dt_ms, self.reading.smooth_ms).values
+        if self.reading.average_repeats:
+            total = np.where(seen, values, 0).sum(1, dtype=np.float32)
+            count = seen.sum(1, dtype=np.float32)
+            mask[:, 0] = count > 0
+            out[:, 0] = np.nan
+            np.divide(total, count, out=out[:, 0], where=mask[:, 0])
+        if self.reading.normalize is not None:
+            shift, scale = (values[self.neuron, None, None].astype(np.float32) for values in self.reading.normalize)
+            np.subtract(out, shift, out=out)
+            np.divide(out, scale, out=out)
+
+    def stims(self, items: Sequence[int]) -> NDArray[Any]:
+        """Stimuli [shape=(B, 1, frequency, time) or (B, 1, sample)] of some visible stimuli, zero past their ends."""
+        out = self._room(len(items), int(self.n_bins[items].max(initial=1)))
+        for b, item in enumerate(items):
+            self._stimulus(item, out[b])
+        return out
+
+    def _room(self, count: int, n_time: int) -> NDArray[Any]:
+        """Memory for stimuli."""
+        fs = self.reading.audio_fs
+        shape = (self.source.cube.sizes["frequency"], n_time) if fs is None else (
+            n_time * self.source.waveforms(fs).per_bin,
+        )  # fmt: skip
+        return self.source.buffers.take((count, 1, *shape), np.float32)
+
+    def _stimulus(self, item: int, out: NDArray[Any]) -> None:
+        """Read one stimulus [shape=(1, frequency, time) or (1, sample)]."""
+        stim, bins = int(self.stim[item]), int(self.n_bins[item])
+        if self.reading.audio_fs is not None:
+            wave = self.source.waveforms(self.reading.audio_fs).read(stim, bins)
+            out[0, : len(wave)] = wave
+            out[0, len(wave) :] = 0
+            return
+        (values,) = self.source.stimuli([stim], threads=False)
+        if values is None:
+            raise self._lacks(self.source.without_stimulus(self.stim.tolist(), None, look=False) or [stim])
+        here = out[0, :, :bins]
+        here[...] = values[:, :bins]
+        out[0, :, bins:] = 0
+        if self.reading.standardize is not None:
+            mean, deviation = self.reading.standardize
+            np.subtract(here, mean, out=here)
+            np.divide(here, deviation, out=here)
+        unknown = np.isnan(here)  # bands above half the sampling rate of a sound have no value
+        if unknown.any():
+            here[unknown] = 0
+
+    def _extra(self, name: str, index: NDArray[np.intp], n_time: int) -> Any:
+        if name not in self.source.cube.variables or "stim" not in self.source.cube[name].dims:
+            there = sorted(str(n) for n, v in self.source.cube.variables.items() if "stim" in v.dims)
+            raise UsageError(f"extra={name!r}: expected a variable on stim, one of {', '.join(there)}")
+        array = self.source.cube[name]
+        chosen = array.transpose("stim", ...).isel(stim=self.stim[index])
+        if "neuron" in chosen.dims:
+            chosen = chosen.isel(neuron=self.neuron)
+        if "time" in chosen.dims:
+            chosen = chosen.isel(time=slice(n_time))
+        values = chosen.values
+        return values if values.dtype.kind in "biuf" else values.astype(object).tolist()

@@ -1,0 +1,82 @@
+"""Statistics of a view's stimuli and responses, one stimulus at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strfcube.loading.batch import BatchReader
+
+Pair = tuple[NDArray[Any], NDArray[Any]]
+
+
+class _Moments:
+    """Mean and sum of squares about it, in parts (Chan's update: a large offset costs no digits)."""
+
+    def __init__(self) -> None:
+        self.count: Any = 0
+        self.mean: Any = 0.0
+        self._squares: Any = 0.0
+
+    def add(self, count: Any, mean: Any, squares: Any) -> None:
+        both = np.maximum(self.count + count, 1)
+        self._squares = self._squares + squares + (mean - self.mean) ** 2 * (self.count * count / both)
+        self.mean = self.mean + (mean - self.mean) * (count / both)
+        self.count = self.count + count
+
+    @property
+    def deviation(self) -> Any:
+        """Standard deviation; 1 where there is none, so that a constant stays finite."""
+        deviation = np.sqrt(self._squares / np.maximum(self.count, 1))
+        return np.where(deviation > 0, deviation, 1)
+
+
+def _plain(reader: BatchReader, **changes: Any) -> BatchReader:
+    return BatchReader(reader.source, reader.choice, dataclasses.replace(reader.reading, extra=(), **changes))
+
+
+def stimulus_moments(reader: BatchReader, per: Literal["band", "all"]) -> Pair:
+    """Mean and standard deviation of the spectrograms over their valid bins.
+
+    Returns
+    -------
+    tuple of ndarray [shape=(frequency, 1) or (1, 1)]
+    """
+    plain = _plain(reader, standardize=None, mode="spectrogram", audio_fs=None)
+    axes = (1,) if per == "band" else (0, 1)
+    moments = _Moments()
+    for item in range(len(plain.stim)):
+        values = plain.stims([item])[0, 0].astype(np.float64)
+        mean = values.mean(axes, keepdims=True)
+        moments.add(values.size // mean.size, mean, ((values - mean) ** 2).sum(axes, keepdims=True))
+    return np.asarray(moments.mean, np.float32), np.asarray(moments.deviation, np.float32)
+
+
+def response_scaling(reader: BatchReader, method: Literal["max", "zscore"], threads: int) -> Pair:
+    """Shift and scale of the responses of each neuron, as the view reads them.
+
+    Returns
+    -------
+    tuple of ndarray [shape=(neuron of the whole cube,)]
+        0 and 1 for neurons that the view does not show.
+    """
+    plain = _plain(reader, normalize=None)
+    moments, top = _Moments(), np.zeros(len(plain.neuron))
+    for item in range(len(plain.stim)):
+        batch = plain.batch([item], threads=threads)
+        values, seen = batch["responses"][0].astype(np.float64), batch["valid_mask"][0]
+        values[~seen] = 0
+        top = np.maximum(top, np.abs(values).max((1, 2)))
+        count = seen.sum((1, 2))
+        mean = values.sum((1, 2)) / np.maximum(count, 1)
+        moments.add(count, mean, (np.where(seen, values - mean[:, None, None], 0) ** 2).sum((1, 2)))
+    size = plain.source.cube.sizes["neuron"]
+    shift, scale = np.zeros(size), np.ones(size)
+    if method == "zscore":
+        shift[plain.neuron], scale[plain.neuron] = moments.mean, moments.deviation
+    else:
+        scale[plain.neuron] = np.where(top > 0, top, 1)
+    return shift, scale

@@ -1,0 +1,122 @@
+"""Waveforms at one rate, locked to the bins of a cube."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from strfcube.errors import UsageError
+from strfcube.sound.audio import to_float
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from numpy.typing import NDArray
+
+    from strfcube.cube.response_reader import Part
+
+
+class Waveforms:
+    """Sounds of a cube, resampled.
+
+    Parameters
+    ----------
+    parts : tuple of Part
+        The stores whose ``audio`` groups hold them.
+    cube : xarray.Dataset
+        Labels and ``sound_onset``.
+    fs : float
+        Sampling rate in Hz.
+    dt : float
+        Bin width in s.
+    keep : bool
+        Keep resampled sounds in memory.
+
+    Raises
+    ------
+    UsageError
+        If a bin is no whole number of samples, or the cube is not read from a store.
+    """
+
+    def __init__(self, parts: tuple[Part, ...], cube: xr.Dataset, fs: float, dt: float, *, keep: bool) -> None:
+        per_bin = fs * dt
+        self.per_bin = round(per_bin)
+        if self.per_bin < 1 or abs(per_bin - self.per_bin) > 1e-6:
+            near = [max(1, int(per_bin)) / dt, max(2, int(per_bin) + 1) / dt]
+            raise UsageError(
+                f"audio_fs={fs:g} Hz: a bin of {dt * 1000:g} ms would be {per_bin:g} samples; give a rate with a whole "
+                f"number of samples a bin, such as {near[0]:g} or {near[1]:g} Hz"
+            )
+        if not parts:
+            raise UsageError(
+                "mode='waveform' needs a cube opened from a local store, with its own stimulus; choose stimuli of it "
+                "with strfcube.select, or with sel and isel of the view"
+            )
+        self.fs = fs
+        self._parts, self._labels = parts, cube["stim"].values
+        # A written cube may begin later than its sounds
+        self._onset = np.asarray(cube["sound_onset"].values, float) - float(cube["time"].values[0])
+        self._kept: dict[int, NDArray[np.float32]] | None = {} if keep else None
+        self._groups: dict[str, tuple[Any, Any, Any, Any]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_groups": {}}
+
+    def has(self, stim: int) -> bool:
+        """Whether the cube holds a stimulus's sound."""
+        return self._stored(stim) is not None
+
+    def read(self, stim: int, n_bins: int) -> NDArray[np.float32]:
+        """Samples [shape=(n_bins * per_bin,)] of one stimulus; the first belongs to bin 0.
+
+        Raises
+        ------
+        UsageError
+            If the cube has no waveform of it.
+        """
+        if self._kept is not None and stim in self._kept:
+            return self._kept[stim]
+        stored = self._stored(stim)
+        if stored is None:
+            raise UsageError(
+                f"stimulus {self._labels[stim]!r} has no waveform in the cube: build it with the sounds, or leave such "
+                f"stimuli out with .with_stimulus()"
+            )
+        import librosa
+
+        every, where, rate = stored
+        samples = every[where]
+
+        sound = to_float(samples).astype(np.float32)
+        if rate != self.fs:
+            sound = librosa.resample(sound, orig_sr=rate, target_sr=self.fs)
+        out = np.zeros(n_bins * self.per_bin, np.float32)
+        first = round(self._onset[stim] * self.fs)
+        part = sound[max(0, -first) : max(0, len(out) - first)]
+        out[max(0, first) : max(0, first) + len(part)] = part
+        if self._kept is not None:
+            self._kept[stim] = out
+        return out
+
+    def _stored(self, stim: int) -> tuple[Any, slice, float] | None:
+        """Array of samples, where in it a sound lies, and its rate."""
+        for part in self._parts:
+            at = int(part.stim[stim])
+            if at < 0:
+                continue
+            samples, start, size, rate = self._group(part.path)
+            if size is not None and size[at]:
+                return samples, slice(start[at], start[at] + size[at]), float(rate[at])
+        return None
+
+    def _group(self, path: str) -> tuple[Any, Any, Any, Any]:
+        if path not in self._groups:
+            import zarr
+
+            root: Any = zarr.open_group(path, mode="r")
+            if "audio" not in root:
+                self._groups[path] = (None, None, None, None)
+            else:
+                size = root["audio/row_size"][:]
+                self._groups[path] = (root["audio/samples"], np.cumsum(size) - size, size, root["audio/rate"][:])
+        return self._groups[path]

@@ -1,0 +1,240 @@
+"""``ds.strf``: thin, labelled, and right about what it does not read."""
+
+import dask.array
+import numpy as np
+import pytest
+import xarray as xr
+from cubes import make_cube
+
+import strfcube
+from strfcube.analysis import quality, transform
+from strfcube.cube import schema
+from strfcube.errors import SelectionError, StoreError, UsageError
+
+
+@pytest.fixture
+def cube():
+    return make_cube(stim=6, neuron=9, repeat=5)
+
+
+def unreadable(ds, but=()):
+    """The cube with a response that raises where a value is read, but for some stimuli."""
+    values = ds["response"].values
+
+    def read(block, block_id):
+        if block_id[0] not in but:
+            raise AssertionError(f"stimulus {block_id[0]} was read")
+        return values[block_id[0]][None]
+
+    lazy = dask.array.zeros(values.shape, chunks=(1, *values.shape[1:]), dtype="f4").map_blocks(read, dtype="f4")
+    return ds.assign(response=ds["response"].copy(data=lazy))
+
+
+def test_the_test_cubes_keep_the_contract():
+    for options in ({}, {"trace": (1,)}, {"holes": False}, {"stim": 1, "neuron": 1, "repeat": 1}):
+        assert schema.problems(make_cube(**options)) == []
+
+
+def test_names_what_there_is_to_call(cube):
+    for name in ("coverage", "select", "psth", "snr", "ccmax", "ccnorm", "split", "spontaneous_rate", "plot"):
+        assert name in repr(cube.strf)
+
+
+def test_coverage_is_known_without_reading(cube):
+    coverage = unreadable(cube).strf.coverage()
+    assert coverage.dims == ("stim", "neuron")
+    assert coverage.dtype == bool
+    np.testing.assert_array_equal(coverage, cube["n_repeats"] > 0)
+    assert coverage.attrs["pairs"] == int((cube["n_repeats"] > 0).sum())
+    assert coverage.attrs["possible"] == 54
+    assert coverage.attrs["fraction"] == pytest.approx(coverage.attrs["pairs"] / 54)
+
+
+def test_coverage_table(cube):
+    by_area = cube.strf.coverage("area")
+    assert list(by_area["area"].values) == ["L2a", "MLd", "OV"]
+    assert int(by_area["possible"].sum()) == 54
+    has = cube["n_repeats"] > 0
+    for area in ("L2a", "MLd", "OV"):
+        part = has.isel(neuron=np.flatnonzero(cube["area"] == area))
+        assert float(by_area.sel(area=area)) == pytest.approx(float(part.mean()))
+    table = cube.strf.coverage(("stim_type", "area"))
+    assert table.dims == ("stim_type", "area")
+    part = has.isel(stim=np.flatnonzero(cube["stim_type"] == "flatrip"), neuron=np.flatnonzero(cube["area"] == "OV"))
+    assert float(table.sel(stim_type="flatrip", area="OV")) == pytest.approx(float(part.mean()))
+    with pytest.raises(SelectionError, match=r"there are .*'area'"):
+        cube.strf.coverage("brain")
+
+
+def test_select_is_the_one_selection(cube):
+    xr.testing.assert_identical(cube.strf.select(area="MLd"), strfcube.select(cube, area="MLd"))
+
+
+def test_split(cube):
+    test = cube.strf.split("test")
+    assert list(test["stim"].values) == ["stim005"]
+    assert cube.strf.split("train").sizes["stim"] == 5
+    with pytest.raises(SelectionError, match="train"):
+        cube.strf.split("validation")
+
+
+def test_split_of_pairs(cube):
+    member = np.random.default_rng(0).choice(np.array(["est", "val"], object), (6, 9))
+    cube = cube.assign_coords(split=(("stim", "neuron"), member))
+    part = cube.strf.split("val")
+    for stim in part["stim"].values:
+        for neuron in part["neuron"].values:
+            pair = {"stim": stim, "neuron": neuron}
+            inside = cube["split"].sel(pair) == "val"
+            assert int(part["n_repeats"].sel(pair)) == (int(cube["n_repeats"].sel(pair)) if inside else 0)
+            assert inside or bool(part["response"].sel(pair).isnull().all())
+
+
+def test_psth(cube):
+    expected = transform.psth(cube["response"], 5.0, 21)
+    xr.testing.assert_identical(cube.strf.psth(21), expected)
+
+
+def test_psth_where_most_stimuli_have_one_repeat():
+    ds = make_cube(stim=5, neuron=3, repeat=4, holes=False)
+    keep = np.array([1, 4, 1, 1, 4])
+    ds["n_repeats"][:] = keep[:, None]
+    ds["response"] = ds["response"].where(ds["repeat"] < xr.DataArray(keep, dims="stim"))
+    ds["response"].attrs["units"] = "count"
+    xr.testing.assert_allclose(ds.strf.psth(), transform.psth(ds["response"], 5.0))
+    assert list(ds.strf.psth()["stim"].values) == list(ds["stim"].values)
+    assert ds.chunk(stim=1).strf.psth().chunks
+
+
+@pytest.mark.parametrize("per", ["neuron", "pair"])
+def test_measures(cube, per):
+    expected = quality.measures(cube["response"], per)
+    result = cube.strf.quality(per)
+    xr.testing.assert_allclose(result, expected)
+    for name in ("signal_power", "noise_power", "snr", "ccmax"):
+        column = getattr(cube.strf, name)(per)
+        xr.testing.assert_identical(column, result[name])
+        assert {"units", "estimator"} <= set(column.attrs)
+    assert result["snr"]["area"].dims == ("neuron",)
+
+
+def test_stimuli_heard_once_are_not_read():
+    ds = make_cube(stim=4, neuron=3, holes=False)
+    ds["n_repeats"][:] = 1
+    assert ds.strf.snr().isnull().all()
+    assert ds.strf.ccmax(per="pair").shape == (4, 3)
+    ds["n_repeats"][2] = 3
+    for per in ("neuron", "pair"):
+        read = unreadable(ds, but=[2]).strf.ccmax(per).compute()
+        assert bool(read.notnull().any())
+        xr.testing.assert_allclose(read, ds.strf.ccmax(per))
+
+
+def test_some_stimuli_heard_once():
+    ds = make_cube(stim=4, neuron=3, holes=False)
+    ds["n_repeats"][1] = 1
+    ds["response"] = ds["response"].where((ds["repeat"] < 1) | (ds["stim"] != "stim001")).assign_attrs(units="count")
+    per_pair = ds.assign_coords(split=(("stim", "neuron"), np.full((4, 3), "est", object)))
+    for cube in (ds, per_pair, ds.chunk(stim=1)):
+        pairs = cube.strf.snr(per="pair")
+        assert list(pairs["stim"].values) == list(ds["stim"].values)
+        assert list(pairs["stim_type"].values) == list(ds["stim_type"].values)
+        xr.testing.assert_allclose(pairs.drop_vars("split"), quality.snr(ds["response"], "pair").drop_vars("split"))
+        assert pairs[1].isnull().all()
+        assert not pairs[0].isnull().any()
+        xr.testing.assert_allclose(cube.strf.snr(), quality.snr(ds["response"]))
+
+
+def test_lazy_until_computed(cube):
+    lazy = cube.chunk(stim=2)
+    for result in (lazy.strf.snr(), lazy.strf.psth(), lazy.strf.standardize()["stimulus"], lazy.strf.ccmax("pair")):
+        assert result.chunks
+    pred = cube["response"].mean("repeat")
+    xr.testing.assert_allclose(lazy.strf.ccnorm(pred).compute(), quality.ccnorm(pred, cube["response"]))
+
+
+def test_measures_make_a_selection(cube):
+    """The result is a coordinate to select by."""
+    scored = cube.assign_coords(ccmax=cube.strf.ccmax().drop_vars(["area"]))
+    good = scored.strf.select(ccmax=lambda v: v > float(np.nanmedian(v)))
+    assert 0 < good.sizes["neuron"] < 9
+
+
+def test_standardize_by_published_part(cube):
+    out = cube.strf.standardize("train")
+    train = out.strf.split("train")["stimulus"]
+    assert float(train.mean()) == pytest.approx(0, abs=1e-6)
+    xr.testing.assert_identical(out.drop_vars("stimulus"), cube.drop_vars("stimulus"))
+
+
+def test_no_cube_is_said_so():
+    with pytest.raises(UsageError, match="no response"):
+        xr.Dataset().strf.snr()
+    with pytest.raises(UsageError, match="no n_repeats"):
+        xr.Dataset().strf.coverage()
+
+
+def test_spontaneous_rate_needs_the_store(cube, tmp_path):
+    with pytest.raises(StoreError, match=r"strfcube\.open"):
+        cube.strf.spontaneous_rate()
+    cube.encoding["source"] = str(tmp_path / "gone.zarr")
+    with pytest.raises(StoreError, match="gone"):
+        cube.strf.spontaneous_rate()
+
+
+def test_spontaneous_rate_of_a_part_of_a_stored_cube(cube, tmp_path):
+    path = str(tmp_path / "cube.zarr")
+    cube.to_zarr(path, consolidated=False)
+    stim, neuron = (v.ravel() for v in np.meshgrid(range(6), range(9), indexing="ij"))
+    order = np.lexsort((stim, neuron))
+    stim, neuron = stim[order], neuron[order]
+    trials = xr.Dataset(
+        {
+            "stim_index": ("trial", stim), "neuron_index": ("trial", neuron),
+            "window_start": ("trial", np.full(54, -1.0)), "window_stop": ("trial", np.full(54, 2.0)),
+            "kept": ("trial", np.ones(54, bool)), "exact": ("trial", np.ones(54, bool)),
+            "row_size": ("trial", neuron + 1),
+            "spike_time": ("spike", np.full(int((neuron + 1).sum()), -500_000_000)),
+        }
+    )  # fmt: skip
+    trials.to_zarr(path, group="trials", consolidated=False)
+    cube.encoding["source"] = path
+    with pytest.warns(RuntimeWarning, match="consolidated"):
+        rate = cube.strf.spontaneous_rate()
+    np.testing.assert_allclose(rate, np.arange(9) + 1)
+    assert rate["area"].dims == ("neuron",)
+    with pytest.warns(RuntimeWarning, match="consolidated"):
+        part = cube.isel(neuron=[7, 2], stim=[0, 3]).strf.spontaneous_rate(per="pair")
+    assert part.dims == ("stim", "neuron")
+    np.testing.assert_allclose(part, [[8, 3], [8, 3]])
+    np.testing.assert_allclose(cube.strf.spontaneous_rate(trials=trials), rate)
+    with pytest.warns(RuntimeWarning, match="consolidated"), pytest.raises(StoreError, match="other neurons"):
+        cube.assign_coords(neuron=[f"other{i}" for i in range(9)]).strf.spontaneous_rate()
+
+
+@pytest.fixture(scope="module")
+def ns1(real_data, tmp_path_factory):
+    if not (real_data / "ns1").is_dir():
+        pytest.skip("no NS1 recordings")
+    out = tmp_path_factory.mktemp("ns1") / "ns1.zarr"
+    return strfcube.open(strfcube.build("ns1", raw=real_data / "ns1", dt=5, post=200, out=out))
+
+
+@pytest.mark.slow
+def test_noise_ratio_of_the_authors(ns1):
+    """Their ``NoiseRatio`` is that of the clips joined end to end, whole sweeps, in bins of 5 ms."""
+    response = ns1["response"].compute()
+    joined = response.transpose("neuron", "repeat", "stim", "time").values.reshape(119, 20, -1)
+    ours = 1 / quality.snr(xr.DataArray(joined, dims=("neuron", "repeat", "time"), attrs={"units": "count"})).values
+    theirs = ns1["noise_ratio"].values
+    assert np.corrcoef(ours, theirs)[0, 1] > 0.9999
+    assert np.abs(ours / theirs - 1).max() < 0.015
+    # Ours, averaged over the clips, leaves out what differs between them.
+    per_clip = 1 / ns1.strf.snr().compute()
+    assert float(np.corrcoef(per_clip, theirs)[0, 1]) > 0.999
+    assert float(abs(per_clip / theirs - 1).median()) < 0.015
+
+
+@pytest.mark.slow
+def test_no_silence_before_the_sound_was_recorded_in_ns1(ns1):
+    assert ns1.strf.spontaneous_rate().isnull().all()

@@ -1,0 +1,315 @@
+"""Pools: what goes where, what is refused, what is reported, and that they are read and written like any cube."""
+
+import warnings
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from cubes import make_cube, strings
+from stores import make_store
+
+import strfcube
+from strfcube import StoreError, UsageError
+from strfcube.analysis.concat import DuplicateWarning, concat, find_duplicates
+from strfcube.builder.save import write
+from strfcube.cube import response_reader
+from strfcube.cube.schema import problems
+
+
+def named(cube, prefix, md5=None):
+    """A cube whose cells and sounds are its own, unless `md5` says otherwise."""
+    cells = strings(f"{prefix}{v}" for v in cube["cell_id"].values)
+    sounds = [f"{prefix}{i}" for i in range(cube.sizes["stim"])] if md5 is None else md5
+    return cube.assign_coords(cell_id=("neuron", cells), md5=("stim", strings(sounds))).assign_attrs(dataset=prefix)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pair")
+    made = []
+    for name, sizes in (
+        ("a", {"stim": 4, "neuron": 5, "bins": 40}),
+        ("b", {"stim": 3, "neuron": 4, "repeat": 5, "bins": 50}),
+    ):
+        cube, _ = make_store(folder, f"raw-{name}", seed=len(made), **sizes)
+        cube = named(cube, name)
+        if name == "b":
+            cube = cube.assign_coords(depth=("neuron", np.arange(4)), tuned=("neuron", np.arange(4) > 1))
+        written = write(cube, folder / f"{name}.zarr")
+        made.append((cube, written))
+    return made
+
+
+def test_block_diagonal(pair):
+    (a, _), (b, _) = pair
+    pooled = concat([a, b])
+    assert not problems(pooled)
+    assert pooled["response"].shape == (7, 9, 5, 50)
+    for cube, stims, neurons in ((a, slice(0, 4), slice(0, 5)), (b, slice(4, 7), slice(5, 9))):
+        block = pooled.isel(stim=stims, neuron=neurons)
+        sizes = cube["response"].shape
+        np.testing.assert_array_equal(block["response"].values[:, :, : sizes[2], : sizes[3]], cube["response"].values)
+        np.testing.assert_array_equal(block["n_repeats"].values, cube["n_repeats"].values)
+        np.testing.assert_array_equal(block["stimulus"].values[..., : sizes[3]], cube["stimulus"].values)
+    elsewhere = pooled.isel(stim=slice(0, 4), neuron=slice(5, 9))
+    assert np.isnan(elsewhere["response"].values).all()
+    assert (elsewhere["n_repeats"] == 0).all()
+    assert pooled["neuron"].values[0] == "a:cell000"
+    assert pooled["dataset"].values.tolist() == ["a"] * 5 + ["b"] * 4
+    assert pooled["stim_dataset"].values.tolist() == ["a"] * 4 + ["b"] * 3
+    assert np.isnan(pooled["depth"].values[:5]).all()
+    assert pooled["tuned"].values.tolist() == [False] * 7 + [True] * 2
+    assert pooled.attrs["dataset"] == "a+b"
+    assert strfcube.select(pooled, dataset="b").sizes["stim"] == 3
+
+
+def test_it_is_lazy_and_read_directly(pair):
+    (a, path_a), (b, path_b) = pair
+    opened = [strfcube.open(path_a), strfcube.open(path_b)]
+    pooled = concat(opened)
+    assert pooled["response"].chunks is not None
+    assert [p.path for p in response_reader.origin(pooled)] == [path_a, path_b]
+    in_memory = concat([a, b])
+    np.testing.assert_array_equal(pooled["response"].values, in_memory["response"].values)
+    assert not response_reader.origin(concat([opened[0], b]))
+
+
+def test_views_of_pools(pair):
+    pytest.importorskip("torch")
+    from strfcube import CubeDataset
+    from strfcube.cube.response_reader import ResponseReader
+
+    (a, path_a), (b, path_b) = pair
+    direct, plain = CubeDataset(concat([path_a, path_b])), CubeDataset(concat([a, b]))
+    added = CubeDataset(path_a) + CubeDataset(path_b)
+    assert isinstance(direct._reader._responses, ResponseReader)
+    assert isinstance(added._reader._responses, ResponseReader)
+    assert len(direct) == len(added) == 7
+    order = [-1, 0, 4]
+    neurons = [7, 1, 5, 2]
+    for v, w in (
+        (direct, plain), (added, plain), (direct.isel(neuron=neurons), plain.isel(neuron=neurons)),
+        (CubeDataset(strfcube.select(concat([path_a, path_b]), area="MLd")), plain.sel(area="MLd")),
+    ):  # fmt: skip
+        one, other = v.batch(order), w.batch(order)
+        for key in ("stims", "responses", "valid_mask"):
+            np.testing.assert_array_equal(one[key].numpy(), other[key].numpy())
+    ours, theirs = CubeDataset(path_a).sel(area="MLd"), CubeDataset(path_b).sel(stim_type="flatrip")
+    wanted = [f"a:{m['stim']}" for m in ours.stim_meta] + [f"b:{m['stim']}" for m in theirs.stim_meta]
+    assert [m["stim"] for m in (ours + theirs).stim_meta] == wanted
+    with pytest.warns(DuplicateWarning, match="duplicates|stimuli='shared'"):
+        twice = CubeDataset(path_a) + CubeDataset(path_a).isel(stim=[0])
+    assert twice.ds.attrs["dataset"] == "a-1+a-2"
+
+
+def test_adding_views_that_are_read_differently_is_refused(pair):
+    pytest.importorskip("torch")
+    from strfcube import CubeDataset
+
+    view = CubeDataset(pair[0][1])
+    with pytest.raises(UsageError, match="add them first"):
+        view + view.using(smooth_ms=20.0)
+    with pytest.raises(UsageError, match="add them first"):
+        view.standardize() + view.standardize()
+    with pytest.raises(UsageError, match="add them first"):
+        view + view.to("cpu")
+    with pytest.raises(TypeError):
+        view + 1
+
+
+def test_shared_sounds_become_one(tmp_path):
+    a = named(make_cube(stim=4, neuron=2, holes=False), "a", ["x", "y", "z", "w"])
+    b = named(make_cube(stim=4, neuron=3, holes=False, seed=1), "b", ["w", "x", "v", "u"])
+    b = b.assign(n_bins=("stim", np.array([31, 40, 34, 31], np.int32)))
+    pooled = concat([a, b], stimuli="shared")
+    assert not problems(pooled)
+    assert pooled["md5"].values.tolist() == ["x", "y", "z", "w", "v", "u"]
+    assert pooled["stim_dataset"].values.tolist() == ["a+b", "a", "a", "a+b", "b", "b"]
+    assert (pooled["n_repeats"].values > 0).tolist() == [
+        [True] * 5, [True, True, False, False, False], [True, True, False, False, False], [True] * 5,
+        [False, False, True, True, True], [False, False, True, True, True],
+    ]  # fmt: skip
+    np.testing.assert_array_equal(pooled["response"].values[0, 2:], b["response"].values[1])
+    np.testing.assert_array_equal(pooled["stimulus"].values[3], a["stimulus"].values[3])
+    paths = [write(a, tmp_path / "a.zarr"), write(b, tmp_path / "b.zarr")]
+    direct = concat(paths, stimuli="shared")
+    assert response_reader.origin(direct)[1].stim.tolist() == [1, -1, -1, 0, 2, 3]
+    np.testing.assert_array_equal(direct["response"].values, pooled["response"].values)
+
+
+def test_sounds_without_md5_are_shared_by_name_and_spectrogram():
+    a = make_cube(stim=3, neuron=2, holes=False).assign_attrs(dataset="a")
+    b = make_cube(stim=3, neuron=2, holes=False).assign_attrs(dataset="b")
+    other = b["stimulus"].values.copy()
+    other[1] += 1
+    b = b.assign(stimulus=b["stimulus"].copy(data=other)).assign_coords(cell_id=("neuron", strings(["p", "q"])))
+    pooled = concat([a, b], stimuli="shared")
+    assert pooled["stim_dataset"].values.tolist() == ["a+b", "a", "a+b", "b"]
+
+
+def test_one_sound_of_two_lengths_is_refused():
+    a = named(make_cube(stim=2, holes=False), "a", ["x", "y"])
+    b = named(make_cube(stim=2, holes=False, bins=44), "b", ["x", "z"])
+    with pytest.raises(UsageError, match="40 bins in a and 44 in b"):
+        concat([a, b], stimuli="shared")
+
+
+def change(cube, **attrs):
+    return cube.assign(response=cube["response"].assign_attrs(attrs))
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda c: c.assign_attrs(dt_ms=10.0), r"bin widths differ: a has 5 ms, b has 10 ms; see strfcube rebin"),
+        (lambda c: change(c, units="mV"), r"units of the responses differ: a has 'count', b has 'mV'"),
+        (lambda c: c.isel(frequency=slice(5)), r"frequency axes differ: a has 6 bands, b has 5 bands"),
+        (lambda c: c.assign_coords(frequency=c["frequency"] * 2), r"a has 500 to 8000 Hz, b has 1000 to 16000 Hz"),
+        (lambda c: c.assign(stimulus=c["stimulus"].assign_attrs(units="dB")), r"a has 'power\^\(1/3\)', b has 'dB'"),
+    ],
+)
+def test_unlike_cubes_are_refused_with_both_values(other, message):
+    a, b = named(make_cube(holes=False), "a"), other(named(make_cube(holes=False), "b"))
+    with pytest.raises(UsageError, match=message):
+        concat([a, b])
+
+
+def test_a_pool_across_species_goes_by_the_number_of_the_band():
+    a = named(make_cube(holes=False), "a")
+    b = named(make_cube(holes=False, seed=1), "b")
+    b = b.assign_coords(frequency=b["frequency"] * 2, species=("neuron", strings(["ferret"] * 5)))
+    b = b.assign(stimulus=b["stimulus"].assign_attrs(units="dB"))
+    pooled = concat([a, b], bands="by_number")
+    assert pooled["frequency"].values.tolist() == list(range(6))
+    np.testing.assert_allclose(pooled["band_frequency"].values[[0, 4]], [a["frequency"], b["frequency"]])
+    assert pooled["stimulus_units"].values.tolist() == ["power^(1/3)"] * 4 + ["dB"] * 4
+    assert pooled["stimulus"].attrs["units"] == "mixed"
+    assert strfcube.select(pooled, species="ferret").sizes == {
+        "stim": 4, "neuron": 5, "repeat": 3, "time": 40, "frequency": 6
+    }  # fmt: skip
+
+
+def test_copies_are_reported_and_can_be_dropped():
+    a = named(make_cube(stim=3, neuron=5, holes=False), "a", ["x", "y", ""])
+    b = named(make_cube(stim=3, neuron=6, holes=False, seed=1), "b", ["q", "y", ""])
+    shared = b["cell_id"].values.copy()
+    shared[[1, 4]] = a["cell_id"].values[[0, 2]]
+    b = b.assign_coords(cell_id=("neuron", shared))
+    cells, sounds = find_duplicates([a, b], ["a", "b"])
+    assert cells.labels == (("cell000", "cell001"), ("cell002", "cell004"))
+    assert sounds.labels == (("stim001", "stim001"),)
+    with pytest.warns(
+        DuplicateWarning, match=r"2 cell\(s\) of a are also in b: cell000 = cell001.*1 sound\(s\)"
+    ) as caught:
+        pooled = concat([a, b])
+    assert caught[0].filename == __file__
+    assert pooled.sizes["neuron"] == 11
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert concat([a, b], duplicates="keep").sizes["neuron"] == 11
+        dropped = concat([a, b], duplicates="drop")
+    assert dropped.sizes["neuron"] == 9
+    assert not {"b:cell001", "b:cell004"} & set(dropped["neuron"].values)
+    with pytest.raises(UsageError, match="every cell of c"):
+        concat([a, a.assign_attrs(dataset="c")], duplicates="drop")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"names": ["x"]}, "expected 2 different names"), ({"names": ["x", "x"]}, "expected 2 different names"),
+        ({"stimuli": "both"}, "stimuli='both'"), ({"bands": "any"}, "bands='any'"),
+        ({"duplicates": "no"}, "duplicates='no'"),
+    ],
+)  # fmt: skip
+def test_options_are_checked(options, message):
+    with pytest.raises(UsageError, match=message):
+        concat([make_cube(), make_cube(seed=1)], **({"names": ["a", "b"]} | options))
+    with pytest.raises(UsageError, match="at least one"):
+        concat([])
+
+
+def test_a_pool_is_written_and_opens_like_any_cube(pair, tmp_path):
+    (_, path_a), (_, path_b) = pair
+    pooled = concat([path_a, path_b])
+    path = write(pooled, tmp_path / "pool.zarr")
+    assert strfcube.verify(path) == []
+    again = strfcube.open(path)
+    assert zarr.open_array(f"{path}/response").dtype == "u1"
+    for name in ("response", "stimulus", "n_repeats", "dataset", "depth", "tuned"):
+        xr.testing.assert_equal(again[name], pooled[name])
+    assert [p.name for p in tmp_path.iterdir()] == ["pool.zarr"]
+    with pytest.raises(StoreError, match="there is something already"):
+        write(pooled, path)
+
+
+@pytest.mark.parametrize(("scale", "dtype"), [(1, "u1"), (300, "u2"), (70000, "f4"), (0.5, "f4"), (-1, "f4")])
+def test_the_stored_dtype_holds_every_value(tmp_path, scale, dtype):
+    cube = make_cube(holes=False)
+    cube = cube.assign(response=cube["response"] * np.float32(scale))
+    cube["response"].attrs["units"] = "count"
+    path = write(cube, tmp_path / "cube.zarr")
+    assert zarr.open_array(f"{path}/response").dtype == dtype
+    np.testing.assert_array_equal(strfcube.open(path)["response"].values, cube["response"].values)
+
+
+def test_nothing_is_left_of_a_failed_write(tmp_path):
+    def fail(block):
+        raise RuntimeError("the disk is on fire")
+
+    cube = make_cube(holes=False).chunk(stim=1)
+    broken = cube["response"].copy(data=cube["response"].data.map_blocks(fail, dtype="f4", meta=np.empty(0, "f4")))
+    with pytest.raises(RuntimeError, match="on fire"):
+        write(cube.assign(response=broken.assign_attrs(units="mV")), tmp_path / "cube.zarr")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_written_pool_says_what_it_is(pair, tmp_path):
+    from strfcube.cli.describe import summary
+
+    path = write(concat([pair[0][1], pair[1][1]], ["one", "two"]), tmp_path / "pool.zarr")
+    assert "a pool of one, two" in summary(strfcube.open(path), path, 100)
+    with pytest.raises(UsageError, match=r"is a pool.*rebin the cubes it was made of"):
+        strfcube.rebin(path, 10)
+
+
+def test_trials_come_along(demo, tmp_path):
+    ds = strfcube.open(demo)
+    field_l, mld = (strfcube.select(ds, area=area) for area in ("Field_L", "MLd"))
+    songs = strfcube.select(mld, stim_type="conspecific")
+    path = write(concat([songs, field_l], ["m", "f"], stimuli="shared", duplicates="keep"), tmp_path / "pool.zarr")
+    assert strfcube.verify(path) == []
+    pool, trials = strfcube.open(path), xr.open_zarr(path, group="trials", chunks=None)
+    original = xr.open_zarr(demo, group="trials", chunks=None)
+    assert trials.sizes["trial"] == int(pool["n_repeats"].sum())
+    order = np.stack([trials["neuron_index"], trials["stim_index"], trials["repeat_index"]])
+    assert (np.lexsort(order[::-1]) == np.arange(order.shape[1])).all()
+
+    def spikes(table, cube, row, prefix):
+        neuron, stim = (cube[d].values[table[f"{d}_index"].values[row]] for d in ("neuron", "stim"))
+        ends = np.cumsum(table["row_size"].values)
+        times = table["spike_time"].values[ends[row] - table["row_size"].values[row] : ends[row]]
+        file = str(table["file"].values[table["file_index"].values[row]])
+        key = neuron[prefix:], stim[prefix:], int(table["repeat_index"].values[row])
+        return key, (times.tolist(), file, int(table["trial_number"].values[row]))
+
+    wanted = dict(spikes(original, ds, row, 0) for row in range(0, original.sizes["trial"]))
+    for row in range(0, trials.sizes["trial"], 97):
+        key, found = spikes(trials, pool, row, 2)
+        assert wanted[key] == found
+
+
+def test_a_written_selection_is_a_cube_like_any_other(demo, tmp_path):
+    chosen = strfcube.select(strfcube.open(demo), area="MLd", stim_type="flatrip")
+    path = write(chosen, tmp_path / "part.zarr")
+    finer = strfcube.open(strfcube.rebin(path, 10, out=tmp_path / "part10.zarr", jobs=1))
+    whole = strfcube.open(strfcube.rebin(demo, 10, out=tmp_path / "demo10.zarr", jobs=1))
+    wanted = strfcube.select(whole, area="MLd", stim_type="flatrip")
+    np.testing.assert_array_equal(finer["response"].values, wanted["response"].values[..., : finer.sizes["time"]])
+
+
+@pytest.mark.parametrize("wrong", ["a.zarr", make_cube(), [np.zeros(3)]])
+def test_what_is_no_list_of_cubes_is_told_apart(wrong):
+    with pytest.raises(UsageError, match=r"several cubes in a list|paths, URLs or Datasets, got ndarray"):
+        concat(wrong)

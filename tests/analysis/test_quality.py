@@ -1,0 +1,280 @@
+"""The quality measures: against definitions written out, against known truth, and against the authors' own figures."""
+
+import itertools
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+from cubes import make_cube
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from strfcube.analysis import quality
+from strfcube.errors import UsageError
+
+
+def pairwise(x):
+    """Signal, total and PSTH power of one pair [shape=(repeat, time)] from the definitions, loop by loop."""
+    x = x[~np.isnan(x).all(1)].astype(float)
+    x = x[:, ~np.isnan(x).any(0)]
+    covariances = [np.cov(a, b, ddof=1)[0, 1] for a, b in itertools.combinations(x, 2)]
+    return np.mean(covariances), np.mean(x.var(1, ddof=1)), x.mean(0).var(ddof=1), x.shape[1]
+
+
+def array(x, **attrs):
+    x = np.asarray(x, np.float32)
+    return xr.DataArray(x, dims=("stim", "neuron", "repeat", "time")[-x.ndim :], attrs=attrs)
+
+
+@pytest.fixture
+def cube():
+    ds = make_cube(stim=6, neuron=7, repeat=5, bins=60, trace=(2,), seed=3)
+    # A trial recorded from the third bin on, and one that ends early.
+    ds["response"][0, 1, 0, :2] = np.nan
+    ds["response"][0, 1, 2, 40:] = np.nan
+    return ds
+
+
+def test_pairs_equal_the_definitions(cube):
+    result = quality.measures(cube["response"], per="pair")
+    for s, n in itertools.product(range(6), range(7)):
+        pair = result.isel(stim=s, neuron=n)
+        if cube["n_repeats"][s, n] < 2:
+            assert all(np.isnan(v) for v in pair.values())
+            continue
+        sp, tp, vp, _ = pairwise(cube["response"][s, n].values)
+        r = int(cube["n_repeats"][s, n])
+        assert float(pair["signal_power"]) == pytest.approx(sp, rel=1e-9, abs=1e-12)
+        assert float(pair["noise_power"]) == pytest.approx(tp - sp, rel=1e-9)
+        assert float(pair["snr"]) == pytest.approx(sp / (tp - sp), rel=1e-9, abs=1e-12)
+        closed = np.sqrt(max(sp, 0) * r / ((r - 1) * sp + tp))
+        assert float(pair["ccmax"]) == pytest.approx(closed, rel=1e-9)
+        assert vp == pytest.approx(((r - 1) * sp + tp) / r, rel=1e-9)
+
+
+def test_neurons_are_duration_weighted(cube):
+    result = quality.measures(cube["response"])
+    assert result["snr"].dims == ("neuron",)
+    for n in range(7):
+        heard = [s for s in range(6) if cube["n_repeats"][s, n] >= 2]
+        rows = [pairwise(cube["response"][s, n].values) for s in heard]
+        sp, tp, vp = np.average([row[:3] for row in rows], axis=0, weights=[row[3] for row in rows])
+        assert float(result["signal_power"][n]) == pytest.approx(sp, rel=1e-9)
+        assert float(result["snr"][n]) == pytest.approx(sp / (tp - sp), rel=1e-9)
+        assert float(result["ccmax"][n]) == pytest.approx(np.sqrt(max(sp, 0) / vp), rel=1e-9)
+
+
+def test_each_function_gives_its_column(cube):
+    whole = quality.measures(cube["response"])
+    for name in ("signal_power", "noise_power", "snr", "ccmax"):
+        column = getattr(quality, name)(cube["response"])
+        xr.testing.assert_identical(column, whole[name])
+        assert column.name == name
+        assert "2003" in column.attrs["estimator"] or "2016" in column.attrs["estimator"]
+        assert "weighted by duration" in column.attrs["estimator"]
+        assert "weighted" not in getattr(quality, name)(cube["response"], per="pair").attrs["estimator"]
+    assert whole["signal_power"].attrs["units"] == "mixed"
+    assert whole["snr"].attrs["units"] == whole["ccmax"].attrs["units"] == "1"
+    assert quality.noise_power(make_cube()["response"]).attrs["units"] == "count^2"
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 5), st.integers(2, 30))
+def test_lazy_equals_eager(seed, repeats, bins):
+    response = make_cube(stim=3, neuron=4, repeat=repeats, bins=bins, seed=seed)["response"]
+    with dask.config.set(scheduler="synchronous"):
+        for chunks in ({"stim": 1}, {"stim": 2, "neuron": 3, "repeat": 1, "time": 5}):
+            lazy = quality.measures(response.chunk(chunks))
+            assert lazy["snr"].chunks
+            xr.testing.assert_allclose(lazy.compute(), quality.measures(response))
+
+
+def test_dims_may_come_in_any_order(cube):
+    turned = quality.measures(cube["response"].transpose("time", "neuron", "repeat", "stim"), per="pair")
+    xr.testing.assert_allclose(turned.transpose("stim", "neuron"), quality.measures(cube["response"], per="pair"))
+
+
+def test_one_repeat_is_unknown_and_silence_is_undefined():
+    rng = np.random.default_rng(0)
+    single = quality.measures(array(rng.poisson(1, (2, 3, 1, 50))))
+    assert all(np.isnan(v).all() for v in single.values())
+    silent = quality.measures(array(np.zeros((1, 1, 4, 50))))
+    assert float(silent["signal_power"][0]) == float(silent["noise_power"][0]) == 0
+    assert np.isnan(silent["snr"][0])
+    assert np.isnan(silent["ccmax"][0])
+
+
+def test_no_signal_is_a_ceiling_of_zero():
+    opposite = np.tile([[0.0, 1.0], [1.0, 0.0]], (1, 1, 1, 20))
+    result = quality.measures(array(opposite + np.linspace(0, 1e-3, 40)))
+    assert float(result["signal_power"][0]) < 0
+    assert float(result["ccmax"][0]) == 0
+
+
+def test_nothing_but_bins_or_repeats_counts():
+    """Padding repeats and bins with NaN changes nothing."""
+    x = np.random.default_rng(1).poisson(1.0, (2, 3, 4, 30)).astype(np.float32)
+    padded = np.pad(x, ((0, 0), (0, 0), (0, 2), (0, 9)), constant_values=np.nan)
+    xr.testing.assert_allclose(quality.measures(array(x)), quality.measures(array(padded)))
+
+
+def test_a_resting_potential_does_not_cost_digits():
+    x = np.random.default_rng(2).normal(0, 1, (1, 1, 6, 4000)) + np.sin(np.arange(4000) / 30)
+    still, far = quality.measures(array(x)), quality.measures(array(np.round(x * 64) / 64 - 64))
+    assert float(far["signal_power"][0]) == pytest.approx(float(still["signal_power"][0]), rel=1e-2)
+    exact = pairwise((np.round(x[0, 0] * 64) / 64 - 64).astype(np.float32))[0]
+    assert float(far["signal_power"][0]) == pytest.approx(exact, rel=1e-9)
+
+
+def known(repeats=10, bins=20_000, signal=0.5, noise=2.0, seed=4):
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(0, np.sqrt(signal), bins)
+    return truth, array(truth + rng.normal(0, np.sqrt(noise), (1, 1, repeats, bins)))
+
+
+def test_known_powers_are_recovered():
+    truth, x = known()
+    result = quality.measures(x)
+    assert float(result["signal_power"][0]) == pytest.approx(0.5, rel=0.05)
+    assert float(result["noise_power"][0]) == pytest.approx(2.0, rel=0.02)
+    assert float(result["snr"][0]) == pytest.approx(0.25, rel=0.05)
+    reached = np.corrcoef(truth, x.mean("repeat").values[0, 0])[0, 1]
+    assert float(result["ccmax"][0]) == pytest.approx(reached, rel=0.01)
+
+
+def test_signal_power_is_unbiased():
+    """Without any signal its mean over many neurons is 0 within its own error, at two repeats as at ten."""
+    x = np.random.default_rng(5).poisson(0.5, (1, 2000, 10, 40))
+    for repeats in (2, 10):
+        sp = quality.signal_power(array(x[:, :, :repeats]), per="pair")
+        assert abs(float(sp.mean())) < 4 * float(sp.std()) / np.sqrt(sp.size)
+
+
+def test_ccmax_is_the_mean_over_all_halvings():
+    """The closed form against the definition: half-against-half correlation, stepped up to all repeats."""
+    _, x = known(repeats=8, bins=4000, signal=0.7)
+    trials = x.values[0, 0]
+    halves = []
+    for half in itertools.combinations(range(8), 4):
+        other = [r for r in range(8) if r not in half]
+        halves.append(np.corrcoef(trials[list(half)].mean(0), trials[other].mean(0))[0, 1])
+    r = np.mean(halves)
+    stepped_up = np.sqrt(2 / (1 + np.sqrt(1 / r**2)))
+    assert float(quality.ccmax(x)[0]) == pytest.approx(stepped_up, rel=2e-3)
+
+
+def test_ccnorm_equals_its_formula(cube):
+    pred = cube["response"].mean("repeat") ** 2 + 3
+    result = quality.ccnorm(pred, cube["response"], per="pair")
+    assert result.attrs["units"] == "1"
+    assert "Schoppe" in result.attrs["estimator"]
+    for s, n in itertools.product(range(6), range(7)):
+        x, p = cube["response"][s, n].values, pred[s, n].values
+        if cube["n_repeats"][s, n] < 2:
+            assert np.isnan(result[s, n])
+            continue
+        used = ~np.isnan(x[: int(cube["n_repeats"][s, n])]).any(0)
+        sp = pairwise(x)[0]
+        mean, p = np.nanmean(x[: int(cube["n_repeats"][s, n]), :][:, used], axis=0), p[used]
+        expected = np.cov(mean, p)[0, 1] / np.sqrt(p.var(ddof=1) * sp) if sp > 0 else np.nan
+        assert float(result[s, n]) == pytest.approx(expected, rel=1e-6, nan_ok=True)
+
+
+def test_ccnorm_of_the_truth_is_one_whatever_its_scale():
+    truth, x = known(bins=40_000)
+    pred = xr.DataArray(truth[None, None] * 7 - 100, dims=("stim", "neuron", "time"))
+    assert float(quality.ccnorm(pred, x)[0]) == pytest.approx(1, abs=0.03)
+    assert float(quality.ccnorm(-pred, x)[0]) == pytest.approx(-1, abs=0.03)
+    assert np.isnan(quality.ccnorm(pred * 0, x)[0])
+
+
+def test_ccnorm_is_ccabs_over_ccmax(cube):
+    pred = cube["response"].mean("repeat") + np.random.default_rng(0).normal(
+        0, 1, cube["response"].isel(repeat=0).shape
+    )
+    p = quality.powers(cube["response"], pred)
+    ccabs = p["covariance"] / np.sqrt(p["prediction_power"] * p["psth_power"])
+    ratio = ccabs / quality.ccmax(cube["response"], per="pair").where(lambda v: v > 0)
+    # Where a prediction lacks no bin the two are one; the traces' partly observed trials are common to both.
+    xr.testing.assert_allclose(ratio, quality.ccnorm(pred, cube["response"], per="pair"))
+
+
+def test_ccnorm_aligns_by_label_and_takes_several_models(cube):
+    pred = cube["response"].mean("repeat")
+    shuffled = pred.isel(stim=[4, 0, 2], neuron=slice(None, None, -1))
+    some = quality.ccnorm(shuffled, cube["response"], per="pair").transpose("stim", "neuron")
+    whole = quality.ccnorm(pred, cube["response"], per="pair")
+    xr.testing.assert_allclose(some.sortby("stim"), whole.sel(stim=some["stim"], neuron=some["neuron"]).sortby("stim"))
+    models = xr.concat([pred, -pred, pred.where(pred["time"] >= 0.05)], "model")
+    several = quality.ccnorm(models, cube["response"])
+    assert set(several.dims) == {"model", "neuron"}
+    xr.testing.assert_allclose(several.isel(model=0), -several.isel(model=1))
+    lazy = quality.ccnorm(models.chunk(stim=2), cube["response"].chunk(stim=2))
+    assert lazy.chunks
+    xr.testing.assert_allclose(lazy.compute(scheduler="synchronous"), several)
+
+
+def test_ccnorm_of_strangers_is_refused(cube):
+    pred = cube["response"].mean("repeat").assign_coords(stim=[f"other{i}" for i in range(6)])
+    with pytest.raises(UsageError, match="no stim in common"):
+        quality.ccnorm(pred, cube["response"])
+
+
+@pytest.mark.parametrize("function", [quality.powers, quality.measures])
+def test_per_is_checked(cube, function):
+    with pytest.raises(UsageError, match="'pair' or 'neuron'"):
+        function(cube["response"], per="stim")
+
+
+def make_trials(rows, spikes):
+    """The group `trials`: rows of (stim, neuron, start, stop, kept, exact), and each one's spike times in s."""
+    stim, neuron, start, stop, kept, exact = (np.array(c) for c in zip(*rows, strict=True))
+    return xr.Dataset(
+        {
+            "stim_index": ("trial", stim), "neuron_index": ("trial", neuron),
+            "window_start": ("trial", start.astype(float)), "window_stop": ("trial", stop.astype(float)),
+            "kept": ("trial", kept.astype(bool)), "exact": ("trial", exact.astype(bool)),
+            "row_size": ("trial", np.array([len(s) for s in spikes])),
+            "spike_time": ("spike", np.rint(np.concatenate(spikes) * 1e9).astype(np.int64)),
+        }
+    )  # fmt: skip
+
+
+def test_spontaneous_rate():
+    cube = make_cube(stim=2, neuron=4, trace=(3,))
+    nan = np.nan
+    trials = make_trials(
+        [(0, 0, -2, 3, True, True), (0, 0, -1, 3, True, True), (1, 0, -1, 3, False, True), (1, 1, nan, nan, True, True),
+         (0, 2, 0, 3, True, True), (0, 3, -1, 3, True, False)],
+        [[-1.5, -0.1, 0.5], [-0.5, 0.0], [-0.9, -0.8], [-0.3], [0.1], []],
+    )  # fmt: skip
+    rate = quality.spontaneous_rate(trials, cube)
+    assert rate.attrs["units"] == "spikes/s"
+    # Three spikes in 3 s; then a window not stated, none before the sound, no spike times.
+    np.testing.assert_allclose(rate, [1.0, nan, nan, nan])
+    pairs = quality.spontaneous_rate(trials, cube, per="pair")
+    assert pairs.dims == ("stim", "neuron")
+    assert float(pairs[0, 0]) == pytest.approx(1)
+    assert np.isnan(pairs[1, 0])  # rejected trials do not count
+    given = quality.spontaneous_rate(trials, cube, window=(-0.5, 2))
+    np.testing.assert_allclose(given, [1.0, 2.0, nan, nan])
+    with pytest.raises(UsageError):
+        quality.spontaneous_rate(trials, cube, per="stim")
+
+
+def test_silence_within_the_stimulus_counts():
+    """A sound that begins 0.25 s into its epoch leaves 0.25 s that the cube itself has bins for."""
+    cube = make_cube(stim=1, neuron=1)
+    cube["sound_onset"][:] = 0.25
+    trials = make_trials([(0, 0, np.nan, np.nan, True, True)], [[-0.1, 0.1, 0.2, 0.3]])
+    assert float(quality.spontaneous_rate(trials, cube)[0]) == pytest.approx(8)
+
+
+def test_spikes_are_counted_part_by_part():
+    rng = np.random.default_rng(6)
+    spikes = [rng.uniform(-1, 1, n) for n in rng.integers(0, 9, 50)]
+    trials = make_trials([(0, 0, -1, 1, True, True)] * 50, spikes)
+    expected = [np.sum((s >= -0.5) & (s < 0.25)) for s in spikes]
+    for most in (1, 7, 10_000):
+        np.testing.assert_array_equal(quality._count(trials, np.full(50, -0.5), np.full(50, 0.25), most), expected)

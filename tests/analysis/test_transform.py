@@ -1,0 +1,133 @@
+"""Averaging, smoothing and standardising on reading."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from cubes import make_cube
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strfcube.analysis.transform import hann_kernel, psth, smooth, standardize
+from strfcube.errors import SelectionError, UsageError
+
+
+@given(st.floats(0.5, 50), st.floats(0.1, 500))
+def test_the_window_keeps_the_scale(dt_ms, smooth_ms):
+    kernel = hann_kernel(dt_ms, smooth_ms)
+    assert len(kernel) % 2 == 1
+    assert kernel.sum() == pytest.approx(1)
+    assert (kernel > 0).all()
+    np.testing.assert_allclose(kernel, kernel[::-1])
+    assert (len(kernel) - 1) / 2 * dt_ms < smooth_ms / 2
+
+
+@pytest.mark.parametrize("width", [0, -3, np.inf, np.nan])
+def test_a_width_must_be_positive(width):
+    with pytest.raises(UsageError, match="smooth_ms"):
+        hann_kernel(5, width)
+
+
+def test_psth_is_a_rate_and_smoothing_keeps_its_mean():
+    ds = make_cube(stim=2, neuron=3, repeat=4, bins=50, holes=False)
+    rate = psth(ds["response"], 5.0)
+    assert rate.dims == ("stim", "neuron", "time")
+    assert rate.attrs["units"] == "spikes/s"
+    assert rate.dtype == np.float32
+    np.testing.assert_allclose(rate[0], ds["response"][0].mean("repeat") / 0.005, rtol=1e-6)
+    inner = xr.zeros_like(ds["response"])[:1]
+    inner[..., 20:30] = 2
+    smoothed = psth(inner.assign_attrs(units="count"), 5.0, 21)
+    assert float(smoothed.sum()) == pytest.approx(3 * 10 * 2 / 0.005, rel=1e-5)
+    assert "21 ms" in smoothed.attrs["estimator"]
+
+
+def test_constant_rate_stays_constant_up_to_the_last_bin():
+    ds = make_cube(stim=3, neuron=2, repeat=2, bins=40, holes=False)
+    flat = ds["response"].where(ds["response"].isnull(), 1.0)
+    rate = psth(flat, 5.0, 50)
+    for s in range(3):
+        n = int(ds["n_bins"][s])
+        np.testing.assert_allclose(rate[s, :, :n], 200, rtol=1e-5)
+        assert np.isnan(rate[s, :, n:]).all()
+
+
+def test_mean_is_over_the_repeats_that_observed_a_bin():
+    x = xr.DataArray(np.array([[1.0, np.nan, np.nan], [3.0, 4.0, np.nan]]), dims=("repeat", "time"))
+    np.testing.assert_allclose(psth(x.assign_attrs(units="mV"), 5.0), [2, 4, np.nan])
+
+
+def test_units():
+    mixed = make_cube(neuron=3, trace=(1,), holes=False)
+    rate = psth(mixed["response"], 5.0)
+    assert rate.attrs["units"] == "mixed"
+    assert list(rate["units"].values) == ["spikes/s", "mV", "spikes/s"]
+    means = mixed["response"].mean("repeat")
+    np.testing.assert_allclose(rate[:, 1], means[:, 1], rtol=1e-6)
+    np.testing.assert_allclose(rate[:, 0], means[:, 0] * 200, rtol=1e-5)
+    assert psth(make_cube(neuron=2, trace=(0, 1))["response"], 5.0).attrs["units"] == "mV"
+    with pytest.raises(UsageError, match="units"):
+        psth(mixed["response"].assign_attrs(units="furlong"), 5.0)
+
+
+@pytest.mark.parametrize("smooth_ms", [None, 21])
+def test_lazy_equals_eager(smooth_ms):
+    response = make_cube(stim=4, neuron=3, repeat=3)["response"]
+    lazy = psth(response.chunk(stim=1, repeat=1), 5.0, smooth_ms)
+    assert lazy.chunks
+    xr.testing.assert_allclose(lazy.compute(scheduler="synchronous"), psth(response, 5.0, smooth_ms))
+
+
+def test_smooth_leaves_gaps_as_they_are():
+    x = xr.DataArray(np.array([0.0, 4.0, np.nan, 4.0, 0.0]), dims="time", attrs={"units": "mV"})
+    out = smooth(x, 1, 4)
+    assert np.isnan(out[2])
+    np.testing.assert_allclose(out, out[::-1])
+    assert out.attrs == x.attrs
+    xr.testing.assert_identical(smooth(x, 5, 5), x)
+
+
+def test_standardize_by_band_and_over_all():
+    ds = make_cube(stim=5)
+    bands = standardize(ds["stimulus"])
+    np.testing.assert_allclose(bands.mean(["stim", "time"]), 0, atol=1e-6)
+    np.testing.assert_allclose(bands.std(["stim", "time"]), 1, rtol=1e-5)
+    assert bands.attrs["units"] == "1"
+    assert bands.dtype == np.float32
+    one = standardize(ds["stimulus"], per="all")
+    assert float(one.mean()) == pytest.approx(0, abs=1e-6)
+    assert float(one.std()) == pytest.approx(1, rel=1e-5)
+    xr.testing.assert_equal(bands.isnull(), ds["stimulus"].isnull())
+    lazy = standardize(ds["stimulus"].chunk(stim=2))
+    assert lazy.chunks
+    xr.testing.assert_allclose(lazy.compute(scheduler="synchronous"), bands)
+
+
+def test_statistics_are_of_the_chosen_stimuli_only():
+    ds = make_cube(stim=5)
+    train = ds["stim"].values[:3]
+    out = standardize(ds["stimulus"], train)
+    np.testing.assert_allclose(out[:3].mean(["stim", "time"]), 0, atol=1e-6)
+    changed = ds["stimulus"].copy()
+    changed[3:] = changed[3:] * 100
+    xr.testing.assert_equal(standardize(changed, train)[:3], out[:3])
+    xr.testing.assert_equal(standardize(ds["stimulus"], np.arange(5) < 3), out)
+
+
+def test_constant_and_missing_bands():
+    stimulus = make_cube()["stimulus"].copy()
+    stimulus[:, 0] = stimulus[:, 0].where(stimulus[:, 0].isnull(), 3.0)
+    stimulus[:, 1] = np.nan
+    out = standardize(stimulus)
+    assert float(abs(out[:, 0]).max()) == 0
+    assert out[:, 1].isnull().all()
+
+
+@pytest.mark.parametrize("stims", [["nobody"], [], np.zeros(4, bool), np.ones(3, bool)])
+def test_wrong_stimuli_are_refused(stims):
+    with pytest.raises(SelectionError, match="stims"):
+        standardize(make_cube(stim=4)["stimulus"], stims)
+
+
+def test_per_is_checked():
+    with pytest.raises(UsageError, match="'band' or 'all'"):
+        standardize(make_cube()["stimulus"], per="stim")

@@ -1,0 +1,352 @@
+"""The command line, as a user meets it: in a process of its own where it matters, else in this one."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from scipy.io import savemat
+from writers.ns1 import write_ns1
+
+import strfcube
+from strfcube import catalog
+from strfcube.cli.main import cli, main
+
+COMMANDS = sorted(cli.commands)
+SMALL = {"units": 3, "repeats": 3, "drc_repeats": 1, "clip_seconds": 0.2}
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command in this process; returns exit code, standard output and standard error."""
+
+    def call(*args):
+        with pytest.raises(SystemExit) as end:
+            main([str(a) for a in args])
+        out, err = capsys.readouterr()
+        return end.value.code, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    return write_ns1(tmp_path_factory.mktemp("raw"), **SMALL).raw
+
+
+@pytest.fixture(scope="module")
+def cube(raw, tmp_path_factory):
+    return Path(strfcube.build("ns1", raw=raw, out=tmp_path_factory.mktemp("cube") / "ns1.zarr", jobs=1))
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A raw folder of one's own, to be damaged."""
+    return write_ns1(tmp_path / "raw", **SMALL).raw
+
+
+def narrow(text, but=()):
+    """Lines wider than 80 columns, but for those that are one word that cannot be broken: a path, a URL."""
+    return [line for line in text.splitlines() if len(line) > 80 and not any(len(w) > 50 for w in line.split())]
+
+
+def error_of(result, code):
+    """The one line of an error."""
+    assert result[0] == code, result
+    (line,) = [line for line in result[2].splitlines() if line and not line.startswith(("ingest:", "write:"))]
+    assert line.startswith("strfcube: error: ")
+    assert "Traceback" not in result[2]
+    assert result[1] == ""
+    return line
+
+
+# --- help ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS, *(f"build {name}" for name in catalog.entries())])
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_fits_80_columns_and_has_an_example(run, command, flag):
+    code, out, err = run(*command.split(), flag)
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    assert re.search(r"Examples?:\n +strfcube ", out)
+
+
+def test_version(run):
+    code, out, _ = run("--version")
+    assert code == 0
+    assert strfcube.__version__ in out
+
+
+@pytest.mark.parametrize(
+    "args", [(), ("build",), ("nope",), ("info",), ("inspect", "--nope", "x"), ("build", "ns1", "--dt", "x")]
+)
+def test_wrong_usage(run, args):
+    code, out, err = run(*args)
+    assert code == 2
+    assert "Usage:" in err + out
+
+
+# --- what there is ---------------------------------------------------------------------------------------------------
+
+
+def test_list(run, data_dir, monkeypatch, tmp_path, cube):
+    code, out, err = run("list")
+    assert (code, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines()[: len(catalog.entries())]] == list(catalog.entries())
+    assert "none yet" in out
+    monkeypatch.setenv("STRFCUBE_DATA_DIR", str(tmp_path))
+    shutil.copytree(cube, tmp_path / "ns1-dt5.zarr")
+    assert "  ns1-dt5.zarr" in run("list")[1].splitlines()
+    assert not narrow(out)
+
+
+@pytest.mark.parametrize("name", list(catalog.entries()))
+def test_info_and_cite(run, name):
+    for command in ("info", "cite"):
+        code, out, err = run(command, name)
+        assert (code, err) == (0, "")
+        assert not narrow(out)
+    entry = catalog.entry(name)
+    words = " ".join(out.split())
+    assert all(" ".join(text.split())[:60] in words for text in entry.citation)
+    card = run("info", name)[1]
+    assert entry.licence in card
+    assert all(f.name in card for f in entry.files)
+
+
+def test_unknown_names(run):
+    for command in (("info", "nope"), ("cite", "nope"), ("build", "nope")):
+        assert "no data set 'nope' in the catalog: there are" in error_of(run(*command), 2)
+    for command in (("inspect", "nope"), ("verify", "nope"), ("rebin", "nope", "--dt", 1), ("plot", "nope")):
+        assert "nope: no such cube" in error_of(run(*command), 1)
+
+
+# --- building --------------------------------------------------------------------------------------------------------
+
+
+def test_a_build(raw, tmp_path):
+    """Progress on standard error only; the path and one line of figures on standard output."""
+    out = tmp_path / "cube.zarr"
+    command = [
+        sys.executable,
+        "-W",
+        "error",
+        "-m",
+        "strfcube.cli.main",
+        "build",
+        "ns1",
+        "--raw",
+        raw,
+        "--out",
+        out,
+        "--jobs",
+        "2",
+    ]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    path, figures = done.stdout.splitlines()
+    assert path == str(out)
+    assert re.fullmatch(r"S = 20, N = 3, 60 of 60 pairs, T = 40, F = 34, R = 3; [\d.]+ MB, [\d.]+ s", figures)
+    assert "ingest: 100%" in done.stderr
+    assert "write: 100%" in done.stderr
+    assert "1 warning" in done.stderr  # a complete build has other figures
+    assert all(len(line) <= 80 for line in done.stderr.replace("\r", "\n").splitlines())
+
+
+def test_flags_reach_the_recipe(run, raw, tmp_path):
+    code, out, _ = run(
+        "build", "ns1", "--raw", raw, "--out", tmp_path / "x.zarr", "--dt", 10, "--post", 50, "--align", "causal",
+        "--no-audio", "--only", "valid_unit=True", "--only", "stim=nat01,nat02,drc01", "--drc", "--spec", "mel",
+        "--bands", 8, "--f-min", 100, "--f-max", 8000, "--window-ms", 20, "--compression", "log",
+        "--floor-db", -60, "--jobs", 1,
+    )  # fmt: skip
+    assert code == 0
+    recipe = json.loads(strfcube.open(tmp_path / "x.zarr").attrs["recipe"])
+    assert recipe == {
+        "dataset": "ns1", "dt_ms": 10, "post_ms": 50, "align": "causal", "audio": False, "options": {"drc": True},
+        "only": {"stim": ["drc01", "nat01", "nat02"], "valid_unit": ["True"]},
+        "front_end": {"kind": "mel", "bands": 8, "f_min": 100, "f_max": 8000, "window_ms": 20, "compression": "log",
+                      "floor_db": -60},
+    }  # fmt: skip
+    assert "S = 3, N = 2" in out
+    code, out, _ = run("inspect", tmp_path / "x.zarr")
+    assert "only stim=drc01,nat01,nat02" in " ".join(out.split())
+
+
+def test_a_cube_of_the_default_recipe_goes_by_its_name(run, raw, tmp_path, monkeypatch):
+    monkeypatch.setenv("STRFCUBE_DATA_DIR", str(tmp_path))
+    assert run("build", "ns1", "--raw", raw, "--jobs", 1)[1].splitlines()[0] == str(tmp_path / "ns1-dt5.zarr")
+    assert run("inspect", "ns1")[0] == run("verify", "ns1")[0] == 0
+    assert run("rebin", "ns1", "--dt", 20, "--jobs", 1)[1].splitlines()[0] == str(tmp_path / "ns1-dt20.zarr")
+    assert run("inspect", "ns1", "--dt", 20)[0] == 0
+    assert "no such cube; there are ns1-dt20.zarr, ns1-dt5.zarr" in error_of(run("inspect", "ns1", "--dt", 1), 1)
+
+
+def test_dry_run_writes_nothing(run, raw, tmp_path):
+    code, out, _ = run("build", "ns1", "--raw", raw, "--out", tmp_path / "x.zarr", "--dry-run", "--only", "stim=nat01")
+    assert code == 0
+    assert str(tmp_path / "x.zarr") in out
+    assert "1 stimuli, 3 neurons, 3 sources" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_force_and_strict(run, raw, tmp_path):
+    args = ("build", "ns1", "--raw", raw, "--out", tmp_path / "x.zarr", "--jobs", 1)
+    assert run(*args, "--strict")[0] == 0
+    assert "another recipe: give another --out, or --force" in error_of(run(*args, "--dt", 10), 1)
+    assert run(*args, "--dt", 10, "--force")[0] == 0
+
+
+def test_without_raw_it_says_what_to_get(run, data_dir):
+    code, out, err = run("build", "ns1")
+    assert code == 2
+    assert out == ""
+    entry = catalog.entry("ns1")
+    words = " ".join(err.split())
+    for text in (*(f.url for f in entry.files), entry.terms, str(data_dir / "raw" / "ns1"), "no account is needed"):
+        assert text in words
+    assert "Then: strfcube build ns1" in err
+    assert not narrow(err.replace(str(data_dir), ""))
+
+
+# --- looking ---------------------------------------------------------------------------------------------------------
+
+
+def test_inspect_and_verify(run, cube):
+    code, out, err = run("inspect", cube)
+    assert (code, err) == (0, "")
+    assert not narrow(out)
+    for text in ("20:", "3: A1 3", "60 of 60 pairs (100.0%)", "uint8", "34 bands", "1 warning"):
+        assert text in out
+    assert len(run("inspect", cube, "--findings")[1]) >= len(out)
+    code, out, err = run("verify", cube)
+    assert (code, err) == (0, "")
+    assert strfcube.open(cube).attrs["digest"] in out
+
+
+def test_verify_of_a_damaged_cube(run, cube, tmp_path):
+    damaged = tmp_path / "x.zarr"
+    shutil.copytree(cube, damaged)
+    shutil.rmtree(damaged / "response" / "c")
+    assert "'response' has other values than were built; build it again" in error_of(run("verify", damaged), 1)
+
+
+def test_rebin(run, cube, tmp_path):
+    code, out, _ = run("rebin", cube, "--dt", 1, "--out", tmp_path / "1.zarr", "--jobs", 1)
+    assert code == 0
+    assert out.splitlines()[0] == str(tmp_path / "1.zarr")
+    assert "T = 200" in out
+    assert "no bin width" in error_of(run("rebin", cube, "--dt", 0), 2)
+
+
+def test_plot(run, cube, tmp_path):
+    pytest.importorskip("matplotlib").use("agg")
+    code, out, err = run("plot", cube, "--out", tmp_path / "x.png", "--stim", "nat02")
+    assert (code, out, err) == (0, f"{tmp_path / 'x.png'}\n", "")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    assert "cannot write" in error_of(run("plot", cube, "--out", tmp_path / "no" / "x.png"), 1)
+
+
+# --- one line for everything that is wrong ---------------------------------------------------------------------------
+
+
+def unit(raw):
+    return next((raw / "spikesandwav").glob("*/*/cluster*.mat"))
+
+
+def truncate(raw):
+    unit(raw).write_bytes(unit(raw).read_bytes()[:500])
+
+
+def without_field(raw):
+    savemat(unit(raw), {"data": {"other": 1.0}})
+
+
+def no_wav(raw):
+    next((raw / "spikesandwav" / "SH.En.C").iterdir()).write_text("<html>not found</html>")
+
+
+@pytest.mark.parametrize("damage", [truncate, without_field, no_wav])
+def test_a_damaged_file_is_a_finding_and_the_rest_is_built(run, mine, tmp_path, damage):
+    damage(mine)
+    code, out, err = run("build", "ns1", "--raw", mine, "--out", tmp_path / "x.zarr", "--jobs", 1)
+    assert code == 0
+    neurons = 3 if damage is no_wav else 2
+    assert f"S = 20, N = {neurons}, {20 * neurons} of {20 * neurons} pairs" in out
+    assert re.search(r"\d error", err)
+    assert "error: spikesandwav/" in err
+    line = error_of(run("build", "ns1", "--raw", mine, "--out", tmp_path / "y.zarr", "--jobs", 1, "--strict"), 1)
+    assert "spikesandwav/" in line
+    assert not list(tmp_path.glob("y.zarr*"))
+
+
+def test_no_table(run, mine, tmp_path):
+    (mine / "MetadataSHEnCneurons.mat").unlink()
+    line = error_of(run("build", "ns1", "--raw", mine, "--out", tmp_path / "x.zarr", "--jobs", 1), 1)
+    assert "MetadataSHEnCneurons.mat: expected this file" in line
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["raw"]
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (("--raw", "nowhere"), 2, "raw folder nowhere does not exist"),
+        (("--raw", "here/mine.txt"), 2, "is a file; an archive must be unpacked first"),
+        (("--dt", -1), 2, "no bin width"),
+        (("--jobs", 0), 2, "jobs=0"),
+        (("--only", "area"), 2, "--only area: give KEY=VALUE"),
+        (("--only", "aera=A1"), 2, "--only aera: no such coordinate"),
+        (("--only", "area=A2"), 2, "--only area=A2: nothing has that; there are A1"),
+        (("--bands", 0), 2, "bands=0"),
+        (("--f-max", 1e6), 2, "above half the sampling rate"),
+        (("--spec", "published"), 2, "publishes no spectrogram"),
+        (("--out", "/proc/x.zarr"), 1, "cannot write /proc/x.zarr"),
+        (("--out", "here"), 1, "here is no strfcube cube: give another path, or move it away"),
+        (("--out", "here", "--force"), 1, "here is no strfcube cube: give another path, or move it away"),
+        (("--out", "here/mine.txt/x.zarr"), 1, "here/mine.txt"),
+    ],
+)
+def test_one_line_and_an_exit_code(run, raw, tmp_path, monkeypatch, args, code, message):
+    monkeypatch.chdir(tmp_path)
+    Path("here").mkdir()
+    Path("here/mine.txt").write_text("mine")
+    default = () if "--raw" in args else ("--raw", raw)
+    out = () if "--out" in args else ("--out", "x.zarr")
+    assert message in error_of(run("build", "ns1", *default, *out, "--jobs", 1, *args), code)
+    assert sorted(str(p) for p in Path().rglob("*")) == ["here", "here/mine.txt"]
+
+
+def test_a_fault_of_ours_asks_to_be_reported(run, cube, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("strfcube.cli.main.summary", fail)
+    assert "ZeroDivisionError: division by zero; this is a fault of strfcube" in error_of(run("inspect", cube), 1)
+    monkeypatch.setenv("STRFCUBE_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        main(["inspect", str(cube)])
+
+
+def test_interrupted(run, raw, tmp_path, monkeypatch):
+    def stop(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("strfcube.builder.tasks.run", stop)
+    code, _, err = run("build", "ns1", "--raw", raw, "--out", tmp_path / "x.zarr", "--jobs", 1)
+    assert code == 1
+    assert err.endswith("interrupted; the same command goes on where this one ended\n")
+    assert err.strip().count("\n") == 0
+
+
+def test_what_the_system_refuses_is_no_fault_of_ours(run, cube, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("strfcube.cli.main.summary", fail)
+    line = error_of(run("inspect", cube), 1)
+    assert "No space left on device" in line
+    assert "fault" not in line

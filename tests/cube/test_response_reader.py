@@ -1,0 +1,198 @@
+"""The direct shard reader gives what zarr gives, and serves nothing but an opened array."""
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stores import make_store
+
+import strfcube
+from strfcube import StoreError
+from strfcube.cube import response_reader
+from strfcube.cube.response_reader import LazyReader, Part, ResponseReader
+from strfcube.cube.shard_reader import ShardedArray
+
+
+@pytest.fixture(scope="module", params=["u1", "u2", "f4"])
+def store(request, tmp_path_factory):
+    sizes = {"stim": 5, "neuron": 8, "repeat": 5, "bins": 30}
+    return make_store(tmp_path_factory.mktemp(request.param), dtype=request.param, **sizes)
+
+
+@pytest.fixture(scope="module")
+def opened(store):
+    ds = strfcube.open(store[1])
+    return ds, ds["response"].values, ShardedArray(f"{store[1]}/response")
+
+
+def read(made, stim, n_repeats, n_bins, shape):
+    out, mask = np.full(shape, 7, np.float32), np.ones(shape, bool)
+    made.read(stim, n_repeats, n_bins, out, mask)
+    return out, mask
+
+
+def expected(values, n_repeats, n_bins, shape):
+    out = np.full(shape, np.nan, np.float32)
+    for n, count in enumerate(n_repeats):
+        out[n, :count, :n_bins] = values[n, :count, :n_bins]
+    return out
+
+
+def test_every_chunk_equals_zarr(store):
+    _, path = store
+    for name in ("response", "stimulus"):
+        array = ShardedArray(f"{path}/{name}")
+        through_zarr = zarr.open_array(f"{path}/{name}", mode="r")
+        grid = [range(-(-n // c)) for n, c in zip(array.shape, array.chunk, strict=True)]
+        seen = 0
+        for at in np.ndindex(*map(len, grid)):
+            region = tuple(
+                slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(at, array.chunk, array.shape, strict=True)
+            )
+            values, wanted = array.read(at), through_zarr[region]
+            if values is None:
+                assert np.isnan(wanted).all() if array.fill != array.fill else (wanted == array.fill).all()
+            else:
+                seen += 1
+                np.testing.assert_array_equal(values[tuple(slice(n) for n in wanted.shape)], wanted)
+        assert seen
+
+
+def test_absent_chunks_are_not_stored(store):
+    cube, path = store
+    array = ShardedArray(f"{path}/response")
+    assert (cube["n_repeats"].values[:, :3].max(1) < 5).any()
+    assert any(array.read((s, 0, 2, 0)) is None for s in range(5))
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_any_neurons_equal_xarray(store, opened, data):
+    _, path = store
+    ds, values, array = opened
+    neurons = np.array(data.draw(st.lists(st.integers(0, 7), min_size=1, max_size=8, unique=True)))
+    stim = data.draw(st.integers(0, 4))
+    n_bins = int(ds["n_bins"][stim])
+    n_repeats = ds["n_repeats"].values[stim, neurons]
+    shape = (len(neurons), 5, n_bins + data.draw(st.integers(0, 3)))
+    parts = response_reader.cut(response_reader.origin(ds), np.arange(5), neurons)
+    made = ResponseReader(parts, {path: array})
+    wanted = expected(values[stim, neurons], n_repeats, n_bins, shape)
+    out, mask = read(made, stim, n_repeats, n_bins, shape)
+    np.testing.assert_array_equal(out, wanted)
+    np.testing.assert_array_equal(mask, ~np.isnan(wanted))
+    lazy = LazyReader(ds["response"], neurons)
+    out, mask = np.full(shape, 7, np.float32), np.ones(shape, bool)
+    lazy.place(lazy.fetch([stim], threads=False)[0], n_repeats, n_bins, out, mask)
+    np.testing.assert_array_equal(out, wanted)
+    np.testing.assert_array_equal(mask, ~np.isnan(wanted))
+
+
+def test_bytes_stay_bytes(tmp_path):
+    cube, path = make_store(tmp_path)
+    made = ResponseReader((Part(path, np.arange(4), np.arange(5)),), {path: ShardedArray(f"{path}/response")})
+    bins = int(cube["n_bins"][0])
+    raw = np.zeros((5, 3, bins), np.uint8)
+    made.read(0, cube["n_repeats"].values[0], bins, raw)
+    decoded, _ = read(made, 0, cube["n_repeats"].values[0], bins, raw.shape)
+    np.testing.assert_array_equal(np.where(raw == made.fill, np.nan, raw), decoded)
+
+
+def test_kept_chunks_are_read_once(tmp_path):
+    _, path = make_store(tmp_path)
+    array = ShardedArray(f"{path}/response", keep=True)
+    first = array.read((0, 0, 0, 0))
+    assert array.read((0, 0, 0, 0)) is first
+    assert first.dtype == np.uint8
+    assert ShardedArray(f"{path}/response").read((0, 0, 0, 0)) is not first
+
+
+def test_pickle_carries_neither_files_nor_chunks(tmp_path):
+    _, path = make_store(tmp_path)
+    array = ShardedArray(f"{path}/response", keep=True)
+    wanted = array.read((0, 0, 0, 0))
+    data = pickle.dumps(array)
+    assert len(data) < 1000
+    np.testing.assert_array_equal(pickle.loads(data).read((0, 0, 0, 0)), wanted)
+
+
+def test_only_the_opened_array_is_read_directly(tmp_path):
+    _, path = make_store(tmp_path)
+    ds = strfcube.open(path)
+    assert response_reader.origin(ds)
+    assert response_reader.origin(ds.assign_coords(note=("stim", np.arange(4))))
+    for changed in (
+        ds.shift(time=1), ds.roll(time=1), ds.assign(response=ds["response"] + 1), ds.isel(stim=[2, 0]),
+        ds.sortby("neuron", ascending=False), ds.load(), xr.open_zarr(path, chunks=None),
+    ):  # fmt: skip
+        assert not response_reader.origin(changed)
+    assert not response_reader.origin(ds.assign(stimulus=ds["stimulus"] * 2), "stimulus")
+
+
+def test_a_selection_is_still_read_directly(tmp_path):
+    _, path = make_store(tmp_path)
+    ds = strfcube.open(path)
+    chosen = strfcube.select(ds, neuron=["cell003", "cell000"], stim_type="conspecific")
+    (part,) = response_reader.origin(chosen)
+    assert part.neuron.tolist() == [0, 3]
+    assert [str(ds["stim"].values[i]) for i in part.stim] == chosen["stim"].values.tolist()
+
+
+def test_selections_of_selections_are_read_directly(tmp_path):
+    _, path = make_store(tmp_path, holes=False)
+    ds = strfcube.open(path)
+    neurons = strfcube.select(ds, area=["MLd", "OV"])  # leaves the stimuli, and so the very stimulus array
+    both = strfcube.select(neurons, stim_type="flatrip")
+    for chosen, stims, cells in ((ds, 4, 5), (neurons, 4, 4), (both, 2, 4)):
+        (part,), (sound,) = response_reader.origin(chosen), response_reader.origin(chosen, "stimulus")
+        assert (len(part.stim), len(part.neuron), len(sound.stim)) == (stims, cells, stims)
+
+
+@pytest.mark.parametrize("damage", ["index", "chunk"])
+def test_damage_is_a_store_error(tmp_path, damage):
+    _, path = make_store(tmp_path)
+    shard = f"{path}/response/c/0/0/0/0"
+    data = bytearray(Path(shard).read_bytes())
+    at = -10 if damage == "index" else 12
+    data[at : at + 4] = bytes(b ^ 0xFF for b in data[at : at + 4])
+    Path(shard).write_bytes(data)
+    with pytest.raises(StoreError, match=r"damaged.*verify"):
+        ShardedArray(f"{path}/response").read((0, 0, 0, 0))
+
+
+def test_an_absent_array_is_a_store_error(tmp_path):
+    with pytest.raises(StoreError, match="there is none"):
+        ShardedArray(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"compressors": zarr.codecs.ZstdCodec()},
+        {"compressors": None},
+        {"serializer": zarr.codecs.BytesCodec(endian="big")},
+        {"chunk_key_encoding": {"name": "v2", "separator": "."}},
+    ],
+)
+def test_other_layouts_are_left_to_zarr(tmp_path, layout):
+    path = f"{tmp_path}/array"
+    options = {"compressors": zarr.codecs.BloscCodec()} | layout
+    zarr.create_array(path, shape=(4, 4), chunks=(2, 2), dtype="u2", **options)
+    with pytest.raises(NotImplementedError):
+        ShardedArray(path)
+
+
+def test_files_are_closed(tmp_path):
+    _, path = make_store(tmp_path)
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else pytest.skip("no /proc")
+    array = ShardedArray(f"{path}/response")
+    array.read((0, 0, 0, 0))
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    del array
+    assert len(os.listdir("/proc/self/fd")) == before
