@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import time
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,8 +16,9 @@ import numpy as np
 from strfcube import catalog
 from strfcube.builder.build import run
 from strfcube.builder.recipe import Recipe
-from strfcube.builder.request import Request, default_recipe
-from strfcube.cube.store import local, locate
+from strfcube.builder.request import SOURCE, Request, default_recipe
+from strfcube.builder.workplace import see_whole
+from strfcube.cube.store import cube_attrs, local, locate
 from strfcube.cube.store import open as open_cube
 from strfcube.errors import UsageError
 from strfcube.grid import dt_to_ns
@@ -111,7 +113,10 @@ def rebin(
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     kept = {k: attrs[k] for k in ("sources", "fingerprint", "licence", "citation", "doi", "title") if k in attrs}
     history = f"{attrs['history']}\n{now} rebinned from {attrs['dt_ms']:g} ms to {recipe.dt_ms:g} ms"
-    request = Request(pipeline, recipe, target, attrs["fingerprint"], entry, {}, kept | {"history": history})
+    see_whole(path)
+    made = kept | {"history": history, SOURCE: attrs["digest"]}
+    current = partial(_digest, path)
+    request = Request(pipeline, recipe, target, attrs["digest"], current, time.time_ns(), entry, {}, made)
     return run(request, jobs=jobs, force=force, progress=progress)
 
 
@@ -238,6 +243,10 @@ class StoredCube(Pipeline):
         stim, repeat = int(column["stim_index"][i]), int(column["repeat_index"][i])
         bins = int(self._root["n_bins"].values[stim])
         return np.asarray(self._root["response"][stim, neuron, repeat, :bins].values)
+
+
+def _digest(path: str) -> str:
+    return str(cube_attrs(path).get("digest", ""))
 
 
 def _metas(ds: xr.Dataset, dim: str) -> list[dict[str, Any]]:

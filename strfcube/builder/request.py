@@ -6,23 +6,29 @@ import dataclasses
 import hashlib
 import math
 import os
-import shutil
+import stat
+import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from strfcube import catalog
+from strfcube import catalog, limits
+from strfcube.builder.ledger import sync
 from strfcube.builder.recipe import Recipe, parse_only
-from strfcube.builder.workplace import writable
+from strfcube.builder.workplace import clear, discard, locked, work_folder, writable
 from strfcube.cube.store import local
-from strfcube.errors import SelectionError, StrfcubeError, UsageError
+from strfcube.errors import RawDataError, SelectionError, StrfcubeError, UsageError
 from strfcube.grid import Align, dt_to_ns
 from strfcube.sound.spectrogram import COMPRESSIONS, FRONT_ENDS, FrontEnd
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from strfcube.records import Finding, Pipeline, Report, Survey
+
+
+SOURCE = "source_digest"  # root attribute of a cube that was made from another
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,11 @@ class Request:
     target : str
         Path or URL of the cube.
     fingerprint : str
-        Of the raw files.
+        Of the raw files, or the digest of the cube that is read instead.
+    current : callable
+        Gives the fingerprint as it is now.
+    began : int
+        When the fingerprint was taken, in ns since the epoch.
     entry : Entry or None
         The catalog's; None for a pipeline of the user's own.
     figures : mapping
@@ -51,9 +61,18 @@ class Request:
     recipe: Recipe
     target: str
     fingerprint: str
+    current: Callable[[], str]
+    began: int
     entry: catalog.Entry | None = None
     figures: Mapping[str, int] = field(default_factory=dict)
     attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    def made(self, existing: Mapping[str, Any]) -> bool:
+        """Whether a cube with these root attributes was made from what this request reads."""
+        origin = {"fingerprint": self.fingerprint, **self.attrs}
+        return all(
+            existing.get(name, origin[name]) == origin[name] for name in ("fingerprint", SOURCE) if name in origin
+        )
 
 
 def prepare(
@@ -81,8 +100,8 @@ def prepare(
         if own := [o.name for o in kind.options if o.name in flags]:
             raise UsageError(f"give {', '.join(map(repr, own))} to the pipeline itself")
         options = dict(dataset.settings)
-    if not 0 <= post < math.inf:
-        raise UsageError(f"post={post:g} ms: give 0 or more")
+    if not 0 <= post <= 1e3 * limits.SECONDS:
+        raise UsageError(f"post={post:g} ms: give 0 or more, {1e3 * limits.SECONDS:g} at most")
     if align not in ("centre", "causal"):
         raise UsageError(f"align={align!r}: give 'centre' or 'causal'")
     default = default_recipe(name, dt_ns)
@@ -92,7 +111,8 @@ def prepare(
     target = local(out if out is not None else catalog.data_dir() / recipe.store_name(default))
     pipeline = kind(_raw_folder(name, raw), **options) if isinstance(dataset, str) else dataset
     figures = dict(entry.figures) if entry and recipe.to_json() == default.to_json() else {}
-    return Request(pipeline, recipe, target, fingerprint(pipeline.raw), entry, figures)
+    current, began = partial(raw_state, pipeline, target), time.time_ns()
+    return Request(pipeline, recipe, target, current(), current, began, entry, figures)
 
 
 def preview(request: Request) -> dict[str, int]:
@@ -228,17 +248,26 @@ def _raw_folder(name: str, raw: str | os.PathLike[str] | None) -> Path:
         return folder.resolve()
     entry, folder = catalog.entry(name), catalog.raw_dir(name)
     if entry.simulated:
-        from strfcube.simulate import write_demo
-
-        if not folder.is_dir():
-            partial = folder.with_name(f"{folder.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            with writable(str(folder)):
-                write_demo(partial)
-                partial.rename(folder)
+        _simulate(folder)
     if not folder.is_dir():
         raise UsageError(catalog.how_to_get(entry, folder))
     return folder.resolve()
+
+
+def _simulate(folder: Path) -> None:
+    """Write the simulated birds, unless they are there; aside, and whole or not at all."""
+    from strfcube.simulate import write_demo
+
+    if folder.is_dir():
+        return
+    work = work_folder(str(folder))
+    with writable(str(folder)), locked(work):
+        if not folder.is_dir():  # nobody else wrote them while this one waited
+            clear(work)
+            write_demo(work / "raw")
+            sync(work / "raw")
+            os.rename(work / "raw", folder)
+        discard(work)
 
 
 def _some(values: set[str], most: int = 20) -> str:
@@ -247,19 +276,41 @@ def _some(values: set[str], most: int = 20) -> str:
     return ", ".join(listed[:most]) + more
 
 
-def fingerprint(raw: Path) -> str:
-    """Names, sizes and times of all raw files: whether a cube is up to date, without reading them."""
+def raw_state(pipeline: Pipeline, target: str) -> str:
+    """Fingerprint of a pipeline's raw files; a cube that lies among them, or is being built there, is not raw."""
+    mine = () if "://" in target else (os.path.realpath(target), os.path.realpath(work_folder(target)))
+    return fingerprint(pipeline.raw, mine)
+
+
+def fingerprint(raw: Path, but: tuple[str, ...] = ()) -> str:
+    """Names, sizes and times of all raw files: whether a cube is up to date, without reading them.
+
+    Parameters
+    ----------
+    but : tuple of str
+        Paths that are not looked at.
+
+    Raises
+    ------
+    RawDataError
+        If something is neither a file nor a folder: reading it could wait for ever.
+    """
     h = hashlib.sha256()
 
     def walk(folder: str, prefix: str) -> None:
         with os.scandir(folder) as found:
             for item in sorted(found, key=lambda f: f.name):
+                if item.path in but:
+                    continue
                 if item.is_dir(follow_symlinks=False):
                     walk(item.path, f"{prefix}{item.name}/")
                 else:
                     # Of what a link points to, or of the link itself where that is absent (an annex without content).
-                    stat = item.stat(follow_symlinks=Path(item.path).exists())
-                    h.update(f"{prefix}{item.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+                    state = item.stat(follow_symlinks=Path(item.path).exists())
+                    if not (stat.S_ISREG(state.st_mode) or stat.S_ISLNK(state.st_mode) or stat.S_ISDIR(state.st_mode)):
+                        raise RawDataError("is neither a file nor a folder, but a pipe, socket or device: remove it",
+                                           item.path)  # fmt: skip
+                    h.update(f"{prefix}{item.name} {state.st_size} {state.st_mtime_ns}\n".encode())
 
     if raw.is_dir():
         walk(str(raw), "")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
+REPLACED = "replaced"  # in a work folder: the old cube, while a build puts the new one into its place
 READ_BYTES = 16_000_000  # decoded float32 of one dask task: a shuffled epoch asks for one stimulus at a time
 
 
@@ -39,6 +40,12 @@ def local(place: str | os.PathLike[str]) -> str:
     return os.fspath(place).removeprefix("file://")
 
 
+def beside(path: str | os.PathLike[str]) -> Path:
+    """Work folder of a local cube, where an unfinished build of it lies."""
+    place = Path(path)
+    return place.with_name(f"{place.name}.building")
+
+
 def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
     """Path or URL of a cube, from one or from a data set's name.
 
@@ -48,6 +55,7 @@ def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
         If there is none; the message lists the cubes of that data set.
     """
     name = local(store)
+    _say_where_it_went(name)
     # A folder that only happens to have the name of a data set is not meant.
     if "://" in name or (Path(name) / "zarr.json" if name in entries() else Path(name)).exists():
         return name
@@ -58,6 +66,7 @@ def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
     folder = data_dir()
     ms = dt_to_ns(entries()[name].recipe["dt"] if dt is None else dt) / 1e6
     path = folder / f"{name}-dt{ms:g}.zarr"
+    _say_where_it_went(str(path))
     if not path.exists():
         there = sorted(p.name for p in folder.glob(f"{name}-dt*.zarr"))
         listed = f"there are {', '.join(there)}: give its path, or" if there else "there is none of this data set yet:"
@@ -148,6 +157,14 @@ def cube_attrs(path: str) -> dict[str, Any]:
     if attrs is None:
         raise StoreError(f"{path}: no such cube; strfcube list shows those that are built")
     return attrs
+
+
+def _say_where_it_went(path: str) -> None:
+    """Stop where a build was killed in the moment in which it replaced this cube."""
+    old = beside(path) / REPLACED if "://" not in path and Path(path).name else None
+    if old is not None and not Path(path).exists() and os.path.isdir(old):
+        raise StoreError(f"{path}: a build ended while it replaced this cube; it is whole, move it back from {old}, or "
+                         "give the same build command again")  # fmt: skip
 
 
 def _root_metadata(path: str) -> bytes | None:
