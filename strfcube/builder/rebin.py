@@ -88,11 +88,12 @@ def rebin(
     StoreError
         If there is no cube, or one that lacks what a cube has.
     """
-    path = locate(store)
+    path, dt_ns = locate(store), dt_to_ns(dt)
+    see_whole(path)
     attrs = open_cube(path).attrs
     if "pool" in json.loads(attrs["recipe"]):
         raise UsageError(f"{path} is a pool of several recipes: rebin the cubes it was made of, and pool those")
-    recipe = dataclasses.replace(Recipe.from_json(attrs["recipe"]), dt_ns=dt_to_ns(dt))
+    recipe = dataclasses.replace(Recipe.from_json(attrs["recipe"]), dt_ns=dt_ns)
     pipeline = StoredCube(path)
     if not recipe.audio and not isinstance(recipe.front_end, Published):
         raise UsageError(
@@ -113,7 +114,6 @@ def rebin(
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     kept = {k: attrs[k] for k in ("sources", "fingerprint", "licence", "citation", "doi", "title") if k in attrs}
     history = f"{attrs['history']}\n{now} rebinned from {attrs['dt_ms']:g} ms to {recipe.dt_ms:g} ms"
-    see_whole(path)
     made = kept | {"history": history, SOURCE: attrs["digest"]}
     current = partial(_digest, path)
     request = Request(pipeline, recipe, target, attrs["digest"], current, time.time_ns(), entry, {}, made)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from strfcube import catalog, limits
 from strfcube.builder.ledger import sync
 from strfcube.builder.recipe import Recipe, parse_only
-from strfcube.builder.workplace import clear, discard, locked, work_folder, writable
+from strfcube.builder.workplace import clear, discard, locked, place_of, work_folder, writable
 from strfcube.cube.store import local
 from strfcube.errors import RawDataError, SelectionError, StrfcubeError, UsageError
 from strfcube.grid import Align, dt_to_ns
@@ -109,6 +109,8 @@ def prepare(
         name, dt_ns, round(post * 1e6), align, _front_end(defaults, chosen), audio, parse_only(only), options
     )
     target = local(out if out is not None else catalog.data_dir() / recipe.store_name(default))
+    with writable(target):
+        place_of(target)
     pipeline = kind(_raw_folder(name, raw), **options) if isinstance(dataset, str) else dataset
     figures = dict(entry.figures) if entry and recipe.to_json() == default.to_json() else {}
     current, began = partial(raw_state, pipeline, target), time.time_ns()

@@ -86,16 +86,12 @@ def make_private(work: Path) -> None:
         If somebody else made it, others may write to it, or it is a link.
     """
     work.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        work.mkdir(mode=0o700)
-    except FileExistsError:
-        pass
-    else:
-        return
-    try:
-        found = work.lstat()
-    except FileNotFoundError:  # another build was just done with it
-        return make_private(work)
+    found = None
+    while found is None:  # or else another build was just done with it
+        with suppress(FileExistsError):
+            work.mkdir(mode=0o700)
+        with suppress(FileNotFoundError):
+            found = work.lstat()
     if not stat.S_ISDIR(found.st_mode):
         what = "is a link" if stat.S_ISLNK(found.st_mode) else "is no folder"
         raise StoreError(f"{work} {what}, not a work folder that strfcube made: remove it")
