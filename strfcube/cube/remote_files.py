@@ -88,8 +88,14 @@ class Remote(ABC):
         """Ends of objects, asked for at once."""
         return list(_threads().map(lambda key: self.tail(key, size), keys))
 
-    def fetch(self, key: str, spans: Sequence[tuple[int, int]], version: Version) -> list[Future[bytes]]:
-        """Spans (start, size) of one object, asked for at once, neighbours in one request; does not wait for them."""
+    def fetch(self, key: str, spans: Sequence[tuple[int, int]], version: Version) -> Sequence[Future[bytes] | None]:
+        """Spans (start, size) of one object, asked for at once, neighbours in one request; does not wait for them.
+
+        Returns
+        -------
+        sequence of Future, or None
+            None where `read` will give the span without delay.
+        """
         futures: list[Future[bytes]] = [Future() for _ in spans]
         for group in merged(spans):
             _threads().submit(self._answer, key, [(*spans[i], futures[i]) for i in group], version)

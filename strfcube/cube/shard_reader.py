@@ -6,6 +6,7 @@ wherever they lie (`strfcube.cube.transport`).
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -101,6 +102,13 @@ class ShardedArray:
         self._coming: dict[Place, tuple[Future[bytes], int]] = {}
         self._process, self._lock = os.getpid(), threading.Lock()
         self._scratch = threading.local()
+
+    def keeping(self) -> ShardedArray:
+        """The same array, which keeps decoded chunks in memory."""
+        other = copy.copy(self)
+        other.kept = {}
+        other._fresh()
+        return other
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("_decompress", "_crc", "_shards", "_coming", "_lock", "_scratch")
@@ -217,18 +225,17 @@ class ShardedArray:
         if new:
             tails = self._files.tails([self._key(s) for s in new], self._index_bytes)
             self._shards |= {s: self._parsed(s, tail) for s, tail in zip(new, tails, strict=True)}
-        places: dict[str, list[Place]] = {}
+        places: dict[str, tuple[_Shard, list[Place], list[tuple[int, int]]]] = {}
         for at in wanted:
             found = self._locate(at)
             if found is not None:
-                places.setdefault(found[0].key, []).append(at)
+                _, there, spans = places.setdefault(found[0].key, (found[0], [], []))
+                there.append(at)
+                spans.append(found[1:])
         asked: dict[Place, tuple[Future[bytes], int]] = {}
-        for key, several in places.items():
-            spans = [found[1:] for at in several if (found := self._locate(at))]
-            shard = self._shards[self._shard_of(several[0])]
-            assert shard is not None
+        for key, (shard, there, spans) in places.items():
             futures = self._files.fetch(key, spans, shard.version)
-            asked |= {at: (future, size) for at, future, (_, size) in zip(several, futures, spans, strict=True)}
+            asked |= {at: (f, size) for at, f, (_, size) in zip(there, futures, spans, strict=True) if f is not None}
         with self._lock:
             spare = AHEAD_BYTES - sum(size for _, size in asked.values())
             for at, (_, size) in reversed(list(self._coming.items())):

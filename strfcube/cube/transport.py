@@ -36,13 +36,26 @@ class Transport(Protocol):
         """Bytes of an object that is still the one of `version`; fewer than `size` where it ends before."""
 
 
-def connect(place: Path | str) -> Transport:
+def connect(place: Path | str, cache_dir: Path | str | None = None) -> Transport:
     """The transport of a path or URL.
+
+    Parameters
+    ----------
+    place : path or URL
+        A folder.
+    cache_dir : path, optional
+        Where chunks of a remote one are kept; default: ``$STRFCUBE_CACHE_DIR``, else nowhere.
 
     Raises
     ------
     StoreError
-        If nothing here reads such a URL.
+        If nothing here reads such a URL, or nothing can be kept in `cache_dir`.
     """
     url = os.fspath(place)
-    return LocalFiles(url)
+    if "://" not in url:
+        return LocalFiles(url)
+    from strfcube.cube.chunk_cache import Cached
+    from strfcube.cube.urls import remote
+
+    folder = os.fspath(cache_dir or os.environ.get("STRFCUBE_CACHE_DIR") or "")
+    return Cached(remote(url), os.path.abspath(os.path.expanduser(folder))) if folder else remote(url)
