@@ -15,8 +15,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from strfcube.errors import UsageError
-from strfcube.loading.batch import Reading
 from strfcube.loading.order import Batches, ahead
+from strfcube.loading.reading import Reading
 from strfcube.loading.view import View
 
 if TYPE_CHECKING:

@@ -1,21 +1,17 @@
-"""Batches as plain arrays: what of a cube goes where, decoded into buffers that are used again. Knows no torch."""
+"""Batches as plain arrays: what of a cube goes where, decoded into buffers that are used again. Knows no framework."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from strfcube.analysis.transform import smooth
-from strfcube.cube.response_reader import LazyReader, ResponseReader, computed, cut, origin
-from strfcube.cube.shard_reader import ShardedArray
+from strfcube.cube.response_reader import LazyReader, ResponseReader
 from strfcube.errors import UsageError
-from strfcube.loading.memory import Buffers, each
-from strfcube.loading.waveform import Waveforms
+from strfcube.loading.memory import each
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,170 +19,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from strfcube.analysis.select import Choice
+    from strfcube.loading.reading import Reading
+    from strfcube.loading.source import Source
 
-Cache = Literal["none", "ram", "auto"]
-AUTO_BYTES = 256_000_000  # decoded bytes that cache="auto" keeps in memory
 _PARALLEL_BYTES = 1_000_000  # a smaller batch is not worth a thread
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How responses and stimuli are read.
-
-    Attributes
-    ----------
-    mode : {"spectrogram", "waveform"}
-        What ``stims`` holds.
-    audio_fs : float or None
-        Sampling rate in Hz of ``mode="waveform"``.
-    average_repeats : bool
-        Mean over the repeats that observed a bin, instead of the repeats.
-    smooth_ms : float or None
-        Full width of a Hann window that sums to 1.
-    cache : {"none", "ram", "auto"}
-        Whether decoded chunks (bytes, not floats) stay in memory.
-    extra : tuple of str
-        Variables on stim that go into the batch under their own name.
-    allow_mixed : bool
-        Whether neurons of different units may be read together.
-    standardize : tuple of ndarray [shape=(frequency, 1)], optional
-        Mean and standard deviation of the stimuli.
-    normalize : tuple of ndarray [shape=(neuron,)], optional
-        Shift and scale of every neuron of the cube.
-    """
-
-    mode: Literal["spectrogram", "waveform"] = "spectrogram"
-    audio_fs: float | None = None
-    average_repeats: bool = False
-    smooth_ms: float | None = None
-    cache: Cache = "auto"
-    extra: tuple[str, ...] = ()
-    allow_mixed: bool = False
-    standardize: tuple[NDArray[Any], NDArray[Any]] | None = field(default=None, compare=False)
-    normalize: tuple[NDArray[Any], NDArray[Any]] | None = field(default=None, compare=False)
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("mode", ("spectrogram", "waveform")), ("cache", ("none", "ram", "auto"))):
-            if getattr(self, name) not in allowed:
-                raise UsageError(f"{name}={getattr(self, name)!r}, expected one of {', '.join(allowed)}")
-        if (self.mode == "waveform") != (self.audio_fs is not None):
-            raise UsageError(f"mode={self.mode!r}, audio_fs={self.audio_fs!r}: waveforms, and only they, need a rate")
-        if self.audio_fs is not None and not self.audio_fs > 0:
-            raise UsageError(f"audio_fs={self.audio_fs!r}, expected a positive rate in Hz")
-        if isinstance(self.extra, str):
-            raise UsageError(f"extra={self.extra!r}, expected a sequence of names: extra=({self.extra!r},)")
-        if self.mode == "waveform" and self.standardize is not None:
-            raise UsageError("standardize is for spectrograms, and mode is 'waveform'")
-
-
-class Source:
-    """What all views of one cube share: open files, kept chunks, buffers.
-
-    Parameters
-    ----------
-    cube : xarray.Dataset
-        Everything but ``response`` and ``stimulus`` in memory.
-    cache : {"none", "ram", "auto"}
-        As in `Reading`.
-    """
-
-    def __init__(self, cube: xr.Dataset, cache: Cache) -> None:
-        self.cube = cube
-        self.cache = cache
-        self.n_repeats: NDArray[Any] = cube["n_repeats"].transpose("stim", "neuron").values
-        self.n_bins: NDArray[Any] = cube["n_bins"].values
-        self.buffers = Buffers()
-        self.parts = origin(cube)
-        self.stimulus_parts = origin(cube, "stimulus")
-        self._arrays: dict[str, ShardedArray] = {}
-        self._waveforms: dict[float, Waveforms] = {}
-
-    @cached_property
-    def keep(self) -> bool:
-        """Whether decoded chunks stay in memory."""
-        most = np.maximum(self.n_repeats.max(1, initial=0), 1)
-        values = int(most.sum()) * self.cube.sizes["neuron"] * self.cube.sizes["time"]
-        return self.cache == "ram" or (self.cache == "auto" and values <= AUTO_BYTES)
-
-    def responses(self, neuron: NDArray[np.intp]) -> ResponseReader | LazyReader:
-        """Reader of some neurons: of the shards where `cube` still holds its own opened array, else through dask."""
-        if self.parts:
-            parts = cut(self.parts, np.arange(self.cube.sizes["stim"]), neuron)
-            try:
-                return ResponseReader(parts, {p.path: self._array(p.path, "response") for p in parts})
-            except NotImplementedError:
-                pass
-        return LazyReader(self.cube["response"], neuron)
-
-    def stimuli(self, stims: Sequence[int], *, threads: bool) -> list[NDArray[Any] | None]:
-        """Spectrograms [shape=(frequency, time)]; None for one that the cube lacks."""
-        if self.stimulus_parts:
-            try:
-                return [self._stimulus(s) for s in stims]
-            except NotImplementedError:
-                pass
-        lazy = self.cube["stimulus"].transpose("stim", "frequency", "time")
-        found = computed([lazy.isel(stim=s) for s in stims], threads=threads)
-        return [None if np.isnan(values).all() else values for values in found]
-
-    def without_stimulus(self, stims: Sequence[int], fs: float | None, *, look: bool) -> list[int]:
-        """Those of some stimuli that have no waveform (where a rate is given) or no spectrogram.
-
-        Parameters
-        ----------
-        stims : sequence of int
-            Positions in the cube.
-        fs : float or None
-            Rate of the waveforms.
-        look : bool
-            Read spectrograms whose shards do not tell: those of lazily transformed or remote cubes.
-        """
-        if fs is not None:
-            return [s for s in stims if not self.waveforms(fs).has(s)]
-        try:
-            if self.stimulus_parts:
-                return [s for s in stims for array, at in [self._stimulus_at(s)] if not array.has(at)]
-        except NotImplementedError:
-            pass
-        return [s for s in stims if look and self.stimuli([s], threads=False)[0] is None]
-
-    def waveforms(self, fs: float) -> Waveforms:
-        """Waveforms at a sampling rate."""
-        if fs not in self._waveforms:
-            dt = float(self.cube.attrs["dt_ms"]) / 1000
-            self._waveforms[fs] = Waveforms(self.stimulus_parts, self.cube, fs, dt, keep=self.cache != "none")
-        return self._waveforms[fs]
-
-    def blocks(self) -> NDArray[np.intp]:
-        """Number of the read block that holds each stimulus: what "block" shuffling keeps together."""
-        if self.parts:
-            try:
-                sizes = {p.path: self._array(p.path, "response").shard[0] for p in self.parts}
-            except NotImplementedError:
-                pass
-            else:
-                at = np.stack([np.where(p.stim < 0, -1, p.stim // sizes[p.path]) for p in self.parts])
-                return np.unique(at, axis=1, return_inverse=True)[1].ravel()
-        chunks = self.cube["response"].chunksizes.get("stim", (self.cube.sizes["stim"],))
-        return np.repeat(np.arange(len(chunks)), chunks)
-
-    def _stimulus(self, stim: int) -> NDArray[Any] | None:
-        array, at = self._stimulus_at(stim)
-        values = array.read(at)
-        return None if values is None else values[0]
-
-    def _stimulus_at(self, stim: int) -> tuple[ShardedArray, tuple[int, int, int]]:
-        part = next(p for p in self.stimulus_parts if p.stim[stim] >= 0)
-        array = self._array(part.path, "stimulus")
-        if array.chunk != (1, *array.shape[1:]):
-            raise NotImplementedError(f"stimulus in chunks of {array.chunk}")
-        return array, (int(part.stim[stim]), 0, 0)
-
-    def _array(self, path: str, name: str) -> ShardedArray:
-        key = f"{path}/{name}"
-        if key not in self._arrays:
-            self._arrays[key] = ShardedArray(Path(key), keep=self.keep)
-        return self._arrays[key]
 
 
 class BatchReader:

@@ -17,8 +17,10 @@ from strfcube.analysis.select import Choice, apply, masks, nothing_left, positio
 from strfcube.cube import store
 from strfcube.cube.normalise import loaded
 from strfcube.errors import UsageError
-from strfcube.loading.batch import BatchReader, Reading, Source
+from strfcube.loading.batch import BatchReader
+from strfcube.loading.reading import Reading
 from strfcube.loading.scaling import response_scaling, stimulus_moments
+from strfcube.loading.source import Source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

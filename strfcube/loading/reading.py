@@ -1,0 +1,63 @@
+"""How a view is read: the options, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from strfcube.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Cache = Literal["none", "ram", "auto"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How responses and stimuli are read.
+
+    Attributes
+    ----------
+    mode : {"spectrogram", "waveform"}
+        What ``stims`` holds.
+    audio_fs : float or None
+        Sampling rate in Hz of ``mode="waveform"``.
+    average_repeats : bool
+        Mean over the repeats that observed a bin, instead of the repeats.
+    smooth_ms : float or None
+        Full width of a Hann window that sums to 1.
+    cache : {"none", "ram", "auto"}
+        Whether decoded chunks (bytes, not floats) stay in memory.
+    extra : tuple of str
+        Variables on stim that go into the batch under their own name.
+    allow_mixed : bool
+        Whether neurons of different units may be read together.
+    standardize : tuple of ndarray [shape=(frequency, 1)], optional
+        Mean and standard deviation of the stimuli.
+    normalize : tuple of ndarray [shape=(neuron,)], optional
+        Shift and scale of every neuron of the cube.
+    """
+
+    mode: Literal["spectrogram", "waveform"] = "spectrogram"
+    audio_fs: float | None = None
+    average_repeats: bool = False
+    smooth_ms: float | None = None
+    cache: Cache = "auto"
+    extra: tuple[str, ...] = ()
+    allow_mixed: bool = False
+    standardize: tuple[NDArray[Any], NDArray[Any]] | None = field(default=None, compare=False)
+    normalize: tuple[NDArray[Any], NDArray[Any]] | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("mode", ("spectrogram", "waveform")), ("cache", ("none", "ram", "auto"))):
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"{name}={getattr(self, name)!r}, expected one of {', '.join(allowed)}")
+        if (self.mode == "waveform") != (self.audio_fs is not None):
+            raise UsageError(f"mode={self.mode!r}, audio_fs={self.audio_fs!r}: waveforms, and only they, need a rate")
+        if self.audio_fs is not None and not self.audio_fs > 0:
+            raise UsageError(f"audio_fs={self.audio_fs!r}, expected a positive rate in Hz")
+        if isinstance(self.extra, str):
+            raise UsageError(f"extra={self.extra!r}, expected a sequence of names: extra=({self.extra!r},)")
+        if self.mode == "waveform" and self.standardize is not None:
+            raise UsageError("standardize is for spectrograms, and mode is 'waveform'")
