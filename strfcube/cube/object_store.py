@@ -20,6 +20,12 @@ from urllib.parse import unquote, urlsplit
 OBJECT_STORES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss")
 SCHEMES = ("http", "https", *OBJECT_STORES)
 _HELPED = 32  # requests at once of a helper
+_CLIENT_OPTIONS = ("allow_http", "allow_invalid_certificates", "connect_timeout", "proxy_ca_certificate",
+                   "proxy_excludes", "proxy_url", "timeout", "user_agent")  # fmt: skip
+
+_no_suffix: set[str] = (
+    set()
+)  # Azure, and some servers, cannot be asked for the end of an object: they are asked its size
 
 Answer = tuple[bytes, int, str]  # what was asked for, size of the whole object, and its ETag or time of change
 
@@ -35,8 +41,15 @@ def split(url: str) -> tuple[str, str]:
     return f"{parts.scheme}://{parts.netloc}", path.strip("/")
 
 
+def _settings(base: str) -> tuple[tuple[str, str], ...]:
+    """What the environment says about an object store, as its own tools name it."""
+    if base.startswith("http"):
+        return ()
+    return tuple((k, v) for k, v in os.environ.items() if k.startswith(("AWS_", "GOOGLE_", "AZURE_")))
+
+
 @cache
-def _store(base: str) -> Any:
+def _store(base: str, settings: tuple[tuple[str, str], ...]) -> Any:
     from datetime import timedelta
 
     from obstore.store import HTTPStore, from_url
@@ -45,6 +58,12 @@ def _store(base: str) -> Any:
     client: Any = {"connect_timeout": "10s", "timeout": "120s", "pool_max_idle_per_host": str(_HELPED)}
     if base.startswith("http"):
         return HTTPStore.from_url(base, client_options=client | {"allow_http": True}, retry_config=retry)
+    for name, value in settings:  # options of the connection given here hide those of the environment
+        option = name.partition("_")[2].lower()
+        if option in _CLIENT_OPTIONS:
+            client[option] = value
+        elif "endpoint" in option and value.startswith("http://"):
+            client.setdefault("allow_http", "true")
     return from_url(base, client_options=client, retry_config=retry)
 
 
@@ -75,22 +94,28 @@ def ask(base: str, key: str, span: int | tuple[int, int] | None) -> Answer | Non
 
 def _ask(base: str, key: str, span: int | tuple[int, int] | None) -> Answer | None:
     import obstore
-    from obstore.exceptions import BaseError, NotSupportedError, PermissionDeniedError
+    from obstore.exceptions import BaseError, GenericError, NotSupportedError, PermissionDeniedError
 
     try:
-        store = _store(base)
-        try:
-            options: Any = {} if span is None else {"range": {"suffix": span} if isinstance(span, int) else span}
-            found = obstore.get(store, key, options=options)
-        except NotSupportedError:
-            if not isinstance(span, int):
-                raise
-            size = int(obstore.head(store, key)["size"])  # Azure and some HTTP servers know no suffix ranges
-            found = obstore.get(store, key, options={"range": (max(0, size - span), size)})
+        store = _store(base, _settings(base))
+        if isinstance(span, int) and base not in _no_suffix:
+            try:
+                found = obstore.get(store, key, options={"range": {"suffix": span}})
+            except (NotSupportedError, GenericError) as error:
+                if "range" not in _line(error).lower():
+                    raise
+                _no_suffix.add(base)
+        if isinstance(span, int) and base in _no_suffix:
+            size = int(obstore.head(store, key)["size"])
+            span = max(0, size - span), size
+        if not isinstance(span, int):
+            found = obstore.get(store, key, options={} if span is None else {"range": span})
         data, meta = found.bytes().to_bytes(), found.meta
     except FileNotFoundError:
         return None
-    except NotSupportedError:
+    except (NotSupportedError, GenericError) as error:
+        if "range" not in _line(error).lower():
+            raise RefusedError(f"{base}/{key}: {_line(error)}{_hint(base)}") from None
         what = "it does not answer range requests; use a server that does, or copy the cube"
         raise RefusedError(f"{base}/{key}: {what}") from None
     except PermissionDeniedError as error:

@@ -15,6 +15,7 @@ import numpy as np
 from strfcube.catalog import data_dir, entries
 from strfcube.cube import digest
 from strfcube.cube.schema import FORMAT_VERSION, validate
+from strfcube.cube.transport import connect
 from strfcube.errors import StoreError
 from strfcube.grid import dt_to_ns
 
@@ -152,11 +153,7 @@ def cube_attrs(path: str) -> dict[str, Any]:
 
 def _root_metadata(path: str) -> bytes | None:
     if "://" in path:
-        import fsspec
-
-        fs, inner = fsspec.url_to_fs(path)
-        key = f"{inner.rstrip('/')}/zarr.json"
-        return bytes(fs.cat_file(key)) if fs.exists(key) else None
+        return connect(path).get("zarr.json")
     place = Path(path)
     if not place.exists():
         return None

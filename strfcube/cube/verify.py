@@ -19,13 +19,14 @@ from strfcube.errors import StoreError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import zarr
 
     from strfcube.cube.transport import Transport
 
 _AHEAD_BYTES = 16_000_000  # decoded, of the chunks that a remote store is asked for at once
+_GROUPS = ("", "trials", "audio", "findings")
 _NAMED = 3  # damaged chunks of an array that are named
 
 
@@ -44,6 +45,8 @@ def verify(store: str | os.PathLike[str], dt: float | None = None) -> list[str]:
     StoreError
         If there is no cube to verify, or its server cannot be reached.
     """
+    from strfcube.cube.zarr_store import zarr_store
+
     path = locate(store, dt)
     attrs = cube_attrs(path)
     if missing := [f"root attribute '{name}' is missing" for name in ("digest", "digests") if name not in attrs]:
@@ -56,17 +59,19 @@ def verify(store: str | os.PathLike[str], dt: float | None = None) -> list[str]:
     if digest.combine(expected) != attrs["digest"]:
         found.append("the digest does not fit the digests of the arrays: the attributes were changed")
     files = connect(path, cache_dir="")
+    place = zarr_store(files, *_GROUPS)
+    listed = _consolidated(files)
     attributes = expected.pop("attributes", "")
     arrays: dict[str, zarr.Array[Any]] = {}
     actual: dict[str, str] = {}
-    for name, text in _texts(files, expected).items():
+    for name, text in _texts(files, [*listed, *expected]).items():
         try:
             if json.loads(text)["node_type"] == "array":
-                arrays[name] = _array(files, name, json.loads(text))
+                arrays[name] = _array(place, name, json.loads(text))
         except Exception as error:  # whatever damaged metadata lead to
             found.append(f"'{name}' cannot be read: its metadata ({_line(error)})")
             actual[name] = expected.get(name, "")
-    if not actual and {digest_of_attributes(arrays), _consolidated_digest(files)} != {attributes}:
+    if not actual and {digest_of_attributes(arrays), _consolidated_digest(place, listed)} != {attributes}:
         found.append("attributes of the arrays are not those that were built")
     for name, array in arrays.items():
         actual[name], why = _digest(files, name, array)
@@ -77,23 +82,21 @@ def verify(store: str | os.PathLike[str], dt: float | None = None) -> list[str]:
     found += [f"'{name}' is not the one that was built" for name in sorted(actual.keys() - expected.keys())]
     found += [f"'{name}' has other values than were built" for name in sorted(actual.keys() & expected.keys())
               if actual[name] != expected[name]]  # fmt: skip
-    return found or _contract(files)
+    return found or _contract(place)
 
 
-def _contract(files: Transport) -> list[str]:
+def _contract(place: Any) -> list[str]:
     import xarray as xr
 
-    from strfcube.cube.zarr_store import zarr_store
-
     try:
-        return problems(xr.open_zarr(zarr_store(files, ""), chunks=None))
+        return problems(xr.open_zarr(place, chunks=None))
     except Exception as error:  # whatever xarray makes of what it does not expect
         return [f"xarray cannot open it: {_line(error)}"]
 
 
 def _texts(files: Transport, expected: Iterable[str]) -> dict[str, bytes]:
     """The metadata of every node: on a disk of all that are there, on a server of those that should be."""
-    names = dict.fromkeys([*_consolidated(files), *expected])
+    names = dict.fromkeys(expected)
     if not isinstance(files, Remote):
         names |= dict.fromkeys(p.parent.relative_to(files.url).as_posix() for p in Path(files.url).rglob("zarr.json"))
         names.pop(".", None)
@@ -111,21 +114,18 @@ def _consolidated(files: Transport) -> dict[str, Any]:
         return {}
 
 
-def _consolidated_digest(files: Transport) -> str:
-    listed = _consolidated(files).items()
+def _consolidated_digest(place: Any, listed: Mapping[str, Any]) -> str:
+    arrays = {name: meta for name, meta in listed.items() if meta["node_type"] == "array"}
     try:
-        return digest_of_attributes({n: _array(files, n, meta) for n, meta in listed if meta["node_type"] == "array"})
+        return digest_of_attributes({name: _array(place, name, meta) for name, meta in arrays.items()})
     except Exception:  # whatever damaged metadata lead to
         return ""
 
 
-def _array(files: Transport, name: str, meta: dict[str, Any]) -> zarr.Array[Any]:
+def _array(place: Any, name: str, meta: dict[str, Any]) -> zarr.Array[Any]:
     import zarr
     from zarr.storage import LocalStore, StorePath
 
-    from strfcube.cube.zarr_store import zarr_store
-
-    place = zarr_store(files)
     return zarr.Array.from_dict(StorePath(LocalStore(place) if isinstance(place, str) else place, name), meta)
 
 
