@@ -10,7 +10,8 @@ from strfcube.analysis.concat import concat
 from strfcube.analysis.select import select
 from strfcube.builder.build import build
 from strfcube.builder.rebin import rebin
-from strfcube.cube.store import open, verify
+from strfcube.cube.store import open
+from strfcube.cube.verify import verify
 from strfcube.errors import RawDataError, SelectionError, StoreError, StrfcubeError, UsageError
 from strfcube.version import __version__ as __version__
 

@@ -125,7 +125,7 @@ def verify(store: str, dt: float | None) -> None:
       strfcube verify demo
     """
     from strfcube.cube.store import cube_attrs, locate
-    from strfcube.cube.store import verify as check
+    from strfcube.cube.verify import verify as check
 
     path = locate(store, dt)
     wrong = check(path)
