@@ -35,6 +35,7 @@ from strfcube.cube.store import existing_cube, no_consolidation_warning
 from strfcube.errors import RawDataError, StoreError, StrfcubeError, UsageError
 from strfcube.grid import n_bins
 from strfcube.records import Finding, Pipeline, Survey
+from strfcube.sound.audio import odd_waves
 from strfcube.sound.spectrogram import FrontEnd, Published, resolve
 
 if TYPE_CHECKING:
@@ -182,7 +183,8 @@ def _build(request: Request, work: Path, pool: Any, strict: bool, progress: task
         findings.append(finding)
 
     tell = request.listener(report)
-    survey = survey_of(request, tell)
+    with odd_waves(tell, pipeline.raw):
+        survey = survey_of(request, tell)
     _check_survey(survey)
     keep_stim, keep_neuron = chosen(survey, recipe.only)
     bins = np.array([n_bins(s.length, recipe.dt_ns, recipe.post_ns) for s in survey.stimuli], np.int64)
@@ -192,7 +194,8 @@ def _build(request: Request, work: Path, pool: Any, strict: bool, progress: task
         {n.id: i if keep_neuron[i] else -1 for i, n in enumerate(survey.neurons)},
         bins, tuple(str(n.meta["units"]) for n in survey.neurons), recipe.dt_ns, strict,
     )  # fmt: skip
-    front_end, kernels, frequencies, spec_attrs = _front_end(recipe, survey)
+    with odd_waves(tell, pipeline.raw):
+        front_end, kernels, frequencies, spec_attrs = _front_end(recipe, survey)
     context_path = save(work / "context.pkl", context)
     wanted = {n.source for n, keep in zip(survey.neurons, keep_neuron, strict=True) if keep}
     sources = [s for s in survey.sources if s.id in wanted]

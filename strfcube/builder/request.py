@@ -19,6 +19,7 @@ from strfcube.errors import RawDataError, SelectionError, StrfcubeError, UsageEr
 from strfcube.grid import Align, dt_to_ns
 from strfcube.raw_files import Missing
 from strfcube.records import Finding
+from strfcube.sound.audio import odd_waves
 from strfcube.sound.spectrogram import COMPRESSIONS, FRONT_ENDS, FrontEnd
 
 if TYPE_CHECKING:
@@ -62,17 +63,18 @@ class Request:
     missing: Missing = field(default_factory=Missing)
 
     def listener(self, report: Report) -> Report:
-        """Reports what a pipeline finds, but for what is wrong with files whose content is not there.
+        """Reports what a pipeline finds, once; not what is wrong with files whose content is not there.
 
         Those are one finding, which comes first.
         """
-        if not self.missing.files:
-            return report
-        then = f"what they hold is missing from the cube: {self.missing.remedy()}, and build again"
-        report(Finding("warning", "", self.missing.what(), then))
+        seen: set[Finding] = set()
+        if self.missing.files:
+            then = f"what they hold is missing from the cube: {self.missing.remedy()}, and build again"
+            report(Finding("warning", "", self.missing.what(), then))
 
         def tell(finding: Finding) -> None:
-            if finding.file not in self.missing.covered:
+            if finding.file not in self.missing.covered and finding not in seen:
+                seen.add(finding)
                 report(finding)
 
         return tell
@@ -129,7 +131,9 @@ def preview(request: Request) -> dict[str, int]:
         If `only` names what nothing has.
     """
     findings: list[Finding] = []
-    survey = survey_of(request, request.listener(findings.append))
+    tell = request.listener(findings.append)
+    with odd_waves(tell, request.pipeline.raw):
+        survey = survey_of(request, tell)
     keep_stim, keep_neuron = chosen(survey, request.recipe.only)
     sources = {n.source for n, keep in zip(survey.neurons, keep_neuron, strict=True) if keep}
     return {"stimuli": sum(keep_stim), "neurons": sum(keep_neuron), "sources": len(sources), "findings": len(findings)}

@@ -59,7 +59,7 @@ class BankKernel:
         return int(self.bank.shape[0])
 
     def apply(self, frames: NDArray[np.float64], parts: int = 1) -> NDArray[np.float64]:
-        """Values of windows [shape=(frame * parts, sample)] as [shape=(band, frame)], of the mean power of the parts."""
+        """Values of windows [shape=(frame * parts, sample)] as [shape=(band, frame)]: the parts' mean power."""
         from scipy.fft import rfft
 
         spectrum = rfft(frames * self.window, self.n_fft, axis=1)
@@ -100,7 +100,7 @@ class DFTKernel:
         return len(self.absent)
 
     def apply(self, frames: NDArray[np.float64], parts: int = 1) -> NDArray[np.float64]:
-        """Values of windows [shape=(frame * parts, sample)] as [shape=(band, frame)], of the mean power of the parts."""
+        """Values of windows [shape=(frame * parts, sample)] as [shape=(band, frame)]: the parts' mean power."""
         size = np.abs(frames @ self.matrix)
         if parts > 1:
             size = np.sqrt(_mean(size.T**2, parts)).T

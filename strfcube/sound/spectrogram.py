@@ -2,7 +2,8 @@
 
 Frame k is the sound around the centre of bin k (`strfcube.grid.frame_starts`); the window is in milliseconds and does
 not grow with dt. Where a bin is longer than the window, it holds the mean power of frames close enough that every
-sample counts alike. The same sound reads the same at every sampling rate (`strfcube.sound.kernels`). Each front end is a frozen dataclass, so that a recipe can hold it, hash it and print it.
+sample counts alike. The same sound reads the same at every sampling rate (`strfcube.sound.kernels`). Each front end is
+a frozen dataclass, so that a recipe can hold it, hash it and print it.
 """
 
 from __future__ import annotations
