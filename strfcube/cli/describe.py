@@ -118,32 +118,14 @@ def _counts(values: np.ndarray[tuple[int, ...], np.dtype[np.object_]], most: int
     return ", ".join(f"{name} {count:,}" for name, count in counts[:most]) + more
 
 
-def findings(path: str | os.PathLike[str], width: int, most: int | None = 8) -> list[str]:
-    """The findings of a cube, the most serious first.
-
-    Parameters
-    ----------
-    most : int, optional
-        How many to show; None shows all.
-    """
+def findings(path: str | os.PathLike[str], width: int, *, every: bool = False) -> list[str]:
+    """The findings of a cube by kind, or every one of them."""
     import xarray as xr
 
+    from strfcube.cube.findings import told
+
     table = xr.open_zarr(path, group="findings", chunks=None).load()
-    count = table.sizes["finding"]
-    if not count:
-        return []
-    severity = [str(s) for s in table["severity"].values]
-    order = sorted(range(count), key=lambda i: ("error", "warning", "info").index(severity[i]))
-    numbers = Counter(severity)
-    plural = {"error": "errors", "warning": "warnings", "info": "notes"}
-    shown = [f"{numbers[s]:,} {s if numbers[s] == 1 else many}" for s, many in plural.items() if numbers[s]]
-    lines = [f"findings in the raw files: {', '.join(shown)}"]
-    for i in order[:most]:
-        line = int(table["line"].values[i])
-        place = str(table["file"].values[i]) + (f", line {line}" if line else "")
-        text = f"{table['what'].values[i]}; {table['consequence'].values[i]}"
-        lines += textwrap.wrap(f"{severity[i]}: {place + ': ' if place else ''}{text}", width, initial_indent="  ",
-                               subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)  # fmt: skip
-    if most is not None and count > most:
-        lines.append(f"  ... and {count - most} more: strfcube inspect {shlex.quote(str(path))} --findings")
+    lines = told(table, width, every=every)
+    if lines and not every and any(" times: " in line for line in lines):
+        lines.append(f"  every one of them: strfcube inspect {shlex.quote(str(path))} --findings")
     return lines
