@@ -17,6 +17,7 @@ from strfcube.catalog import WIDTH
 from strfcube.cli.build import CONTEXT, Datasets, Progress, report
 from strfcube.cli.describe import card, findings, summary
 from strfcube.errors import SelectionError, StrfcubeError, UsageError
+from strfcube.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +77,8 @@ def cite(name: str) -> None:
     e = catalog.entry(name)
     for text in e.citation:
         click.echo(textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
-    click.echo("Built with strfcube: see CITATION.cff of the package.")
+    own = f"strfcube {__version__}: recordings of auditory neurons as labelled, analysis-ready cubes (software)."
+    click.echo(textwrap.fill(own, WIDTH, subsequent_indent="  "))
 
 
 @cli.command("build", cls=Datasets)
