@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import math
 import os
-import stat
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,17 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 from strfcube import catalog, limits
 from strfcube.builder.ledger import sync
-from strfcube.builder.recipe import Recipe, parse_only
+from strfcube.builder.recipe import Recipe, among, parse_only
 from strfcube.builder.workplace import clear, discard, locked, place_of, work_folder, writable
 from strfcube.cube.store import local
 from strfcube.errors import RawDataError, SelectionError, StrfcubeError, UsageError
 from strfcube.grid import Align, dt_to_ns
+from strfcube.raw_files import Missing
+from strfcube.records import Finding
+from strfcube.sound.audio import odd_waves
 from strfcube.sound.spectrogram import COMPRESSIONS, FRONT_ENDS, FrontEnd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from strfcube.records import Finding, Pipeline, Report, Survey
+    from strfcube.raw_files import RawFile
+    from strfcube.records import Pipeline, Report, Survey
 
 
 SOURCE = "source_digest"  # root attribute of a cube that was made from another
@@ -55,6 +58,8 @@ class Request:
         What a complete default build must show.
     attrs : mapping
         Root attributes that replace the computed ones.
+    missing : Missing
+        Raw files whose content is not there.
     """
 
     pipeline: Pipeline
@@ -66,6 +71,24 @@ class Request:
     entry: catalog.Entry | None = None
     figures: Mapping[str, int] = field(default_factory=dict)
     attrs: Mapping[str, Any] = field(default_factory=dict)
+    missing: Missing = field(default_factory=Missing)
+
+    def listener(self, report: Report) -> Report:
+        """Reports what a pipeline finds, once; not what is wrong with files whose content is not there.
+
+        Those are one finding, which comes first.
+        """
+        seen: set[Finding] = set()
+        if self.missing.files:
+            then = f"what they hold is missing from the cube: {self.missing.remedy()}, and build again"
+            report(Finding("warning", "", self.missing.what(), then))
+
+        def tell(finding: Finding) -> None:
+            if finding.file not in self.missing.covered and finding not in seen:
+                seen.add(finding)
+                report(finding)
+
+        return tell
 
     def made(self, existing: Mapping[str, Any]) -> bool:
         """Whether a cube with these root attributes was made from what this request reads."""
@@ -112,9 +135,12 @@ def prepare(
     with writable(target):
         place_of(target)
     pipeline = kind(_raw_folder(name, raw), **options) if isinstance(dataset, str) else dataset
+    began, files = time.time_ns(), pipeline.listing()
     figures = dict(entry.figures) if entry and recipe.to_json() == default.to_json() else {}
-    current, began = partial(raw_state, pipeline, target), time.time_ns()
-    return Request(pipeline, recipe, target, current(), current, began, entry, figures)
+    current = partial(raw_state, pipeline)
+    return Request(
+        pipeline, recipe, target, fingerprint(files), current, began, entry, figures, missing=Missing.of(files)
+    )
 
 
 def preview(request: Request) -> dict[str, int]:
@@ -128,14 +154,16 @@ def preview(request: Request) -> dict[str, int]:
         If `only` names what nothing has.
     """
     findings: list[Finding] = []
-    survey = survey_of(request.pipeline, findings.append)
+    tell = request.listener(findings.append)
+    with odd_waves(tell, request.pipeline.raw):
+        survey = survey_of(request, tell)
     keep_stim, keep_neuron = chosen(survey, request.recipe.only)
     sources = {n.source for n, keep in zip(survey.neurons, keep_neuron, strict=True) if keep}
     return {"stimuli": sum(keep_stim), "neurons": sum(keep_neuron), "sources": len(sources), "findings": len(findings)}
 
 
-def survey_of(pipeline: Pipeline, report: Report) -> Survey:
-    """What a pipeline lists.
+def survey_of(request: Request, report: Report) -> Survey:
+    """What a request's pipeline lists.
 
     Raises
     ------
@@ -144,8 +172,13 @@ def survey_of(pipeline: Pipeline, report: Report) -> Survey:
     StrfcubeError
         If the pipeline itself fails.
     """
+    pipeline, missing = request.pipeline, request.missing
     try:
         return pipeline.survey(report)
+    except RawDataError as error:
+        if not missing.files:
+            raise
+        raise RawDataError(f"{missing.what()}: {missing.remedy()} (without them: {error})", pipeline.raw) from error
     except StrfcubeError:
         raise
     except Exception as error:
@@ -176,10 +209,11 @@ def chosen(survey: Survey, only: Mapping[str, tuple[str, ...]]) -> tuple[list[bo
         keys = {key for meta in metas for key in meta}
         known |= keys
         for key in set(only) & keys:
-            there = {str(meta.get(key, "")) for meta in metas}
-            if strange := sorted(set(only[key]) - there):
-                raise SelectionError(f"--only {key}={','.join(strange)}: nothing has that; there are {_some(there)}")
-        keep.append([all(str(meta.get(k, "")) in only[k] for k in only if k in keys) for meta in metas])
+            there = {str(meta.get(key)): meta.get(key) for meta in metas}
+            if strange := [text for text in only[key] if not any(among(value, (text,)) for value in there.values())]:
+                listed = _some({"" if value is None else text for text, value in there.items()})
+                raise SelectionError(f"--only {key}={','.join(strange)}: nothing has that; there are {listed}")
+        keep.append([all(among(meta.get(k), only[k]) for k in only if k in keys) for meta in metas])
     if strange := sorted(set(only) - known):
         raise SelectionError(f"--only {', '.join(strange)}: no such coordinate; there are {_some(known)}")
     return keep[0], keep[1]
@@ -278,42 +312,14 @@ def _some(values: set[str], most: int = 20) -> str:
     return ", ".join(listed[:most]) + more
 
 
-def raw_state(pipeline: Pipeline, target: str) -> str:
-    """Fingerprint of a pipeline's raw files; a cube that lies among them, or is being built there, is not raw."""
-    mine = () if "://" in target else (os.path.realpath(target), os.path.realpath(work_folder(target)))
-    return fingerprint(pipeline.raw, mine)
+def raw_state(pipeline: Pipeline) -> str:
+    """Fingerprint of a pipeline's raw files as they are now."""
+    return fingerprint(pipeline.listing())
 
 
-def fingerprint(raw: Path, but: tuple[str, ...] = ()) -> str:
-    """Names, sizes and times of all raw files: whether a cube is up to date, without reading them.
-
-    Parameters
-    ----------
-    but : tuple of str
-        Paths that are not looked at.
-
-    Raises
-    ------
-    RawDataError
-        If something is neither a file nor a folder: reading it could wait for ever.
-    """
+def fingerprint(files: Sequence[RawFile]) -> str:
+    """Names, sizes and times of the raw files: whether a cube is up to date, without reading them."""
     h = hashlib.sha256()
-
-    def walk(folder: str, prefix: str) -> None:
-        with os.scandir(folder) as found:
-            for item in sorted(found, key=lambda f: f.name):
-                if item.path in but:
-                    continue
-                if item.is_dir(follow_symlinks=False):
-                    walk(item.path, f"{prefix}{item.name}/")
-                else:
-                    # Of what a link points to, or of the link itself where that is absent (an annex without content).
-                    state = item.stat(follow_symlinks=Path(item.path).exists())
-                    if not (stat.S_ISREG(state.st_mode) or stat.S_ISLNK(state.st_mode) or stat.S_ISDIR(state.st_mode)):
-                        raise RawDataError("is neither a file nor a folder, but a pipe, socket or device: remove it",
-                                           item.path)  # fmt: skip
-                    h.update(f"{prefix}{item.name} {state.st_size} {state.st_mtime_ns}\n".encode())
-
-    if raw.is_dir():
-        walk(str(raw), "")
+    for file in files:
+        h.update(os.fsencode(f"{file.name} {file.size} {file.time_ns}\n"))
     return h.hexdigest()

@@ -31,7 +31,7 @@ from strfcube.builder.workplace import (
 from strfcube.cube import digest, response_reader
 from strfcube.cube.normalise import loaded
 from strfcube.cube.shard_writer import Layout, create, write_shard
-from strfcube.cube.store import READ_BYTES, attributes_digest, no_consolidation_warning
+from strfcube.cube.store import READ_BYTES, attributes_digest, local, no_consolidation_warning
 from strfcube.errors import StoreError
 from strfcube.sound.audio import to_float
 
@@ -68,7 +68,7 @@ def write(ds: xr.Dataset, path: str | os.PathLike[str]) -> str:
     if "://" in os.fspath(path):
         raise StoreError(f"{os.fspath(path)}: give a local folder, and copy that")
     with writable(os.fspath(path)):
-        target = place_of(os.fspath(path))
+        target = place_of(local(path))
         work = work_folder(target)
         _see_free(target)
     for source in dict.fromkeys(part.path for name in _LARGE for part in response_reader.origin(ds, name)):
@@ -86,7 +86,7 @@ def write(ds: xr.Dataset, path: str | os.PathLike[str]) -> str:
             discard(work)
             raise
         publish(unfinished, target, work)
-    return os.fspath(path)
+    return local(path)
 
 
 def _see_free(target: str) -> None:

@@ -20,7 +20,7 @@ from strfcube.cube.shard_writer import Layout, write_shard
 from strfcube.errors import RawDataError
 from strfcube.grid import Align, bin_of, observed_bins
 from strfcube.records import Finding, ReadyMade, Stimulus
-from strfcube.sound.audio import to_float
+from strfcube.sound.audio import odd_waves, to_float
 from strfcube.sound.spectrogram import FrontEnd, Published, compute, regrid
 
 if TYPE_CHECKING:
@@ -245,7 +245,8 @@ def write_stimuli(job: Job, shard: int) -> dict[str, Any]:
             yield (stim, 0, 0), values
 
     written = Written()
-    written.add(job.store, layout, (shard, 0, 0), chunks())
+    with odd_waves(findings.append, job.raw):
+        written.add(job.store, layout, (shard, 0, 0), chunks())
     return dataclasses.replace(written, findings=tuple(findings)).entry()
 
 
@@ -332,7 +333,8 @@ def _write_audio(job: Job, dtype: np.dtype[Any] | None) -> Written:
         if stimulus.audio is None:
             continue
         try:
-            audio = sound_of(stimulus)
+            with odd_waves(findings.append, job.raw):
+                audio = sound_of(stimulus)
         except RawDataError as error:
             consequence = f"the waveform of {stimulus.id} is missing"
             findings.append(Finding.of(error, job.raw, consequence))
