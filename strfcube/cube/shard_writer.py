@@ -140,7 +140,7 @@ def write_shard(
             padded = np.full(layout.chunk, layout.fill, layout.dtype)
             padded[tuple(slice(n) for n in values.shape)] = values
             values = padded
-        part = blosc.compress(values, b"zstd", 5, _SHUFFLE[layout.shuffle], values.nbytes)
+        part = blosc.compress(values, b"zstd", 5, _SHUFFLE[layout.shuffle], _block_bytes(values))
         part += struct.pack("<I", google_crc32c.value(part))
         slot = np.ravel_multi_index([a - f for a, f in zip(at, first, strict=True)], layout.per_shard)
         index[slot] = offset, len(part)
@@ -152,6 +152,15 @@ def write_shard(
         key = f"{layout.name}/c/" + "/".join(map(str, shard))
         put(store, key, b"".join(parts))
     return leaves
+
+
+def _block_bytes(values: NDArray[Any]) -> int:
+    """Bytes of the block that blosc shuffles: a chunk without what is left over of whole groups of eight values.
+
+    A block that has such a rest is stored without its bits being shuffled at all.
+    """
+    group = 8 * values.itemsize
+    return values.nbytes // group * group or values.nbytes
 
 
 def put(store: str, key: str, data: bytes) -> None:
