@@ -123,11 +123,8 @@ def select(
 
 def apply(ds: xr.Dataset, choice: Choice) -> xr.Dataset:
     """Cut a cube to what is visible of a choice, lazily."""
-    from strfcube.cube import response_reader
-
     stim, neuron, _ = choice.visible(_counts(ds))
     chosen = ds.isel(stim=as_slice(stim), neuron=as_slice(neuron))
-    response_reader.register_selected(chosen, ds, stim, neuron)
     if choice.pairs is None:
         return chosen
     pairs = chosen["n_repeats"].transpose("stim", "neuron").copy(data=choice.pairs[np.ix_(stim, neuron)])

@@ -116,7 +116,7 @@ def write_shard(
         Index of the shard.
     chunks : iterable of (index, values)
         Chunk indices of the whole array and values cut to the array's shape. Chunks that are not given, or that hold
-        nothing but the fill value, are not stored.
+        nothing but the fill value, are not stored; the file of the shard is, whether it holds any or not.
 
     Returns
     -------
@@ -146,7 +146,8 @@ def write_shard(
         index[slot] = offset, len(part)
         offset += len(part)
         parts.append(part)
-    if parts:
+    # One that holds nothing is written all the same, so that one that is not there is known to be lost
+    if parts or all(s < n for s, n in zip(shard, layout.grid, strict=True)):
         table = index.tobytes()
         parts += [table, struct.pack("<I", google_crc32c.value(table))]
         key = f"{layout.name}/c/" + "/".join(map(str, shard))

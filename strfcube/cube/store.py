@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import warnings
 from contextlib import contextmanager
@@ -20,11 +19,11 @@ from strfcube.errors import StoreError
 from strfcube.grid import dt_to_ns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     import xarray as xr
 
-READ_BYTES = 16_000_000  # decoded float32 of one dask task: a shuffled epoch asks for one stimulus at a time
+    from strfcube.cube.stored import Rows
 
 
 @contextmanager
@@ -86,25 +85,64 @@ def open(store: str | os.PathLike[str], dt: float | None = None) -> xr.Dataset:
     StoreError
         If it is absent, no cube, unfinished, or of a newer format.
     """
-    import xarray as xr
-
-    from strfcube.cube.response_reader import register
+    from strfcube.cube.lazy_array import block_of, chunked
 
     path = locate(store, dt)
-    cube_attrs(path)
-    bare: xr.Dataset = xr.open_zarr(path, chunks=None)
+    ds, rows = opened(path)
+    validate(ds, path)
+    # One dask task a read block of several storage chunks, never one a chunk: graphs stay small at any size.
+    block = block_of(ds["response"].shape)
+    lazy = {n: ds.variables[n].chunk(stim=block) for n in ("response", "stimulus") if n not in rows}
+    lazy |= {n: ds.variables[n]._replace(data=chunked(r, block)) for n, r in rows.items()}
+    return ds.assign(lazy)
+
+
+def opened(path: str, drop: Iterable[str] = ()) -> tuple[xr.Dataset, dict[str, Rows]]:
+    """A cube with ``response`` and ``stimulus`` in xarray's lazy indexing, and everything else in memory.
+
+    Parameters
+    ----------
+    path : str
+        Path or URL.
+    drop : iterable of str
+        Variables to leave out.
+
+    Returns
+    -------
+    xarray.Dataset
+    rows : dict of str to Rows
+        Which rows of the store the two are; those that only zarr can read are not in it.
+
+    Raises
+    ------
+    StoreError
+        If it is no cube that this strfcube reads.
+    """
+    import xarray as xr
+    from xarray.core.indexing import LazilyIndexedArray
+
+    from strfcube.cube.lazy_array import LazyRows
+    from strfcube.cube.shard_reader import ShardedArray
+    from strfcube.cube.stored import Rows, Store, StoredArray
+
+    # Before anything is read: what is put there from now on is found out
+    here = Store.opened(path, str(cube_attrs(path).get("digest", "")))
+    bare: xr.Dataset = xr.open_zarr(path, chunks=None, drop_variables=list(drop))
     small = [name for name in bare.variables if name not in ("response", "stimulus")]
     loaded = {name: _plain_text(bare.variables[name].load()) for name in small}
     ds: xr.Dataset = bare.assign({n: v for n, v in loaded.items() if n in bare.data_vars})
     ds = ds.assign_coords({n: v for n, v in loaded.items() if n in bare.coords})
-    # One dask task a read block of several storage chunks, never one a chunk: graphs stay small at any size.
-    per_stim = 4 * math.prod(ds["response"].shape[1:])
-    block = max(1, min(ds.sizes["stim"], READ_BYTES // max(1, per_stim)))
-    ds = ds.assign({name: bare.variables[name].chunk(stim=block) for name in ("response", "stimulus")})
+    rows: dict[str, Rows] = {}
+    for name in () if "://" in path else sorted({"response", "stimulus"} & set(ds.data_vars)):
+        try:
+            array = ShardedArray(f"{path}/{name}")
+        except NotImplementedError:  # written by somebody else
+            continue
+        heard = ds["n_repeats"].values if name == "response" and "n_repeats" in ds.variables else None
+        rows[name] = Rows.whole(StoredArray(here, array, heard))
+        ds[name] = ds.variables[name]._replace(data=LazilyIndexedArray(LazyRows(rows[name])))
     ds.encoding["source"] = path
-    validate(ds, path)
-    register(ds, path)
-    return ds
+    return ds, rows
 
 
 def _plain_text(values: xr.Variable) -> xr.Variable:

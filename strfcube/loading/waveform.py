@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from strfcube.cube.response_reader import Part
+    from strfcube.cube.stored import Rows, Store
 
 
 class Waveforms:
@@ -21,8 +21,8 @@ class Waveforms:
 
     Parameters
     ----------
-    parts : tuple of Part
-        The stores whose ``audio`` groups hold them.
+    rows : Rows or None
+        The stored spectrograms, beside which the ``audio`` groups of their cubes hold the sounds.
     cube : xarray.Dataset
         Labels and ``sound_onset``.
     fs : float
@@ -38,7 +38,7 @@ class Waveforms:
         If a bin is no whole number of samples, or the cube is not read from a store.
     """
 
-    def __init__(self, parts: tuple[Part, ...], cube: xr.Dataset, fs: float, dt: float, *, keep: bool) -> None:
+    def __init__(self, rows: Rows | None, cube: xr.Dataset, fs: float, dt: float, *, keep: bool) -> None:
         per_bin = fs * dt
         self.per_bin = round(per_bin)
         if self.per_bin < 1 or abs(per_bin - self.per_bin) > 1e-6:
@@ -47,17 +47,17 @@ class Waveforms:
                 f"audio_fs={fs:g} Hz: a bin of {dt * 1000:g} ms would be {per_bin:g} samples; give a rate with a whole "
                 f"number of samples a bin, such as {near[0]:g} or {near[1]:g} Hz"
             )
-        if not parts:
+        if rows is None:
             raise UsageError(
-                "mode='waveform' needs a cube opened from a local store, with its own stimulus; choose stimuli of it "
-                "with strfcube.select, or with sel and isel of the view"
+                "mode='waveform' needs a cube opened from a store, with its own stimulus; choose stimuli of it with "
+                "strfcube.select, or with sel and isel of the view"
             )
         self.fs = fs
-        self._parts, self._labels = parts, cube["stim"].values
+        self._parts, self._labels = rows.parts, cube["stim"].values
         # A written cube may begin later than its sounds
         self._onset = np.asarray(cube["sound_onset"].values, float) - float(cube["time"].values[0])
         self._kept: dict[int, NDArray[np.float32]] | None = {} if keep else None
-        self._groups: dict[str, tuple[Any, Any, Any, Any]] = {}
+        self._groups: dict[Store, tuple[Any, Any, Any, Any]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_groups": {}}
@@ -104,19 +104,17 @@ class Waveforms:
             at = int(part.stim[stim])
             if at < 0:
                 continue
-            samples, start, size, rate = self._group(part.path)
+            samples, start, size, rate = self._group(part.store)
             if size is not None and size[at]:
                 return samples, slice(start[at], start[at] + size[at]), float(rate[at])
         return None
 
-    def _group(self, path: str) -> tuple[Any, Any, Any, Any]:
-        if path not in self._groups:
-            import zarr
-
-            root: Any = zarr.open_group(path, mode="r")
-            if "audio" not in root:
-                self._groups[path] = (None, None, None, None)
+    def _group(self, store: Store) -> tuple[Any, Any, Any, Any]:
+        if store not in self._groups:
+            audio = store.audio()
+            if audio is None:
+                self._groups[store] = (None, None, None, None)
             else:
-                size = root["audio/row_size"][:]
-                self._groups[path] = (root["audio/samples"], np.cumsum(size) - size, size, root["audio/rate"][:])
-        return self._groups[path]
+                size = audio["row_size"][:]
+                self._groups[store] = (audio["samples"], np.cumsum(size) - size, size, audio["rate"][:])
+        return self._groups[store]

@@ -49,8 +49,10 @@ def test_most_stimuli_heard_once():
     assert decoded(layout, repeats) <= 2 * sum(repeats) * neurons * time
 
 
-@pytest.mark.parametrize(("neurons", "values", "rounded"), [(849, 150, 852), (201, 4500, 202), (398, 150, 400), (40, 7, 40),
-                                                            (3, 333, 3), (9, 1, 9), (15, 1, 16), (1, 8, 1)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("neurons", "values", "rounded"),
+    [(849, 150, 852), (201, 4500, 202), (398, 150, 400), (40, 7, 40), (3, 333, 3), (9, 1, 9), (15, 1, 16), (1, 8, 1)],
+)
 def test_chunks_are_whole_groups_of_eight_values(neurons, values, rounded):
     assert shuffled(neurons, values) == rounded
     assert rounded * values % 8 == 0 or rounded == neurons

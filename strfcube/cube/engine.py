@@ -1,0 +1,60 @@
+"""``xr.open_dataset(path, engine="strfcube")``: cubes by xarray's own door."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from xarray.backends import BackendEntrypoint
+
+from strfcube.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import xarray as xr
+
+
+class StrfcubeEntrypoint(BackendEntrypoint):
+    """Opens cubes for xarray.
+
+    Lazy, as xarray has it: without ``chunks`` a variable is read when it is asked for, and ``chunks={}`` gives dask
+    arrays of whole read blocks, as `strfcube.open` does.
+    """
+
+    description = "Recordings of auditory neurons in strfcube's format (Zarr v3)"
+    open_dataset_parameters = ("filename_or_obj", "drop_variables")
+
+    def open_dataset(self, filename_or_obj: Any, *, drop_variables: str | Iterable[str] | None = None) -> xr.Dataset:
+        """Open a cube.
+
+        Raises
+        ------
+        StoreError
+            If it is absent, no cube, unfinished, or of a newer format.
+        """
+        from strfcube.cube.lazy_array import block_of
+        from strfcube.cube.schema import validate
+        from strfcube.cube.store import locate, opened
+
+        path = locate(filename_or_obj)
+        drop = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or ())
+        ds, _ = opened(path, drop)
+        if not drop:
+            validate(ds, path)
+        if "response" in ds:
+            block = block_of(ds["response"].shape)
+            for name in {"response", "stimulus"} & set(ds.data_vars):
+                ds[name].encoding["preferred_chunks"] = dict(ds[name].sizes) | {"stim": block}
+        return ds
+
+    def guess_can_open(self, filename_or_obj: Any) -> bool:
+        """Whether it is a cube."""
+        from strfcube.cube.store import existing_cube, local
+
+        if not isinstance(filename_or_obj, str | os.PathLike):
+            return False
+        try:
+            return existing_cube(local(filename_or_obj)) is not None
+        except (StoreError, OSError):
+            return False
