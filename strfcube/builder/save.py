@@ -8,7 +8,6 @@ import math
 import os
 import shutil
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from strfcube.cube import digest
 from strfcube.cube.normalise import loaded
 from strfcube.cube.shard_writer import Layout, create, write_shard
 from strfcube.cube.store import attributes_digest, no_consolidation_warning
+from strfcube.cube.zarr_store import has_group, open_group
 from strfcube.errors import StoreError
 from strfcube.sound.audio import to_float
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-    from strfcube.cube.stored import Part
+    from strfcube.cube.stored import Part, Sounds
 
 Chunk = tuple[tuple[int, ...], NDArray[Any]]
 
@@ -114,44 +114,35 @@ def _parts(ds: xr.Dataset, name: str) -> tuple[Part, ...]:
     return rows.parts if rows is not None and rows.entire else ()
 
 
-def _sounds(ds: xr.Dataset) -> tuple[xr.Dataset, list[tuple[Any, int, int]]] | None:
-    """Sizes and rates of the waveforms, and where each is: array, start and size; None where there are none."""
-    import xarray as xr
-    import zarr
-
+def _sounds(ds: xr.Dataset) -> tuple[xr.Dataset, list[tuple[Sounds, int]]] | None:
+    """Sizes and rates of the waveforms, and where each is; None where there are none."""
     parts = _parts(ds, "stimulus")
-    groups: dict[str, Any] = {}
-    for part in parts:
-        root = zarr.open_group(part.store.path, mode="r")
-        if "audio" in root and part.store.path not in groups:
-            audio = xr.open_zarr(part.store.path, group="audio", chunks=None)
-            groups[part.store.path] = (root["audio/samples"], audio["row_size"].values, audio["rate"].values)
+    stored = {store: store.sounds() for store in dict.fromkeys(part.store for part in parts)}
     size, rate = np.zeros(ds.sizes["stim"], np.int64), np.full(ds.sizes["stim"], np.nan)
     where = []
     for s in range(ds.sizes["stim"]):
         for part in parts:
-            at = int(part.stim[s])
-            samples, sizes, rates = groups.get(part.store.path, (None, (), ()))
-            if at >= 0 and samples is not None and sizes[at]:
-                size[s], rate[s] = sizes[at], rates[at]
-                where.append((samples, int(sizes[:at].sum()), int(sizes[at])))
+            at, sounds = int(part.stim[s]), stored[part.store]
+            if at >= 0 and sounds is not None and sounds.size[at]:
+                size[s], rate[s] = sounds.size[at], sounds.rate[at]
+                where.append((sounds, at))
                 break
     if not where:
         return None
-    sample = xr.open_zarr(next(iter(groups)), group="audio", chunks=None)
+    sample = open_group(next(store for store, sounds in stored.items() if sounds is not None).path, "audio")
     table = sample[["row_size", "rate"]].isel(stim=np.zeros(len(size), int))
     return table.assign({n: table[n].copy(data=v) for n, v in (("row_size", size), ("rate", rate))}), where
 
 
-def _samples_dtype(sounds: list[tuple[Any, int, int]]) -> np.dtype[Any]:
-    dtypes = {array.dtype for array, _, _ in sounds}
+def _samples_dtype(where: list[tuple[Sounds, int]]) -> np.dtype[Any]:
+    dtypes = {sounds.samples.dtype for sounds, _ in where}
     return np.dtype(dtypes.pop() if len(dtypes) == 1 else np.float32)
 
 
-def _samples(sounds: list[tuple[Any, int, int]], dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
-    for array, start, size in sounds:
-        samples = np.asarray(array[start : start + size])
-        yield samples if array.dtype == dtype else to_float(samples)
+def _samples(where: list[tuple[Sounds, int]], dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+    for sounds, at in where:
+        samples = sounds.read(at)
+        yield samples if samples.dtype == dtype else to_float(samples)
 
 
 def _trials(ds: xr.Dataset) -> tuple[xr.Dataset, Iterator[NDArray[Any]]] | None:
@@ -159,9 +150,9 @@ def _trials(ds: xr.Dataset) -> tuple[xr.Dataset, Iterator[NDArray[Any]]] | None:
     import xarray as xr
 
     parts = _parts(ds, "response")
-    if not parts or not all(_has(part.store.path, "trials") for part in parts):
+    if not parts or not all(has_group(part.store.path, "trials") for part in parts):
         return None
-    stored = {p: xr.open_zarr(p, group="trials", chunks=None) for p in dict.fromkeys(part.store.path for part in parts)}
+    stored = {p: open_group(p, "trials") for p in dict.fromkeys(part.store.path for part in parts)}
     stored = {p: t.assign({n: t[n].load() for n in t.variables if n != "spike_time"}) for p, t in stored.items()}
     words = {p: str(t["rejected_by"].attrs["flag_meanings"]).split() for p, t in stored.items()}
     tests = list(dict.fromkeys(word for several in words.values() for word in several))
@@ -229,12 +220,8 @@ def _cut(pieces: Iterator[NDArray[Any]], layout: Layout) -> Iterator[Chunk]:
 def _findings(paths: list[str]) -> xr.Dataset:
     import xarray as xr
 
-    groups = [xr.open_zarr(path, group="findings", chunks=None).load() for path in paths if _has(path, "findings")]
+    groups = [open_group(path, "findings").load() for path in paths if has_group(path, "findings")]
     return xr.concat(groups, "finding") if groups else xr.Dataset()
-
-
-def _has(path: str, group: str) -> bool:
-    return (Path(path) / group / "zarr.json").exists()
 
 
 def _stored_dtype(ds: xr.Dataset) -> str:

@@ -54,7 +54,10 @@ class StrfcubeEntrypoint(BackendEntrypoint):
 
         if not isinstance(filename_or_obj, str | os.PathLike):
             return False
+        place = local(filename_or_obj)
+        if "://" in place and not place.rstrip("/").endswith(".zarr"):  # no server is asked about other files
+            return False
         try:
-            return existing_cube(local(filename_or_obj)) is not None
+            return existing_cube(place) is not None
         except (StoreError, OSError):
             return False

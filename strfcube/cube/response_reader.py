@@ -47,7 +47,9 @@ class ResponseReader:
         first = 0
         for part, array in zip(rows.parts, arrays, strict=True):
             for block, here, there in pieces(part.neuron, array.chunk[1], array.shape[1])[0]:
-                here = slice(here.start + first, here.stop + first, here.step) if isinstance(here, slice) else here + first
+                here = (
+                    slice(here.start + first, here.stop + first, here.step) if isinstance(here, slice) else here + first
+                )
                 self._blocks.append((part.source, part.stim, block, here, there))
             first += len(part.neuron)
 

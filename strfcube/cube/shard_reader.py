@@ -125,6 +125,11 @@ class ShardedArray:
             self._process, self._lock, self._coming = os.getpid(), threading.Lock(), {}
 
     @property
+    def remote(self) -> bool:
+        """Whether `fetch` is of use."""
+        return isinstance(self._files, Remote)
+
+    @property
     def chunk_bytes(self) -> int:
         """Bytes of a decoded chunk."""
         return math.prod(self.chunk) * int(self.dtype.itemsize)

@@ -15,7 +15,7 @@ from strfcube.catalog import data_dir, entries
 from strfcube.cube import digest
 from strfcube.cube.schema import FORMAT_VERSION, validate
 from strfcube.cube.transport import connect
-from strfcube.errors import StoreError
+from strfcube.errors import StoreError, StrfcubeError
 from strfcube.grid import dt_to_ns
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
     return str(path)
 
 
-def open(store: str | os.PathLike[str], dt: float | None = None) -> xr.Dataset:
+def open(
+    store: str | os.PathLike[str], dt: float | None = None, *, cache_dir: str | os.PathLike[str] | None = None
+) -> xr.Dataset:
     """Open a cube: coordinates and coverage in memory, response and stimulus lazy.
 
     Parameters
@@ -74,6 +76,10 @@ def open(store: str | os.PathLike[str], dt: float | None = None) -> xr.Dataset:
         A store, or the name of a data set whose complete default cube is built.
     dt : float, optional
         Bin width in ms, with a name.
+    cache_dir : path, optional
+        Folder in which chunks of a cube behind a URL are kept, as they are stored there, for the next time and for
+        other processes; at most ``$STRFCUBE_CACHE_GB`` (20) gigabytes, the least recently used go first. Default:
+        ``$STRFCUBE_CACHE_DIR``, else nowhere.
 
     Returns
     -------
@@ -83,12 +89,12 @@ def open(store: str | os.PathLike[str], dt: float | None = None) -> xr.Dataset:
     Raises
     ------
     StoreError
-        If it is absent, no cube, unfinished, or of a newer format.
+        If it is absent, no cube, unfinished, damaged or of a newer format, or cannot be reached.
     """
     from strfcube.cube.lazy_array import block_of, chunked
 
     path = locate(store, dt)
-    ds, rows = opened(path)
+    ds, rows = opened(path, cache_dir=None if cache_dir is None else os.fspath(cache_dir))
     validate(ds, path)
     # One dask task a read block of several storage chunks, never one a chunk: graphs stay small at any size.
     block = block_of(ds["response"].shape)
@@ -97,7 +103,7 @@ def open(store: str | os.PathLike[str], dt: float | None = None) -> xr.Dataset:
     return ds.assign(lazy)
 
 
-def opened(path: str, drop: Iterable[str] = ()) -> tuple[xr.Dataset, dict[str, Rows]]:
+def opened(path: str, drop: Iterable[str] = (), cache_dir: str | None = None) -> tuple[xr.Dataset, dict[str, Rows]]:
     """A cube with ``response`` and ``stimulus`` in xarray's lazy indexing, and everything else in memory.
 
     Parameters
@@ -106,6 +112,8 @@ def opened(path: str, drop: Iterable[str] = ()) -> tuple[xr.Dataset, dict[str, R
         Path or URL.
     drop : iterable of str
         Variables to leave out.
+    cache_dir : str, optional
+        As in `open`.
 
     Returns
     -------
@@ -118,24 +126,32 @@ def opened(path: str, drop: Iterable[str] = ()) -> tuple[xr.Dataset, dict[str, R
     StoreError
         If it is no cube that this strfcube reads.
     """
-    import xarray as xr
     from xarray.core.indexing import LazilyIndexedArray
 
     from strfcube.cube.lazy_array import LazyRows
     from strfcube.cube.shard_reader import ShardedArray
     from strfcube.cube.stored import Rows, Store, StoredArray
+    from strfcube.cube.zarr_store import open_group, unreadable
 
     # Before anything is read: what is put there from now on is found out
-    here = Store.opened(path, str(cube_attrs(path).get("digest", "")))
-    bare: xr.Dataset = xr.open_zarr(path, chunks=None, drop_variables=list(drop))
-    small = [name for name in bare.variables if name not in ("response", "stimulus")]
-    loaded = {name: _plain_text(bare.variables[name].load()) for name in small}
+    here = Store.opened(path, str(cube_attrs(path).get("digest", "")), cache_dir)
+    bare: xr.Dataset = open_group(path, "", cache_dir).drop_vars(list(drop), errors="ignore")
+    small = [str(name) for name in bare.variables if name not in ("response", "stimulus")]
+    loaded = {}
+    for name in small:
+        try:
+            loaded[name] = _plain_text(bare.variables[name].load())
+        except StrfcubeError:
+            raise
+        except Exception as error:  # whatever a codec raises on damaged bytes
+            raise unreadable(f"{path}/{name}", error) from error
     ds: xr.Dataset = bare.assign({n: v for n, v in loaded.items() if n in bare.data_vars})
     ds = ds.assign_coords({n: v for n, v in loaded.items() if n in bare.coords})
     rows: dict[str, Rows] = {}
-    for name in () if "://" in path else sorted({"response", "stimulus"} & set(ds.data_vars)):
+    files = here.files
+    for name in sorted({"response", "stimulus"} & set(ds.data_vars)):
         try:
-            array = ShardedArray(f"{path}/{name}")
+            array = ShardedArray(files.at(name))
         except NotImplementedError:  # written by somebody else
             continue
         heard = ds["n_repeats"].values if name == "response" and "n_repeats" in ds.variables else None

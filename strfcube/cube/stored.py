@@ -11,21 +11,19 @@ import copy
 import dataclasses
 import itertools
 import json
-import os
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from strfcube.cube.shard_reader import Place, ShardedArray
+from strfcube.cube.transport import Transport, Version, connect
 from strfcube.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from strfcube.cube.shard_reader import ShardedArray
+    from collections.abc import Iterable, Sequence
 
 Index = NDArray[np.intp]
 Span = slice | Index
@@ -39,20 +37,28 @@ class Store:
     ----------
     path : str
         Local folder or URL.
-    stamp : tuple of int
-        Inode, size and time of the root metadata; empty where they cannot be known.
+    version : Version
+        Which root metadata were there.
     digest : str
         The cube's own.
+    cache_dir : str, optional
+        As `strfcube.cube.transport.connect` takes it.
     """
 
     path: str
-    stamp: tuple[int, ...]
+    version: Version | None
     digest: str
+    cache_dir: str | None = None
 
     @classmethod
-    def opened(cls, path: str, digest: str) -> Self:
+    def opened(cls, path: str, digest: str, cache_dir: str | None = None) -> Self:
         """The cube that is there now."""
-        return cls(path, _stamp(path), digest)
+        return cls(path, _version(connect(path, cache_dir)), digest, cache_dir)
+
+    @property
+    def files(self) -> Transport:
+        """Where its bytes come from."""
+        return connect(self.path, self.cache_dir)
 
     def check(self) -> None:
         """Find out whether the cube is still the one that was opened.
@@ -62,36 +68,71 @@ class Store:
         StoreError
             If it was built again, moved or removed since.
         """
+        files = self.files
+        if _version(files) == self.version:
+            return
         try:
-            if _stamp(self.path) == self.stamp:
-                return
-            attrs = json.loads((Path(self.path) / "zarr.json").read_bytes())["attributes"]
-        except (OSError, ValueError, KeyError, TypeError):
+            attrs = json.loads(files.get("zarr.json") or b"")["attributes"]
+        except (ValueError, KeyError, TypeError):
             raise StoreError(f"{self.path} is not there any more: it was moved or removed while it was open") from None
         # A copy, or attributes that were edited, leave the arrays as they are
         if not self.digest or attrs.get("digest") != self.digest:
             raise StoreError(f"{self.path} was built again while it was open: open it again")
 
-    def audio(self) -> Any:
-        """The zarr group of its waveforms; None where it was built without.
+    def sounds(self) -> Sounds | None:
+        """Its waveforms; None where it was built without.
 
         Raises
         ------
         StoreError
-            As `check`.
+            As `check`, or if they cannot be read.
         """
-        import zarr
+        from strfcube.cube.zarr_store import has_group, open_group
 
-        root: Any = zarr.open_group(self.path, mode="r")
+        there = has_group(self.path, "audio")
         self.check()
-        return root["audio"] if "audio" in root else None
+        if not there:
+            return None
+        table = open_group(self.path, "audio", self.cache_dir)
+        size = table["row_size"].values
+        samples = ShardedArray(self.files.at("audio/samples"))
+        return Sounds(samples, np.cumsum(size) - size, size, table["rate"].values)
 
 
-def _stamp(path: str) -> tuple[int, ...]:
-    if "://" in path:
-        return ()
-    at = os.stat(f"{path}/zarr.json")
-    return at.st_ino, at.st_size, at.st_mtime_ns
+@dataclass(frozen=True, eq=False)
+class Sounds:
+    """The waveforms of a cube, one after the other.
+
+    Attributes
+    ----------
+    samples : ShardedArray
+        All of them.
+    start, size : ndarray of int [shape=(stim,)]
+        Where that of each stimulus lies; size 0 where it has none.
+    rate : ndarray of float [shape=(stim,)]
+        In Hz.
+    """
+
+    samples: ShardedArray
+    start: Index
+    size: Index
+    rate: NDArray[np.float64]
+
+    def read(self, stim: int) -> NDArray[Any]:
+        """Samples of one stimulus, as they are stored."""
+        start = int(self.start[stim])
+        return self.samples.values(start, start + int(self.size[stim]))
+
+    def fetch(self, stims: Sequence[int]) -> None:
+        """Ask for what will be read soon; see `ShardedArray.fetch`."""
+        step = self.samples.chunk[0]
+        spans = [(int(self.start[s]), int(self.start[s] + self.size[s])) for s in stims if self.size[s]]
+        self.samples.fetch((n,) for a, b in spans for n in range(a // step, -(-b // step)))
+
+
+def _version(files: Transport) -> Version | None:
+    found = files.tail("zarr.json", 1)
+    return None if found is None else found[1]
 
 
 class StoredArray:
@@ -123,11 +164,17 @@ class StoredArray:
 
     def keeping(self) -> StoredArray:
         """The same, which keeps decoded chunks in memory."""
-        from strfcube.cube.shard_reader import ShardedArray
-
         other = copy.copy(self)
-        other.array, other._known = ShardedArray(self.array.path, keep=True), set()
+        other.array, other._known = self.array.keeping(), set()
         return other
+
+    def fetch(self, chunks: Iterable[Place]) -> None:
+        """Ask for chunks that will be read soon; see `ShardedArray.fetch`. Raises as `read` does."""
+        if not self.array.remote:
+            return
+        chunks = list(chunks)
+        self.array.fetch(chunks)
+        self._settle(*chunks)
 
     def read(self, at: tuple[int, ...]) -> NDArray[Any] | None:
         """Decode a chunk, as `ShardedArray.read` does.
@@ -145,19 +192,23 @@ class StoredArray:
         self._settle(at)
         return self.array.has(at)
 
-    def _settle(self, at: tuple[int, ...]) -> None:
-        """Look once at the shard of a chunk."""
-        shard = tuple(a // n for a, n in zip(at, self.array.per_shard, strict=True))
-        if shard in self._known:
+    def _settle(self, *chunks: Place) -> None:
+        """Look once at the shard of each chunk."""
+        new = {tuple(a // n for a, n in zip(at, self.array.per_shard, strict=True)): at for at in chunks}
+        new = {shard: at for shard, at in new.items() if shard not in self._known}
+        if not new:
             return
-        lost = self.array.lost(at)  # opens it: from here on it is this very file that is read
+        lost = [
+            shard for shard, at in new.items() if self.array.lost(at)
+        ]  # opens it: from here on it is this very file
         self.store.check()
-        if lost and self._expected[shard[: self._expected.ndim]]:
-            raise StoreError(
-                f"{self.array.path}: the shard at {'/'.join(map(str, shard))} is not there, but the cube has values in "
-                f"it; run strfcube verify, and build the cube again"
-            )
-        self._known.add(shard)
+        for shard in lost:
+            if self._expected[shard[: self._expected.ndim]]:
+                raise StoreError(
+                    f"{self.array.path}: the shard at {'/'.join(map(str, shard))} is not there, but the cube has "
+                    f"values in it; run strfcube verify, and build the cube again"
+                )
+        self._known.update(new)
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +298,9 @@ class Rows:
     def entire(self) -> bool:
         """Whether it has all repeats and bins of its stores, in order."""
         lengths = [p.source.array.shape[-len(self.rest) :] for p in self.parts]
-        return self.in_order and all(len(r) >= max(n) for r, n in zip(self.rest, zip(*lengths, strict=True), strict=True))
+        return self.in_order and all(
+            len(r) >= max(n) for r, n in zip(self.rest, zip(*lengths, strict=True), strict=True)
+        )
 
     def keeping(self) -> Rows:
         """The same, from arrays that keep decoded chunks in memory."""
@@ -369,9 +422,7 @@ def pieces(positions: Index, chunk: int, size: int) -> tuple[list[tuple[int, Spa
         order = np.argsort(number, kind="stable")
         here, number, within = here[order], number[order], within[order]
     edges = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(number)]
-    found = [
-        (int(number[a]), as_span(here[a:b]), as_span(within[a:b])) for a, b in itertools.pairwise(edges) if b > a
-    ]
+    found = [(int(number[a]), as_span(here[a:b]), as_span(within[a:b])) for a, b in itertools.pairwise(edges) if b > a]
     return found, np.flatnonzero(~inside)
 
 
@@ -386,6 +437,7 @@ def _read(source: StoredArray, positions: Sequence[Index], out: NDArray[np.float
         if outside.size:
             out[(slice(None),) * dim + (as_span(outside),)] = np.nan
         parts.append(found)
+    source.fetch(tuple(number for number, _, _ in across) for across in itertools.product(*parts))
     for outer in itertools.product(*parts[:-2]):
         for last in parts[-1]:
             absent = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,10 +10,12 @@ from strfcube.errors import UsageError
 from strfcube.sound.audio import to_float
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import xarray as xr
     from numpy.typing import NDArray
 
-    from strfcube.cube.stored import Rows, Store
+    from strfcube.cube.stored import Rows, Sounds, Store
 
 
 class Waveforms:
@@ -57,10 +59,7 @@ class Waveforms:
         # A written cube may begin later than its sounds
         self._onset = np.asarray(cube["sound_onset"].values, float) - float(cube["time"].values[0])
         self._kept: dict[int, NDArray[np.float32]] | None = {} if keep else None
-        self._groups: dict[Store, tuple[Any, Any, Any, Any]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_groups": {}}
+        self._sounds: dict[Store, Sounds | None] = {}
 
     def has(self, stim: int) -> bool:
         """Whether the cube holds a stimulus's sound."""
@@ -84,10 +83,8 @@ class Waveforms:
             )
         import librosa
 
-        every, where, rate = stored
-        samples = every[where]
-
-        sound = to_float(samples).astype(np.float32)
+        sounds, at = stored
+        sound, rate = to_float(sounds.read(at)).astype(np.float32), float(sounds.rate[at])
         if rate != self.fs:
             sound = librosa.resample(sound, orig_sr=rate, target_sr=self.fs)
         out = np.zeros(n_bins * self.per_bin, np.float32)
@@ -98,23 +95,25 @@ class Waveforms:
             self._kept[stim] = out
         return out
 
-    def _stored(self, stim: int) -> tuple[Any, slice, float] | None:
-        """Array of samples, where in it a sound lies, and its rate."""
+    def fetch(self, stims: Sequence[int]) -> None:
+        """Ask for what will be read soon; see `strfcube.cube.shard_reader.ShardedArray.fetch`."""
+        wanted: dict[int, tuple[Sounds, list[int]]] = {}
+        for stim in stims:
+            stored = None if self._kept and stim in self._kept else self._stored(stim)
+            if stored is not None:
+                wanted.setdefault(id(stored[0]), (stored[0], []))[1].append(stored[1])
+        for sounds, several in wanted.values():
+            sounds.fetch(several)
+
+    def _stored(self, stim: int) -> tuple[Sounds, int] | None:
+        """The waveforms that a sound lies among, and its position there."""
         for part in self._parts:
             at = int(part.stim[stim])
             if at < 0:
                 continue
-            samples, start, size, rate = self._group(part.store)
-            if size is not None and size[at]:
-                return samples, slice(start[at], start[at] + size[at]), float(rate[at])
+            if part.store not in self._sounds:
+                self._sounds[part.store] = part.store.sounds()
+            sounds = self._sounds[part.store]
+            if sounds is not None and sounds.size[at]:
+                return sounds, at
         return None
-
-    def _group(self, store: Store) -> tuple[Any, Any, Any, Any]:
-        if store not in self._groups:
-            audio = store.audio()
-            if audio is None:
-                self._groups[store] = (None, None, None, None)
-            else:
-                size = audio["row_size"][:]
-                self._groups[store] = (audio["samples"], np.cumsum(size) - size, size, audio["rate"][:])
-        return self._groups[store]

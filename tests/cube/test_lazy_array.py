@@ -307,7 +307,9 @@ def test_chunks_of_others_are_read_through_zarr_or_rightly(tmp_path):
         rewrite_any(path, values, chunk, shard)
         ds = strfcube.open(path)
         np.testing.assert_array_equal(ds["response"].values, values)
-        np.testing.assert_array_equal(ds["response"][::-2, [5, 2, 5], 1:, 3:25].values, values[::-2][:, [5, 2, 5], 1:, 3:25])
+        np.testing.assert_array_equal(
+            ds["response"][::-2, [5, 2, 5], 1:, 3:25].values, values[::-2][:, [5, 2, 5], 1:, 3:25]
+        )
 
 
 def rewrite_any(path, values, chunk, shard):
