@@ -14,6 +14,7 @@ import xarray as xr
 from strfcube.cube import digest
 from strfcube.cube.schema import FORMAT_VERSION
 from strfcube.cube.store import attributes_digest, no_consolidation_warning
+from strfcube.grid import bin_starts
 from strfcube.records import Finding, Neuron, Stimulus, Survey
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def finalise(built: Built, request: Request) -> None:
 
 
 def write_group(ds: xr.Dataset, store: str, name: str, digests: dict[str, str]) -> None:
-    """Write one group of variables that fit in memory, a chunk each, and enter their digests.
+    """Write one group of variables that fit in memory, a chunk with a checksum each, and enter their digests.
 
     Parameters
     ----------
@@ -114,6 +115,7 @@ def write_group(ds: xr.Dataset, store: str, name: str, digests: dict[str, str]) 
         By path within the store.
     """
     import zarr
+    from zarr.codecs import Crc32cCodec, ZstdCodec
 
     group = zarr.open_group(store, path=name, mode="a")
     encoding: dict[str, dict[str, Any]] = {}
@@ -121,7 +123,8 @@ def write_group(ds: xr.Dataset, store: str, name: str, digests: dict[str, str]) 
         if v in group:  # left by an attempt that ended here
             del group[v]
         ds[v].encoding.clear()
-        encoding[v] = {"chunks": tuple(max(1, n) for n in ds[v].shape)}
+        chunk = tuple(max(1, n) for n in ds[v].shape)
+        encoding[v] = {"chunks": chunk, "compressors": [ZstdCodec(level=0), Crc32cCodec()]}
         if ds[v].dtype.kind == "f":
             encoding[v]["_FillValue"] = None
         digests[f"{name}/{v}".lstrip("/")] = digest.of_values(v, ds[v].values)
@@ -180,7 +183,7 @@ def root_dataset(survey: Survey, plan: Plan, frequencies: NDArray[Any], recipe: 
             "stim": ("stim", _text([s.id for s in stimuli])),
             "neuron": ("neuron", _text([n.id for n in neurons])),
             "repeat": ("repeat", np.arange(n_repeat, dtype=np.int32)),
-            "time": ("time", np.arange(n_time) * (recipe.dt_ns / 1e9),
+            "time": ("time", bin_starts(n_time, recipe.dt_ns),
                      {"long_name": "left edge of the bin, from stimulus onset", "units": "s"}),
             "frequency": ("frequency", np.asarray(frequencies, np.float64),
                           {"long_name": "centre frequency", "units": "Hz"}),
