@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from strfcube.analysis.accessor import StrfAccessor as _StrfAccessor  # noqa: F401 (registers ds.strf)
 from strfcube.analysis.concat import concat
+from strfcube.analysis.export import export
 from strfcube.analysis.select import select
 from strfcube.builder.build import build
 from strfcube.builder.rebin import rebin
@@ -27,6 +28,7 @@ __all__ = [
     "UsageError",
     "build",
     "concat",
+    "export",
     "open",
     "rebin",
     "select",

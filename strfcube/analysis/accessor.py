@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
+from strfcube.cube.normalise import with_own_units
 from strfcube.errors import SelectionError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from numpy.typing import NDArray
+
     from strfcube.analysis.plot import Plots
     from strfcube.analysis.quality import Per
+    from strfcube.analysis.select import Keep
 
 
 @xr.register_dataset_accessor("strf")  # type: ignore[no-untyped-call]
@@ -41,6 +45,13 @@ class StrfAccessor:
         missing = [n for n in names if n not in self._ds.variables]
         if missing:
             raise UsageError(f"expected a cube, but it has no {' or '.join(missing)}; open it with strfcube.open")
+
+    def _response(self) -> xr.DataArray:
+        return with_own_units(self._cube())["response"]
+
+    def _cube(self) -> xr.Dataset:
+        self._need("response", "n_repeats")
+        return self._ds
 
     def coverage(self, by: str | tuple[str, ...] | None = None) -> xr.DataArray:
         """Which pairs of stimulus and neuron have data; reads nothing but `n_repeats`.
@@ -86,38 +97,91 @@ class StrfAccessor:
         coords |= {"pairs": (keys, with_data), "possible": (keys, all_pairs)}
         return xr.DataArray(fraction, coords=coords, dims=keys, name="coverage", attrs=attrs)
 
-    def select(
+    def sel(
         self,
         *,
         where: Callable[[xr.Dataset], xr.DataArray] | xr.DataArray | None = None,
         heard: Mapping[str, Any] | None = None,
+        keep: Keep | None = None,
         **keys: Any,
     ) -> xr.Dataset:
-        """Part of the cube, chosen by its coordinates: see `strfcube.select`."""
+        """Part of the cube, chosen by its coordinates: see `strfcube.select`.
+
+        What has no data in the choice is hidden, unless it is kept: ``keep="neurons"`` or ``keep="stimuli"``.
+        """
         from strfcube.analysis.select import select
 
-        return select(self._ds, where=where, heard=heard, **keys)
+        return select(self._cube(), where=where, heard=heard, keep=keep, **keys)
 
-    def split(self, name: str) -> xr.Dataset:
+    def isel(self, *, stim: Any = None, neuron: Any = None) -> xr.Dataset:
+        """Part of the cube, chosen by position; nothing is hidden.
+
+        Parameters
+        ----------
+        stim, neuron : int, slice, sequence of int or of bool, optional
+            Both dimensions stay, also with one position.
+
+        Raises
+        ------
+        IndexError
+            For a position past the end.
+        SelectionError
+            For a position that comes twice, or a choice that leaves nothing.
+        """
+        from strfcube.analysis.select import Choice, apply, some
+
+        choice = Choice.everything(self._cube()).at(stim, neuron)
+        return apply(self._ds, some(choice, {"stim": stim, "neuron": neuron}))
+
+    def where(
+        self, predicate: Callable[[xr.Dataset], xr.DataArray] | xr.DataArray, keep: Keep | None = None
+    ) -> xr.Dataset:
+        """Part of the cube that a predicate holds for, such as ``lambda ds: ds.depth > 300``: see `strfcube.select`."""
+        return self.sel(where=predicate, keep=keep)
+
+    def subset(self, name: str, keep: Keep | None = None) -> xr.Dataset:
         """Part of the cube that a published choice names: a value of ``split`` or ``subset``, or a bool coordinate.
 
         Parameters
         ----------
         name : str
-            ``train``, ``test``, ``est``, ``val``, ...
-
-        Returns
-        -------
-        xarray.Dataset
+            ``train``, ``test``, ``est``, ``val``, ``valid_unit``, ...
+        keep : {"neurons", "stimuli"}, optional
+            What is not hidden for want of data.
 
         Raises
         ------
         SelectionError
             If the cube has no such choice; the message lists those it has.
         """
-        from strfcube.analysis.select import published, select
+        from strfcube.analysis.select import published
 
-        return select(self._ds, **published(self._ds, name))
+        return self.sel(keep=keep, **published(self._cube(), name))
+
+    def splits(self, *names: str) -> tuple[xr.Dataset, ...]:
+        """Published parts of the stimuli, all with the same neurons: ``est, val = ds.strf.splits("est", "val")``.
+
+        Parameters
+        ----------
+        *names : str
+            As for `subset`.
+
+        Returns
+        -------
+        tuple of xarray.Dataset
+            Their neurons are those that have data in at least one of the parts.
+
+        Raises
+        ------
+        UsageError
+            If a name comes twice, or is a choice of neurons.
+        SelectionError
+            If the cube has no such part.
+        """
+        from strfcube.analysis.select import Choice, apply, parts
+
+        ds = self._cube()
+        return tuple(apply(ds, part) for part in parts(ds, Choice.everything(ds), names))
 
     def psth(self, smooth_ms: float | None = None) -> xr.DataArray:
         """Mean over repeats, in spikes/s or mV: see `strfcube.analysis.transform.psth`.
@@ -133,8 +197,7 @@ class StrfAccessor:
         """
         from strfcube.analysis.transform import psth
 
-        self._need("response", "n_repeats")
-        dt_ms, response = float(self._ds.attrs["dt_ms"]), self._ds["response"]
+        dt_ms, response = float(self._ds.attrs["dt_ms"]), self._response()
         single = self._ds["n_repeats"].max("neuron").values <= 1
         if single.all() or not single.any():
             return psth(response, dt_ms, smooth_ms)
@@ -149,9 +212,9 @@ class StrfAccessor:
 
     def _repeated(self) -> xr.DataArray:
         """Responses to the stimuli that any neuron heard at least twice: the others tell nothing of the noise."""
-        self._need("response", "n_repeats")
+        response = self._response()
         often = self._ds["n_repeats"].max("neuron").values >= 2
-        return self._ds["response"] if often.all() else self._ds["response"].isel(stim=np.flatnonzero(often))
+        return response if often.all() else response.isel(stim=np.flatnonzero(often))
 
     def _complete(self, values: Any) -> Any:
         """Put the stimuli back that `_repeated` left out, as NaN."""
@@ -194,24 +257,47 @@ class StrfAccessor:
         """Highest correlation with the PSTH that a model can reach: see `strfcube.analysis.quality.ccmax`."""
         return self.quality(per)["ccmax"]
 
-    def ccnorm(self, pred: xr.DataArray, per: Per = "neuron") -> xr.DataArray:
+    def ccnorm(self, pred: xr.DataArray | NDArray[Any], per: Per = "neuron") -> xr.DataArray:
         """Correlation of a prediction with the PSTH, relative to CCmax: see `strfcube.analysis.quality.ccnorm`.
 
         Parameters
         ----------
-        pred : xarray.DataArray [dims=(stim, neuron, time)]
-            In any unit; aligned by label. Stimuli that it lacks are left out.
+        pred : xarray.DataArray or array [dims=(stim, neuron, time)]
+            In any unit; aligned by label, times to the nearest bin, or of the shape of this cube.
         per : {"neuron", "pair"}
             As for `quality`.
 
         Returns
         -------
         xarray.DataArray [dims=(neuron,) or (stim, neuron)]
+
+        Warns
+        -----
+        PartialPredictionWarning
+            If it lacks stimuli, neurons or bins of this cube, which are left out.
         """
+        from strfcube.analysis.predictions import aligned
         from strfcube.analysis.quality import ccnorm
 
-        result: xr.DataArray = self._complete(ccnorm(pred, self._repeated(), per))
+        beside, whole = aligned(pred, self._response(), self._reached_bins())
+        response = self._repeated()
+        if "stim" in beside.dims:
+            both = np.isin(response["stim"].values, beside["stim"].values)
+            response = response.isel(stim=np.flatnonzero(both)) if both.any() else whole
+            beside = beside.sel(stim=response["stim"])
+        if "neuron" in beside.dims:
+            response = response.sel(neuron=beside["neuron"])
+        result: xr.DataArray = self._complete(ccnorm(beside, response, per))
         return result
+
+    def _reached_bins(self) -> xr.DataArray | None:
+        """Bins of each stimulus that are on the time axis, 0 where no neuron heard it; None where it is not known."""
+        if "n_bins" not in self._ds or "time" not in self._ds.coords:
+            return None
+        step = float(self._ds.attrs["dt_ms"]) / 1000
+        bins = np.rint(self._ds["time"].values / step)
+        reach = (bins < self._ds["n_bins"].values[:, None]).sum(1)
+        return self._ds["n_bins"].copy(data=np.where((self._ds["n_repeats"] > 0).any("neuron"), reach, 0))
 
     def spontaneous_rate(
         self, window: tuple[float, float] | None = None, per: Per = "neuron", trials: xr.Dataset | None = None
@@ -280,7 +366,7 @@ class StrfAccessor:
         from strfcube.analysis.transform import standardize
 
         self._need("stimulus")
-        chosen = self.split(stims)["stim"].values if isinstance(stims, str) else stims
+        chosen = self.subset(stims)["stim"].values if isinstance(stims, str) else stims
         return self._ds.assign(stimulus=standardize(self._ds["stimulus"], chosen, per))
 
     @property

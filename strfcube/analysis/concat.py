@@ -287,7 +287,7 @@ def _pool(cubes: Sequence[xr.Dataset], names: Sequence[str], stims: Sequence[Ind
 
 
 def _stored(cubes: Sequence[xr.Dataset], stims: Sequence[Index], sizes: Mapping[str, int]) -> tuple[Any, Any]:
-    """Responses and stimuli as arrays of the stores' rows; None where one of the cubes' is not, or no longer, stored."""
+    """Responses and stimuli as arrays of stored rows; None where one of the cubes holds something else."""
     from strfcube.cube.lazy_array import block_of, chunked, rows_of
 
     shape = (len(stims[0]), sum(ds.sizes["neuron"] for ds in cubes), sizes["repeat"], sizes["time"])

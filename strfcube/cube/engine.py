@@ -19,7 +19,7 @@ class StrfcubeEntrypoint(BackendEntrypoint):
     """Opens cubes for xarray.
 
     Lazy, as xarray has it: without ``chunks`` a variable is read when it is asked for, and ``chunks={}`` gives dask
-    arrays of whole read blocks, as `strfcube.open` does.
+    arrays of one stimulus a block.
     """
 
     description = "Recordings of auditory neurons in strfcube's format (Zarr v3)"
@@ -33,7 +33,6 @@ class StrfcubeEntrypoint(BackendEntrypoint):
         StoreError
             If it is absent, no cube, unfinished, or of a newer format.
         """
-        from strfcube.cube.lazy_array import block_of
         from strfcube.cube.schema import validate
         from strfcube.cube.store import locate, opened
 
@@ -42,10 +41,10 @@ class StrfcubeEntrypoint(BackendEntrypoint):
         ds, _ = opened(path, drop)
         if not drop:
             validate(ds, path)
-        if "response" in ds:
-            block = block_of(ds["response"].shape)
-            for name in {"response", "stimulus"} & set(ds.data_vars):
-                ds[name].encoding["preferred_chunks"] = dict(ds[name].sizes) | {"stim": block}
+        for name, variable in ds.variables.items():
+            variable.encoding.pop("preferred_chunks", None)  # what is in memory has none
+            if name in ("response", "stimulus"):
+                variable.encoding["preferred_chunks"] = dict(variable.sizes) | {"stim": 1}
         return ds
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:

@@ -122,7 +122,7 @@ def _outer(index: Any, shape: Sequence[int]) -> tuple[Any, ...] | None:
 
 
 def _cut(chunks: tuple[int, ...], key: Any, size: int) -> tuple[int, ...]:
-    """Chunks along one dimension of what an indexer leaves of it: of slices those that dask leaves, else regular ones."""
+    """Chunks along one dimension of what an indexer leaves of it: of slices as dask has it, else regular ones."""
     if isinstance(key, slice):
         positions = np.arange(sum(chunks))[key]
         number = np.searchsorted(np.cumsum(chunks), positions, side="right")

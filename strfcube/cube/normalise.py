@@ -44,7 +44,7 @@ def loaded(ds: xr.Dataset) -> xr.Dataset:
         counts = np.asarray(ds[name].values)
         if len(labels) < counts.max(initial=0) or (np.diff(labels) <= 0).any():
             ds = ds.assign({name: ds[name].copy(data=_reached(labels, counts))})
-    return ds
+    return with_own_units(ds)
 
 
 def _reached(labels: NDArray[Any], counts: NDArray[Any]) -> NDArray[Any]:
@@ -53,3 +53,11 @@ def _reached(labels: NDArray[Any], counts: NDArray[Any]) -> NDArray[Any]:
     known = labels < len(reach) - 1
     np.maximum.at(reach, labels[known] + 1, np.flatnonzero(known) + 1)
     return np.asarray(np.maximum.accumulate(reach)[counts])
+
+
+def with_own_units(ds: xr.Dataset) -> xr.Dataset:
+    """Let the unit of ``mixed`` responses be that of the neurons that are left, where these have one."""
+    if ds["response"].attrs.get("units") != "mixed" or "units" not in ds.coords:
+        return ds
+    own = {str(u) for u in ds["units"].values.ravel()}
+    return ds.assign(response=ds["response"].assign_attrs(units=own.pop())) if len(own) == 1 else ds

@@ -46,10 +46,8 @@ class ResponseReader:
         self._blocks: list[tuple[StoredArray, Index, int, Span, Span]] = []
         first = 0
         for part, array in zip(rows.parts, arrays, strict=True):
-            for block, here, there in pieces(part.neuron, array.chunk[1], array.shape[1])[0]:
-                here = (
-                    slice(here.start + first, here.stop + first, here.step) if isinstance(here, slice) else here + first
-                )
+            for block, at, there in pieces(part.neuron, array.chunk[1], array.shape[1])[0]:
+                here = slice(at.start + first, at.stop + first, at.step) if isinstance(at, slice) else at + first
                 self._blocks.append((part.source, part.stim, block, here, there))
             first += len(part.neuron)
 

@@ -151,8 +151,11 @@ class StoredArray:
     def __init__(self, store: Store, array: ShardedArray, kept: NDArray[Any] | None = None) -> None:
         self.store, self.array = store, array
         # Of each shard, whether it must be there
-        self._expected: NDArray[np.bool_] = np.ones((), bool)
-        if kept is not None and kept.size:
+        known = 1 if kept is None else kept.ndim
+        # A part of the repeats or bins, in shards that others wrote, may hold nothing and not be there
+        rest = zip(array.shard[known:], array.shape[known:], strict=True)
+        self._expected: NDArray[np.bool_] = np.array(all(s >= n for s, n in rest))
+        if kept is not None and kept.size and self._expected:
             found = kept > 0
             for dim, size in enumerate(array.shard[: kept.ndim]):
                 found = np.logical_or.reduceat(found, np.arange(0, kept.shape[dim], size), axis=dim)
@@ -298,9 +301,7 @@ class Rows:
     def entire(self) -> bool:
         """Whether it has all repeats and bins of its stores, in order."""
         lengths = [p.source.array.shape[-len(self.rest) :] for p in self.parts]
-        return self.in_order and all(
-            len(r) >= max(n) for r, n in zip(self.rest, zip(*lengths, strict=True), strict=True)
-        )
+        return self.in_order and all(len(r) >= n for r, n in zip(self.rest, np.max(lengths, axis=0), strict=True))
 
     def keeping(self) -> Rows:
         """The same, from arrays that keep decoded chunks in memory."""
@@ -377,10 +378,12 @@ def joined(rows: Sequence[Rows], stims: Sequence[Index], sizes: Sequence[int]) -
     sizes : sequence of int
         Lengths along the further dimensions.
     """
-    parts = tuple(
-        Part(p.source, np.where(s >= 0, p.stim[s], -1), p.neuron) for r, s in zip(rows, stims, strict=True) for p in r.parts
-    )  # fmt: skip
-    return Rows(parts, tuple(np.arange(n) for n in sizes), rows[0].dims)
+    parts = [
+        Part(p.source, np.where(s >= 0, p.stim[s], -1), p.neuron)
+        for several, s in zip(rows, stims, strict=True)
+        for p in several.parts
+    ]
+    return Rows(tuple(parts), tuple(np.arange(n) for n in sizes), rows[0].dims)
 
 
 def _of_neurons(parts: tuple[Part, ...], neuron: Index) -> tuple[Part, ...]:

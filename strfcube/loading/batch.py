@@ -40,7 +40,7 @@ class BatchReader:
 
     def __init__(self, source: Source, choice: Choice, reading: Reading) -> None:
         self.source, self.choice, self.reading = source, choice, reading
-        self.stim, self.neuron, self.n_repeats = choice.visible(source.n_repeats)
+        self.stim, self.neuron, self.n_repeats = choice.stim, choice.neuron, choice.counts(source.n_repeats)
         self.n_bins = source.n_bins[self.stim]
         self.dt_ms = float(source.cube.attrs["dt_ms"])
 

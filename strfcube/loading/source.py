@@ -1,4 +1,4 @@
-"""What all views of one cube share: open files, kept chunks, buffers; where its responses, spectrograms and sounds are."""
+"""What all views of one cube share: open files, kept chunks, buffers; where responses, spectrograms and sounds are."""
 
 from __future__ import annotations
 

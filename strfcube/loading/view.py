@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 
 from strfcube.analysis.concat import concat
-from strfcube.analysis.select import Choice, apply, masks, nothing_left, positions, published
+from strfcube.analysis.select import Choice, Keep, apply, masks, published, some
 from strfcube.cube import store
 from strfcube.cube.normalise import loaded
 from strfcube.errors import UsageError
@@ -46,7 +46,7 @@ class View:
         self._reading = reading
         cube = loaded(opened)
         self._source = Source(cube, reading.cache)
-        self._choice = Choice.everything(cube)
+        self._choice = Choice.everything(cube).heard(self._source.n_repeats)
 
     @property
     def _threads(self) -> int:
@@ -96,7 +96,14 @@ class View:
 
     # Selection ------------------------------------------------------------------------------------------------------
 
-    def sel(self, *, where: Predicate | None = None, heard: Mapping[str, Any] | None = None, **keys: Any) -> Self:
+    def sel(
+        self,
+        *,
+        where: Predicate | None = None,
+        heard: Mapping[str, Any] | None = None,
+        keep: Keep | None = None,
+        **keys: Any,
+    ) -> Self:
         """Choose by coordinates; see `strfcube.select`.
 
         Values, ``where`` and ``heard`` are looked up in the whole cube: the order of selections does not matter.
@@ -106,7 +113,8 @@ class View:
         SelectionError
             For an unknown key, a value that nothing has, or a choice that leaves nothing.
         """
-        return self._narrowed(self._choice.narrowed(*masks(self._source.cube, keys, where, heard)), keys, where, heard)
+        found = masks(self._source.cube, keys, where, heard)
+        return self._narrowed(self._choice.narrowed(*found, self._source.n_repeats, keep), keys, where, heard)
 
     def where(self, predicate: Predicate) -> Self:
         """Choose by a predicate on the cube, such as ``lambda ds: ds.depth > 300``; see `strfcube.select`."""
@@ -126,12 +134,7 @@ class View:
         SelectionError
             For a choice that leaves nothing.
         """
-        chosen = {}
-        for dim, indexer in (("stim", stim), ("neuron", neuron)):
-            if indexer is not None:
-                there = getattr(self._reader, dim)
-                chosen[dim] = there[positions(indexer, len(there), dim)]
-        return self._narrowed(dataclasses.replace(self._choice, **chosen), {"stim": stim, "neuron": neuron})
+        return self._narrowed(self._choice.at(stim, neuron), {"stim": stim, "neuron": neuron})
 
     def with_stimulus(self) -> Self:
         """Leave out the stimuli whose sound was missing when the cube was built.
@@ -145,10 +148,7 @@ class View:
         return self._narrowed(chosen, {"with_stimulus": True})
 
     def _narrowed(self, choice: Choice, keys: Mapping[str, Any], where: Any = None, heard: Any = None) -> Self:
-        view = self._with(_choice=choice)
-        if not len(view):
-            raise nothing_left(keys, where, heard)
-        return view
+        return self._with(_choice=some(choice, keys, where, heard))
 
     # Reading --------------------------------------------------------------------------------------------------------
 

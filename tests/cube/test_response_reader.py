@@ -70,10 +70,9 @@ def test_absent_chunks_are_not_stored(store):
     assert any(array.read((s, 0, 2, 0)) is None for s in range(5))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
-def test_any_neurons_equal_xarray(store, opened, data):
-    _, path = store
+def test_any_neurons_equal_xarray(opened, data):
     ds, values = opened
     neurons = np.array(data.draw(st.lists(st.integers(0, 7), min_size=1, max_size=8, unique=True)))
     stim = data.draw(st.integers(0, 4))
