@@ -226,10 +226,7 @@ class ShardedArray:
             return
         self._own()
         wanted = [at for at in dict.fromkeys(chunks) if at not in self._coming and not (self.kept and at in self.kept)]
-        new = [s for s in dict.fromkeys(map(self._shard_of, wanted)) if s not in self._shards]
-        if new:
-            tails = self._files.tails([self._key(s) for s in new], self._index_bytes)
-            self._shards |= {s: self._parsed(s, tail) for s, tail in zip(new, tails, strict=True)}
+        self.open(wanted)
         places: dict[str, tuple[_Shard, list[Place], list[tuple[int, int]]]] = {}
         for at in wanted:
             found = self._locate(at)
@@ -248,6 +245,14 @@ class ShardedArray:
                 if spare < 0:
                     self._coming.pop(at, None)
             self._coming |= asked
+
+    def open(self, chunks: Iterable[Place]) -> None:
+        """Read the indexes of the shards of some chunks: of a remote array all at once."""
+        self._own()
+        new = [s for s in dict.fromkeys(map(self._shard_of, chunks)) if s not in self._shards]
+        if new and isinstance(self._files, Remote):
+            tails = self._files.tails([self._key(s) for s in new], self._index_bytes)
+            self._shards |= {s: self._parsed(s, tail) for s, tail in zip(new, tails, strict=True)}
 
     def lost(self, at: Place) -> bool:
         """Whether the file of a chunk's shard is not there: all of its chunks are missing values, or it is lost."""

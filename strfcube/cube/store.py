@@ -129,10 +129,10 @@ def opened(path: str, drop: Iterable[str] = (), cache_dir: str | None = None) ->
     """
     from xarray.core.indexing import LazilyIndexedArray
 
+    from strfcube.cube.groups import open_group, unreadable
     from strfcube.cube.lazy_array import LazyRows
     from strfcube.cube.shard_reader import ShardedArray
     from strfcube.cube.stored import Rows, Store, StoredArray
-    from strfcube.cube.zarr_store import open_group, unreadable
 
     # Before anything is read: what is put there from now on is found out
     here = Store.opened(path, str(cube_attrs(path).get("digest", "")), cache_dir)
