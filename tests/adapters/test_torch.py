@@ -553,12 +553,12 @@ def test_waveforms_that_cannot_be_had_say_why(demo, made):
         CubeDataset(demo, mode="waveform", audio_fs=16000).standardize()
 
 
-def test_a_url_is_read_through_zarr(made):
+def test_a_url_is_read_as_a_path_is(made):
     import fsspec
 
     fsspec.filesystem("memory").put(made[1], "/far.zarr", recursive=True)
     far = CubeDataset("memory://far.zarr")
-    assert isinstance(far._reader._responses, LazyReader)
+    assert isinstance(far._reader._responses, ResponseReader)
     same(far.batch([0, 3]), CubeDataset(made[1]).batch([0, 3]))
 
 
