@@ -249,14 +249,17 @@ class ShardedArray:
     def open(self, chunks: Iterable[Place]) -> None:
         """Read the indexes of the shards of some chunks: of a remote array all at once."""
         self._own()
-        new = [s for s in dict.fromkeys(map(self._shard_of, chunks)) if s not in self._shards]
-        if new and isinstance(self._files, Remote):
+        new = [s for s in dict.fromkeys(map(self.shard_of, chunks)) if s not in self._shards]
+        if not isinstance(self._files, Remote):
+            for shard in new:
+                self._opened(shard)
+        elif new:
             tails = self._files.tails([self._key(s) for s in new], self._index_bytes)
             self._shards |= {s: self._parsed(s, tail) for s, tail in zip(new, tails, strict=True)}
 
     def lost(self, at: Place) -> bool:
         """Whether the file of a chunk's shard is not there: all of its chunks are missing values, or it is lost."""
-        return self._opened(self._shard_of(at)) is None
+        return self._opened(self.shard_of(at)) is None
 
     def has(self, at: Place) -> bool:
         """Whether a chunk is stored: one that holds only missing values is not."""
@@ -264,7 +267,7 @@ class ShardedArray:
 
     def _locate(self, at: Place) -> tuple[_Shard, int, int] | None:
         """Shard, offset and size of a chunk; None where it is not stored."""
-        shard = self._opened(self._shard_of(at))
+        shard = self._opened(self.shard_of(at))
         if shard is None:
             return None
         slot = 0
@@ -273,7 +276,8 @@ class ShardedArray:
         offset, size = shard.table[slot]
         return None if offset == _NOT_STORED else (shard, offset, size)
 
-    def _shard_of(self, at: Place) -> Place:
+    def shard_of(self, at: Place) -> Place:
+        """Index of the shard that holds a chunk."""
         return tuple(a // n for a, n in zip(at, self.per_shard, strict=True))
 
     def _opened(self, shard: Place) -> _Shard | None:
