@@ -327,13 +327,36 @@ class Rows:
             parts = _of_neurons(parts, positions[1])
         return Rows(parts, tuple(r if p is None else r[p] for r, p in zip(self.rest, rest, strict=True)), tuple(dims))
 
+    def recorded(self) -> Rows:
+        """The same without the repeats that no chunk of these stimuli holds: all of them are missing values."""
+        if not self.by_neuron:
+            return self
+        there = np.zeros(len(self.rest[0]), bool)
+        for part in self.parts:
+            array = part.source.array
+            number = self.rest[0] // array.chunk[2]
+            inside = self.rest[0] < array.shape[2]
+            ats = [
+                (stim, block, time)
+                for stim in np.unique(part.stim[part.stim >= 0] // array.chunk[0]).tolist()
+                for block in np.unique(part.neuron // array.chunk[1]).tolist()
+                for time in range(array.grid[3])
+            ]
+            for k in np.unique(number[inside & ~there]).tolist():
+                if any(part.source.has((stim, block, k, time)) for stim, block, time in ats):
+                    there |= inside & (number == k)
+        return dataclasses.replace(self, rest=(self.rest[0][there], self.rest[1]))
+
     def transposed(self, order: Sequence[int]) -> Rows:
         """The same with its dimensions in another order."""
         return dataclasses.replace(self, dims=tuple(self.dims[i] for i in order))
 
-    def read(self) -> NDArray[np.float32]:
-        """The values."""
-        out = np.empty(self._full, np.float32)
+    def read(self, into: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """The values, in new memory or that of the caller."""
+        if into is not None and self.dims != tuple(range(len(self._full))):
+            into[...] = self.read()
+            return into
+        out = np.empty(self._full, np.float32) if into is None else into
         if self.by_neuron:
             first = 0
             for part in self.parts:
