@@ -51,7 +51,17 @@ class Reading:
         return self.rows.__dask_tokenize__()
 
 
-class DirectArray(da.Array):
+class _Dask(type):
+    """Makes a class count as `dask.array.Array` among types: xarray refuses to mix arrays of two, compared as such."""
+
+    def __eq__(cls, other: object) -> bool:
+        return other is da.Array or isinstance(other, _Dask)
+
+    def __hash__(cls) -> int:
+        return hash(da.Array)
+
+
+class DirectArray(da.Array, metaclass=_Dask):
     """A dask array whose blocks are put straight into the result when it is computed itself.
 
     Dask copies all blocks of a result into one array: twice the memory, and for data that were only read, more than
@@ -283,7 +293,7 @@ class Applied:
 def applied(
     response: xr.DataArray, function: Callable[..., NDArray[Any]], size: tuple[int, ...], dtype: Any
 ) -> da.Array | None:
-    """What a function makes of a lazy response [dims=(..., repeat, time)], as `Applied`; None where it is not stored."""
+    """What a function makes of a lazy response [dims=(..., repeat, time)]; None where that holds no stored rows."""
     rows = rows_of(response) if response.chunks else None
     if rows is None or not rows.by_neuron or rows.dims[-2:] != (2, 3):
         return None
