@@ -10,7 +10,9 @@ from __future__ import annotations
 import itertools
 import math
 import threading
+import warnings
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import dask.array as da
@@ -98,6 +100,18 @@ class DirectArray(da.Array, metaclass=_Dask):
 
     def __dask_postcompute__(self) -> Any:
         return _whole, (self.shape,)
+
+
+_PASS_OVER_MISSING = (np.nanmean, np.nansum, np.nanmin, np.nanmax, np.nanvar, np.nanstd)
+
+
+def _reduced(function: Callable[..., NDArray[Any]], values: NDArray[Any]) -> NDArray[Any]:
+    """Over repeats."""
+    if not values.shape[-2]:
+        values = np.full((*values.shape[:-2], 1, values.shape[-1]), np.nan, values.dtype)
+    with warnings.catch_warnings():  # of bins that nobody observed
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return function(values, axis=-2)
 
 
 class _Room:
@@ -191,6 +205,17 @@ class StoredDask(DirectArray):
     def copy(self) -> Any:
         """The same: dask arrays are not changed, but for what `rows` finds out."""
         return super().copy() if self.rows is None else StoredDask.of(self.rows, self.chunks)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """What numpy's functions do with it: those that pass over missing values need not read absent repeats."""
+        rows = self.rows
+        if func in _PASS_OVER_MISSING and len(args) == 1 and args[0] is self and rows is not None and rows.by_neuron:
+            axis = kwargs.get("axis")
+            axis = axis[0] if isinstance(axis, tuple) and len(axis) == 1 else axis
+            plain = not {k: v for k, v in kwargs.items() if k != "axis" and v is not None and v is not np._NoValue}
+            if isinstance(axis, int) and plain and rows.dims == (0, 1, 2, 3) and axis % 4 == 2:
+                return over(Applied(rows, partial(_reduced, func), rows.shape[3:], self.dtype))
+        return super().__array_function__(func, types, args, kwargs)
 
     def __deepcopy__(self, memo: Any) -> Any:
         return self.copy()
@@ -297,13 +322,17 @@ def applied(
     rows = rows_of(response) if response.chunks else None
     if rows is None or not rows.by_neuron or rows.dims[-2:] != (2, 3):
         return None
-    made = Applied(rows, function, size, dtype)
-    chunks = list(made.shape)
-    if 0 in rows.dims:
+    return over(Applied(rows, function, size, dtype))
+
+
+def over(source: Applied) -> DirectArray:
+    """The array of applied values, in chunks of as many stimuli as may be read in one task."""
+    rows, chunks = source.rows, list(source.shape)
+    if 0 in rows.dims[:-2]:
         stim = rows.dims.index(0)
-        bytes_ = max(made.dtype.itemsize * math.prod(made.shape), 4 * math.prod(rows.shape) // _READ_MORE)
-        chunks[stim] = max(1, made.shape[stim] * READ_BYTES // max(1, bytes_))
-    return DirectArray.over(made, tuple(chunks))
+        size = max(source.dtype.itemsize * math.prod(source.shape), 4 * math.prod(rows.shape) // _READ_MORE)
+        chunks[stim] = max(1, source.shape[stim] * READ_BYTES // max(1, size))
+    return DirectArray.over(source, tuple(chunks))
 
 
 def chunked(rows: Rows, block: int) -> StoredDask:
