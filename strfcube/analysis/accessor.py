@@ -199,17 +199,7 @@ class StrfAccessor:
         from strfcube.analysis.transform import psth
 
         dt_ms, response = float(self._ds.attrs["dt_ms"]), self._response()
-        single = self._ds["n_repeats"].max("neuron").values <= 1
-        if single.all() or not single.any():
-            return psth(response, dt_ms, smooth_ms)
-        # Where most stimuli were played once and some twenty times, the nineteen absent repeats are not read.
-        once, often = np.flatnonzero(single), np.flatnonzero(~single)
-        parts = [
-            psth(response.isel(stim=once, repeat=slice(0, 1)), dt_ms, smooth_ms),
-            psth(response.isel(stim=often), dt_ms, smooth_ms),
-        ]
-        joined: xr.DataArray = xr.concat(parts, "stim")
-        return joined.isel(stim=np.argsort(np.concatenate([once, often])))
+        return psth(response, dt_ms, smooth_ms)
 
     def _repeated(self) -> xr.DataArray:
         """Responses to the stimuli that any neuron heard at least twice: the others tell nothing of the noise."""
