@@ -52,6 +52,9 @@ class CubeDataset(View, Dataset[Batch]):
         Of ``stims`` and ``responses``.
     device : torch.device or str, optional
         Where batches go; counts travel as bytes and become floats and mask there.
+    cache_dir : path, optional
+        Folder that keeps what was read of a cube behind a URL, for the next epoch and the next process; see
+        `strfcube.open`.
 
     Raises
     ------
@@ -85,9 +88,11 @@ class CubeDataset(View, Dataset[Batch]):
         allow_mixed: bool = False,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         names = extra if isinstance(extra, str) else tuple(extra)
-        super().__init__(source, Reading(mode, audio_fs, average_repeats, smooth_ms, cache, names, allow_mixed))  # type: ignore[arg-type]
+        reading = Reading(mode, audio_fs, average_repeats, smooth_ms, cache, names, allow_mixed)  # type: ignore[arg-type]
+        super().__init__(source, reading, cache_dir)
         self._dtype, self._device = _floating(dtype), None if device is None else torch.device(device)
 
     @property
@@ -233,6 +238,8 @@ class CubeDataset(View, Dataset[Batch]):
             len(self), batch_size, shuffle=shuffle, seed=drawn, drop_last=drop_last, blocks=blocks, groups=groups,
             sampler=sampler,
         )  # fmt: skip
+        if not options.get("num_workers") and self._reader.remote:  # workers ask for their own
+            order.expect, order.window = self._reader.fetch, self._reader.window(batch_size)
         pin = pin_memory and torch.cuda.is_available()
         return CubeLoader(self, order, prefetch, pin_memory=pin, **options)
 

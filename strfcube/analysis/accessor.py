@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
+from strfcube.cube.groups import open_group
 from strfcube.cube.normalise import with_own_units
 from strfcube.errors import SelectionError, StoreError, UsageError
 
@@ -198,17 +199,7 @@ class StrfAccessor:
         from strfcube.analysis.transform import psth
 
         dt_ms, response = float(self._ds.attrs["dt_ms"]), self._response()
-        single = self._ds["n_repeats"].max("neuron").values <= 1
-        if single.all() or not single.any():
-            return psth(response, dt_ms, smooth_ms)
-        # Where most stimuli were played once and some twenty times, the nineteen absent repeats are not read.
-        once, often = np.flatnonzero(single), np.flatnonzero(~single)
-        parts = [
-            psth(response.isel(stim=once, repeat=slice(0, 1)), dt_ms, smooth_ms),
-            psth(response.isel(stim=often), dt_ms, smooth_ms),
-        ]
-        joined: xr.DataArray = xr.concat(parts, "stim")
-        return joined.isel(stim=np.argsort(np.concatenate([once, often])))
+        return psth(response, dt_ms, smooth_ms)
 
     def _repeated(self) -> xr.DataArray:
         """Responses to the stimuli that any neuron heard at least twice: the others tell nothing of the noise."""
@@ -343,8 +334,8 @@ class StrfAccessor:
             raise StoreError("the cube does not know its store any more: open it with strfcube.open, or give trials=")
         try:
             # Positions in the trials are those of the whole cube, which this may be a part of.
-            return xr.open_zarr(source, chunks=None), xr.open_zarr(source, group="trials", chunks=None)
-        except (FileNotFoundError, KeyError) as error:
+            return open_group(source), open_group(source, "trials")
+        except StoreError as error:
             raise StoreError(f"{source} is gone, or was built without its group 'trials': give trials=") from error
 
     def standardize(self, stims: Any = None, per: Literal["band", "all"] = "band") -> xr.Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import queue
 import threading
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ import numpy as np
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -44,7 +43,14 @@ class Batches:
     ----------
     epoch, skip : int
         Epoch that the next iteration gives, and how many of its batches it leaves out.
+    expect : callable, optional
+        Told which items will be read soon, before they are.
+    window : int
+        Batches ahead that it is told of.
     """
+
+    expect: Callable[[Sequence[int]], None] | None = None
+    window = 0
 
     def __init__(
         self,
@@ -73,7 +79,20 @@ class Batches:
         self.epoch = self.skip = 0
 
     def __iter__(self) -> Iterator[list[int]]:
-        return itertools.islice(iter(self._batches(self.epoch)), self.skip, None)
+        batches = self._batches(self.epoch)[self.skip :]
+        return iter(batches) if self.expect is None else self._announced(batches, self.expect)
+
+    def _announced(self, batches: list[list[int]], expect: Callable[[Sequence[int]], None]) -> Iterator[list[int]]:
+        told = 1
+        for i, batch in enumerate(batches):
+            if not i:  # what is waited for comes first
+                expect(batch)
+            if told - i <= 1 + self.window // 2:
+                following = batches[told : i + 1 + self.window]
+                if following:
+                    expect([item for several in following for item in several])
+                told += len(following)
+            yield batch
 
     def __len__(self) -> int:
         if self.sampler is not None:

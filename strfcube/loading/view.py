@@ -37,12 +37,19 @@ class View:
         What `strfcube.open` takes, or a cube.
     reading : Reading
         How to read it.
+    cache_dir : path, optional
+        As `strfcube.open` takes it.
     """
 
-    def __init__(self, source: str | os.PathLike[str] | xr.Dataset, reading: Reading) -> None:
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | xr.Dataset,
+        reading: Reading,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
         if not isinstance(source, xr.Dataset | str | os.PathLike):
             raise UsageError(f"expected a path, a URL or an xarray.Dataset, got {type(source).__name__}")
-        opened = source if isinstance(source, xr.Dataset) else store.open(source)
+        opened = source if isinstance(source, xr.Dataset) else store.open(source, cache_dir=cache_dir)
         self._reading = reading
         cube = loaded(opened)
         self._source = Source(cube, reading.cache)
