@@ -55,6 +55,13 @@ class BatchReader:
                 )
         return self.source.responses(self.neuron)
 
+    @cached_property
+    def labels(self) -> NDArray[Any]:
+        """Labels of the visible neurons [shape=(neuron,)], not to be written to: all batches share them."""
+        labels: NDArray[Any] = self.source.cube["neuron"].values[self.neuron]
+        labels.setflags(write=False)
+        return labels
+
     @property
     def raw_fill(self) -> int | None:
         """Missing value of bytes that can be decoded elsewhere (`batch` with ``raw=True``), if there are such."""

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 Cache = Literal["none", "ram", "auto"]
+
+
+class Options(TypedDict, total=False):
+    """The options of `strfcube.loading.CubeView`, for those that hand them on."""
+
+    mode: Literal["spectrogram", "waveform"]
+    audio_fs: float | None
+    average_repeats: bool
+    smooth_ms: float | None
+    cache: Cache
+    extra: Sequence[str]
+    allow_mixed: bool
 
 
 @dataclass(frozen=True)
