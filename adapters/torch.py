@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from strfcube.errors import UsageError
+from strfcube.loading.alike import refuse_unlike
 from strfcube.loading.loader import ahead, batches_of, checked_prefetch, order_of
 from strfcube.loading.order import Batches, Epochs, Order
 from strfcube.loading.view import CubeView
@@ -29,6 +30,9 @@ class Item(Batch):
     """One stimulus of a view, as a dict; it knows its view, so that `collate` mixes no two kinds."""
 
     view: CubeDataset
+
+    def __reduce__(self) -> Any:  # what leaves its process leaves the view behind
+        return dict, (dict(self),)
 
 
 class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding views pools their cubes
@@ -220,24 +224,48 @@ def collate(items: Sequence[Batch]) -> Batch:
     Parameters
     ----------
     items : sequence of dict
-        As ``CubeDataset`` gives them; with equal numbers of neurons and frequencies.
+        As ``CubeDataset`` gives them.
+
+    Raises
+    ------
+    UsageError
+        If they are of views with other neurons, frequencies, bin widths or units, on other devices, or read otherwise.
     """
     if isinstance(items, Items):
         return items.view.batch(items.indices)
+    first, *others = items
+    views = {id(item.view): item.view for item in items if isinstance(item, Item)}
+    for view in list(views.values())[1:]:
+        refuse_unlike("collate", next(iter(views.values())), view, batch=True)
+    for other in others:
+        _refuse_unlike_arrays(first, other)
     padding = {"stims": 0.0, "responses": torch.nan, "valid_mask": False}
     batch: Batch = {}
-    for key, first in items[0].items():
+    for key, one in first.items():
         values = [item[key] for item in items]
         if key in padding:
             shape = torch.tensor([v.shape for v in values]).max(0).values.tolist()
-            batch[key] = torch.full((len(values), *shape), padding[key], dtype=first.dtype, device=first.device)
+            batch[key] = torch.full((len(values), *shape), padding[key], dtype=one.dtype, device=one.device)
             for b, value in enumerate(values):
                 batch[key][(b, *(slice(n) for n in value.shape))] = value
         elif key == "neuron":
-            batch[key] = first
+            batch[key] = one
         else:
-            batch[key] = torch.stack(values) if isinstance(first, torch.Tensor) else values
+            batch[key] = torch.stack(values) if isinstance(one, torch.Tensor) else values
     return batch
+
+
+def _refuse_unlike_arrays(first: Batch, other: Batch) -> None:
+    """Refuse what can be told without the views: items that were made into other dicts on their way."""
+    if first.keys() != other.keys():
+        raise UsageError(f"collate: the items hold different keys, {', '.join(first)} and {', '.join(other)}")
+    for key, axes in (("responses", (0,)), ("stims", tuple(range(first["stims"].ndim - 1)))):
+        shapes = [tuple(item[key].shape[axis] for axis in axes) for item in (first, other)]
+        if shapes[0] != shapes[1] or first[key].device != other[key].device:
+            what = f"{shapes[0]} on {first[key].device} and {shapes[1]} on {other[key].device}"
+            raise UsageError(f"collate: {key} of the items differ: {what}")
+    if "neuron" in first and not np.array_equal(first["neuron"], other["neuron"]):
+        raise UsageError("collate: the items are of different neurons; take their views from view.splits(...)")
 
 
 default_collate_fn_map[Item] = lambda items, *, collate_fn_map=None: collate(items)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
+from strfcube.cube.normalise import with_own_units
 from strfcube.errors import SelectionError, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from strfcube.analysis.plot import Plots
     from strfcube.analysis.quality import Per
+    from strfcube.analysis.select import Keep
 
 
 @xr.register_dataset_accessor("strf")  # type: ignore[no-untyped-call]
@@ -41,6 +43,13 @@ class StrfAccessor:
         missing = [n for n in names if n not in self._ds.variables]
         if missing:
             raise UsageError(f"expected a cube, but it has no {' or '.join(missing)}; open it with strfcube.open")
+
+    def _response(self) -> xr.DataArray:
+        return with_own_units(self._cube())["response"]
+
+    def _cube(self) -> xr.Dataset:
+        self._need("response", "n_repeats")
+        return self._ds
 
     def coverage(self, by: str | tuple[str, ...] | None = None) -> xr.DataArray:
         """Which pairs of stimulus and neuron have data; reads nothing but `n_repeats`.
@@ -86,38 +95,91 @@ class StrfAccessor:
         coords |= {"pairs": (keys, with_data), "possible": (keys, all_pairs)}
         return xr.DataArray(fraction, coords=coords, dims=keys, name="coverage", attrs=attrs)
 
-    def select(
+    def sel(
         self,
         *,
         where: Callable[[xr.Dataset], xr.DataArray] | xr.DataArray | None = None,
         heard: Mapping[str, Any] | None = None,
+        keep: Keep | None = None,
         **keys: Any,
     ) -> xr.Dataset:
-        """Part of the cube, chosen by its coordinates: see `strfcube.select`."""
+        """Part of the cube, chosen by its coordinates: see `strfcube.select`.
+
+        What has no data in the choice is hidden, unless it is kept: ``keep="neurons"`` or ``keep="stimuli"``.
+        """
         from strfcube.analysis.select import select
 
-        return select(self._ds, where=where, heard=heard, **keys)
+        return select(self._cube(), where=where, heard=heard, keep=keep, **keys)
 
-    def split(self, name: str) -> xr.Dataset:
+    def isel(self, *, stim: Any = None, neuron: Any = None) -> xr.Dataset:
+        """Part of the cube, chosen by position; nothing is hidden.
+
+        Parameters
+        ----------
+        stim, neuron : int, slice, sequence of int or of bool, optional
+            Both dimensions stay, also with one position.
+
+        Raises
+        ------
+        IndexError
+            For a position past the end.
+        SelectionError
+            For a position that comes twice, or a choice that leaves nothing.
+        """
+        from strfcube.analysis.select import Choice, apply, some
+
+        choice = Choice.everything(self._cube()).at(stim, neuron)
+        return apply(self._ds, some(choice, {"stim": stim, "neuron": neuron}))
+
+    def where(
+        self, predicate: Callable[[xr.Dataset], xr.DataArray] | xr.DataArray, keep: Keep | None = None
+    ) -> xr.Dataset:
+        """Part of the cube that a predicate holds for, such as ``lambda ds: ds.depth > 300``: see `strfcube.select`."""
+        return self.sel(where=predicate, keep=keep)
+
+    def subset(self, name: str, keep: Keep | None = None) -> xr.Dataset:
         """Part of the cube that a published choice names: a value of ``split`` or ``subset``, or a bool coordinate.
 
         Parameters
         ----------
         name : str
-            ``train``, ``test``, ``est``, ``val``, ...
-
-        Returns
-        -------
-        xarray.Dataset
+            ``train``, ``test``, ``est``, ``val``, ``valid_unit``, ...
+        keep : {"neurons", "stimuli"}, optional
+            What is not hidden for want of data.
 
         Raises
         ------
         SelectionError
             If the cube has no such choice; the message lists those it has.
         """
-        from strfcube.analysis.select import published, select
+        from strfcube.analysis.select import published
 
-        return select(self._ds, **published(self._ds, name))
+        return self.sel(keep=keep, **published(self._cube(), name))
+
+    def splits(self, *names: str) -> tuple[xr.Dataset, ...]:
+        """Published parts of the stimuli, all with the same neurons: ``est, val = ds.strf.splits("est", "val")``.
+
+        Parameters
+        ----------
+        *names : str
+            As for `subset`.
+
+        Returns
+        -------
+        tuple of xarray.Dataset
+            Their neurons are those that have data in at least one of the parts.
+
+        Raises
+        ------
+        UsageError
+            If a name comes twice, or is a choice of neurons.
+        SelectionError
+            If the cube has no such part.
+        """
+        from strfcube.analysis.select import Choice, apply, parts
+
+        ds = self._cube()
+        return tuple(apply(ds, part) for part in parts(ds, Choice.everything(ds), names))
 
     def psth(self, smooth_ms: float | None = None) -> xr.DataArray:
         """Mean over repeats, in spikes/s or mV: see `strfcube.analysis.transform.psth`.
@@ -133,8 +195,7 @@ class StrfAccessor:
         """
         from strfcube.analysis.transform import psth
 
-        self._need("response", "n_repeats")
-        dt_ms, response = float(self._ds.attrs["dt_ms"]), self._ds["response"]
+        dt_ms, response = float(self._ds.attrs["dt_ms"]), self._response()
         single = self._ds["n_repeats"].max("neuron").values <= 1
         if single.all() or not single.any():
             return psth(response, dt_ms, smooth_ms)
@@ -149,9 +210,9 @@ class StrfAccessor:
 
     def _repeated(self) -> xr.DataArray:
         """Responses to the stimuli that any neuron heard at least twice: the others tell nothing of the noise."""
-        self._need("response", "n_repeats")
+        response = self._response()
         often = self._ds["n_repeats"].max("neuron").values >= 2
-        return self._ds["response"] if often.all() else self._ds["response"].isel(stim=np.flatnonzero(often))
+        return response if often.all() else response.isel(stim=np.flatnonzero(often))
 
     def _complete(self, values: Any) -> Any:
         """Put the stimuli back that `_repeated` left out, as NaN."""
@@ -280,7 +341,7 @@ class StrfAccessor:
         from strfcube.analysis.transform import standardize
 
         self._need("stimulus")
-        chosen = self.split(stims)["stim"].values if isinstance(stims, str) else stims
+        chosen = self.subset(stims)["stim"].values if isinstance(stims, str) else stims
         return self._ds.assign(stimulus=standardize(self._ds["stimulus"], chosen, per))
 
     @property

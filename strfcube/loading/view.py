@@ -6,11 +6,9 @@ Nothing of ``response`` is read before a batch asks for it.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -18,23 +16,23 @@ import numpy as np
 import xarray as xr
 
 from strfcube.analysis.concat import concat
-from strfcube.analysis.select import Choice, apply, masks, nothing_left, positions, published
+from strfcube.analysis.select import Choice, counts_of
 from strfcube.cube import store
 from strfcube.cube.normalise import loaded
 from strfcube.errors import UsageError
+from strfcube.loading.alike import refuse_unlike
 from strfcube.loading.batch import BatchReader
+from strfcube.loading.choosing import Chosen
 from strfcube.loading.loader import BatchLoader, order_of
 from strfcube.loading.reading import Cache, Reading
 from strfcube.loading.scaling import response_scaling, stimulus_moments
 from strfcube.loading.source import Source
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-Predicate = Callable[[xr.Dataset], xr.DataArray] | xr.DataArray
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
-class CubeView:
+class CubeView(Chosen):
     """Stimuli of a cube and the responses to them, in batches of plain arrays.
 
     Parameters
@@ -97,15 +95,12 @@ class CubeView:
             raise UsageError(f"expected a path, a URL or an xarray.Dataset, got {type(source).__name__}")
         cube = loaded(source if isinstance(source, xr.Dataset) else store.open(source))
         self._source = Source(cube, cache)
-        self._choice = Choice.everything(cube)
+        self._choice = _whole(cube)
 
     @property
     def _threads(self) -> int:
         """Threads that reading may use."""
         return min(4, os.cpu_count() or 1)
-
-    def __len__(self) -> int:
-        return len(self._reader.stim)
 
     def __repr__(self) -> str:
         reader, cube = self._reader, self._source.cube
@@ -207,7 +202,7 @@ class CubeView:
             items.append(i % size)
         meta = [dict(self._meta[i]) for i in items]
         arrays = self._reader.batch(items, threads=self._threads, raw=raw and self._reader.raw_fill is not None)
-        return arrays | {"stim_meta": meta, "neuron": self._reader.labels}
+        return arrays | {"stim_meta": meta, "neuron": self._labels}
 
     @property
     def _raw(self) -> bool:
@@ -218,94 +213,9 @@ class CubeView:
         """Make a batch of what was read, in the framework's arrays."""
         return batch
 
-    def _with(self, **changes: Any) -> Self:
-        view = copy.copy(self)
-        # What a view has worked out belongs to its own choice and reading.
-        view.__dict__ = {k: v for k, v in self.__dict__.items() if k not in ("_reader", "ds", "_meta")} | changes
-        return view
-
     @cached_property
     def _reader(self) -> BatchReader:
         return BatchReader(self._source, self._choice, self._reading)
-
-    @cached_property
-    def ds(self) -> xr.Dataset:
-        """The view as a lazy Dataset, before any reading transform."""
-        return apply(self._source.cube, self._choice)
-
-    @property
-    def stim_meta(self) -> tuple[dict[str, Any], ...]:
-        """Coordinates, ``n_bins`` and ``duration`` of each stimulus."""
-        return tuple(map(dict, self._meta))
-
-    @cached_property
-    def _meta(self) -> tuple[dict[str, Any], ...]:
-        cube, index = self._source.cube, self._reader.stim
-        names = [n for n, c in cube.coords.items() if c.dims == ("stim",)]
-        names += [n for n in ("n_bins", "duration") if n in cube.data_vars]
-        columns = {str(n): cube[n].values[index].tolist() for n in names}
-        return tuple(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
-
-    @property
-    def n_repeats(self) -> NDArray[Any]:
-        """Trials of each visible pair [shape=(stim, neuron)]."""
-        return np.array(self._reader.n_repeats)
-
-    # Selection ------------------------------------------------------------------------------------------------------
-
-    def sel(self, *, where: Predicate | None = None, heard: Mapping[str, Any] | None = None, **keys: Any) -> Self:
-        """Choose by coordinates; see `strfcube.select`.
-
-        Values, ``where`` and ``heard`` are looked up in the whole cube: the order of selections does not matter.
-
-        Raises
-        ------
-        SelectionError
-            For an unknown key, a value that nothing has, or a choice that leaves nothing.
-        """
-        return self._narrowed(self._choice.narrowed(*masks(self._source.cube, keys, where, heard)), keys, where, heard)
-
-    def where(self, predicate: Predicate) -> Self:
-        """Choose by a predicate on the cube, such as ``lambda ds: ds.depth > 300``; see `strfcube.select`."""
-        return self.sel(where=predicate)
-
-    def subset(self, name: str) -> Self:
-        """Choose a published part: a value of ``split`` or ``subset``, or a coordinate of bools (``valid_unit``)."""
-        return self.sel(**published(self._source.cube, name))
-
-    def isel(self, *, stim: Any = None, neuron: Any = None) -> Self:
-        """Choose visible stimuli and neurons by position: ints, slices, lists of ints or bools, in that order.
-
-        Raises
-        ------
-        IndexError
-            For a position past the end.
-        SelectionError
-            For a choice that leaves nothing.
-        """
-        chosen = {}
-        for dim, indexer in (("stim", stim), ("neuron", neuron)):
-            if indexer is not None:
-                there = getattr(self._reader, dim)
-                chosen[dim] = there[positions(indexer, len(there), dim)]
-        return self._narrowed(dataclasses.replace(self._choice, **chosen), {"stim": stim, "neuron": neuron})
-
-    def with_stimulus(self) -> Self:
-        """Leave out the stimuli whose sound was missing when the cube was built.
-
-        They have responses, but no spectrogram (with ``mode="waveform"``: no waveform). They are never hidden of
-        themselves; a batch of them is an error.
-        """
-        stims = self._reader.stim
-        lacking = self._source.without_stimulus(stims.tolist(), self._reading.audio_fs, look=True)
-        chosen = dataclasses.replace(self._choice, stim=stims[~np.isin(stims, lacking)])
-        return self._narrowed(chosen, {"with_stimulus": True})
-
-    def _narrowed(self, choice: Choice, keys: Mapping[str, Any], where: Any = None, heard: Any = None) -> Self:
-        view = self._with(_choice=choice)
-        if not len(view):
-            raise nothing_left(keys, where, heard)
-        return view
 
     # Options --------------------------------------------------------------------------------------------------------
 
@@ -330,52 +240,64 @@ class CubeView:
         """Check ``dtype`` and ``device``, where there are such."""
         return place
 
-    def standardize(self, fit: Self | None = None, per: Literal["band", "all"] = "band") -> Self:
+    def standardize(self, fit: CubeView | None = None, per: Literal["band", "all"] = "band") -> Self:
         """Subtract the mean of the spectrograms and divide by their standard deviation, on reading.
 
         Parameters
         ----------
-        fit : Self, optional
+        fit : CubeView, optional
             The view whose valid bins give mean and deviation: the training set. Default: this view.
         per : {"band", "all"}
             One mean and deviation for each frequency, or one for all.
+
+        Raises
+        ------
+        UsageError
+            If `fit` is no view of the same neurons and frequencies.
         """
         if per not in ("band", "all"):
             raise UsageError(f"per={per!r}, expected 'band' or 'all'")
         if self._reading.mode == "waveform":
             raise UsageError("standardize is for spectrograms, and mode is 'waveform'")
-        fit = self if fit is None else fit
-        if not np.array_equal(fit._source.cube["frequency"].values, self._source.cube["frequency"].values):
-            raise UsageError("standardize: fit is a view of a cube with other frequencies")
+        fit = self if fit is None else _checked(fit, "standardize")
+        refuse_unlike("standardize(fit=...)", self, fit)
         moments = stimulus_moments(fit._reader, per)
         return self._with(_reading=dataclasses.replace(self._reading, standardize=moments))
 
-    def normalize(self, method: Literal["max", "zscore"] = "max", fit: Self | None = None) -> Self:
+    def normalize(self, method: Literal["max", "zscore"] = "max", fit: CubeView | None = None) -> Self:
         """Scale the responses of each neuron, on reading.
 
         Parameters
         ----------
         method : {"max", "zscore"}
             Divide by the largest magnitude, or subtract the mean and divide by the standard deviation.
-        fit : Self, optional
+        fit : CubeView, optional
             The view whose valid bins, read as it reads them, give the figures: the training set. Default: this view.
 
         Raises
         ------
         UsageError
-            If `fit` is another cube, or lacks one of this view's neurons.
+            If `fit` is no view of the same neurons, in the same order, or has no data of one that this view has.
         """
         if method not in ("max", "zscore"):
             raise UsageError(f"method={method!r}, expected 'max' or 'zscore'")
-        fit = self if fit is None else fit
-        if not np.array_equal(fit._source.cube["neuron"].values, self._source.cube["neuron"].values):
-            raise UsageError("normalize: fit is a view of another cube")
-        absent = np.setdiff1d(self._reader.neuron, fit._reader.neuron)
-        if len(absent):
-            labels = ", ".join(map(str, self._source.cube["neuron"].values[absent[:5]]))
-            raise UsageError(f"normalize: {len(absent)} neurons have no data in fit: {labels}; hide them with sel")
-        scaling = response_scaling(fit._reader, method, self._threads)
+        fit = self if fit is None else _checked(fit, "normalize")
+        refuse_unlike("normalize(fit=...)", self, fit)
+        silent = (fit._reader.n_repeats == 0).all(0) & (self._reader.n_repeats > 0).any(0)
+        if silent.any():
+            labels = ", ".join(map(str, self._labels[silent][:5]))
+            raise UsageError(
+                f"normalize: {silent.sum()} neurons have no data in fit: {labels}; leave them out: "
+                f"train = train.sel() hides them, then test.like(train)"
+            )
+        shift, scale = response_scaling(fit._reader, method, self._threads)
+        size = self._source.cube.sizes["neuron"]
+        scaling = np.zeros(size), np.ones(size)
+        scaling[0][self._choice.neuron], scaling[1][self._choice.neuron] = shift, scale
         return self._with(_reading=dataclasses.replace(self._reading, normalize=scaling))
+
+    def __radd__(self, other: Any) -> Self:
+        return self if isinstance(other, int) and other == 0 else NotImplemented  # sum begins with 0
 
     def __add__(self, other: Any) -> Self:
         """Pool the two cubes; both views must be read in one way."""
@@ -388,7 +310,18 @@ class CubeView:
         if names[0] == names[1]:
             names = [f"{names[0]}-1", f"{names[1]}-2"]
         cube = concat([self.ds, other.ds], names)
-        return self._with(_source=Source(loaded(cube), self._source.cache), _choice=Choice.everything(cube))
+        return self._with(_source=Source(loaded(cube), self._source.cache), _choice=_whole(cube))
+
+
+def _whole(cube: xr.Dataset) -> Choice:
+    """All that a cube has data of; its neurons without any, too, for it may be one of several parts that share them."""
+    return Choice.everything(cube).heard(counts_of(cube), "neurons")
+
+
+def _checked(fit: Any, what: str) -> CubeView:
+    if not isinstance(fit, CubeView):
+        raise UsageError(f"{what}: fit={fit!r}, expected a view, such as fit=train; for a part by its name, splits")
+    return fit
 
 
 def _position(index: Any) -> int | None:

@@ -36,7 +36,7 @@ def test_the_test_cubes_keep_the_contract():
 
 
 def test_names_what_there_is_to_call(cube):
-    for name in ("coverage", "select", "psth", "snr", "ccmax", "ccnorm", "split", "spontaneous_rate", "plot"):
+    for name in ("coverage", "sel", "psth", "snr", "ccmax", "ccnorm", "splits", "spontaneous_rate", "plot"):
         assert name in repr(cube.strf)
 
 
@@ -67,21 +67,21 @@ def test_coverage_table(cube):
 
 
 def test_select_is_the_one_selection(cube):
-    xr.testing.assert_identical(cube.strf.select(area="MLd"), strfcube.select(cube, area="MLd"))
+    xr.testing.assert_identical(cube.strf.sel(area="MLd"), strfcube.select(cube, area="MLd"))
 
 
 def test_split(cube):
-    test = cube.strf.split("test")
+    test = cube.strf.subset("test")
     assert list(test["stim"].values) == ["stim005"]
-    assert cube.strf.split("train").sizes["stim"] == 5
+    assert cube.strf.subset("train").sizes["stim"] == 5
     with pytest.raises(SelectionError, match="train"):
-        cube.strf.split("validation")
+        cube.strf.subset("validation")
 
 
 def test_split_of_pairs(cube):
     member = np.random.default_rng(0).choice(np.array(["est", "val"], object), (6, 9))
     cube = cube.assign_coords(split=(("stim", "neuron"), member))
-    part = cube.strf.split("val")
+    part = cube.strf.subset("val")
     for stim in part["stim"].values:
         for neuron in part["neuron"].values:
             pair = {"stim": stim, "neuron": neuron}
@@ -156,13 +156,13 @@ def test_lazy_until_computed(cube):
 def test_measures_make_a_selection(cube):
     """The result is a coordinate to select by."""
     scored = cube.assign_coords(ccmax=cube.strf.ccmax().drop_vars(["area"]))
-    good = scored.strf.select(ccmax=lambda v: v > float(np.nanmedian(v)))
+    good = scored.strf.sel(ccmax=lambda v: v > float(np.nanmedian(v)))
     assert 0 < good.sizes["neuron"] < 9
 
 
 def test_standardize_by_published_part(cube):
     out = cube.strf.standardize("train")
-    train = out.strf.split("train")["stimulus"]
+    train = out.strf.subset("train")["stimulus"]
     assert float(train.mean()) == pytest.approx(0, abs=1e-6)
     xr.testing.assert_identical(out.drop_vars("stimulus"), cube.drop_vars("stimulus"))
 

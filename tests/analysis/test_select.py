@@ -100,6 +100,115 @@ def test_hides_both_ways(keys, seed):
         assert heard.any(1).all()
 
 
+def test_kept_neurons_stay_without_data_and_kept_stimuli_too():
+    for seed in range(4):
+        ds = cube(seed)
+        one = ds["stim"].values[-1]
+        heard = (ds["n_repeats"].sel(stim=one) > 0).values
+        assert not heard.all()
+        assert strfcube.select(ds, stim=one).sizes["neuron"] == heard.sum()
+        kept = strfcube.select(ds, stim=one, keep="neurons")
+        xr.testing.assert_identical(kept, ds.sel(stim=[one]))
+        heard = (ds["n_repeats"].sel(neuron="cell000") > 0).values
+        assert strfcube.select(ds, neuron="cell000").sizes["stim"] == heard.sum()
+        xr.testing.assert_identical(strfcube.select(ds, neuron="cell000", keep="stimuli"), ds.sel(neuron=["cell000"]))
+    with pytest.raises(UsageError, match="keep='neuron', expected 'neurons', 'stimuli' or None"):
+        strfcube.select(ds, stim=one, keep="neuron")
+    silent = ds.assign(n_repeats=ds["n_repeats"].where(ds["stim"] != one, 0))
+    with pytest.raises(SelectionError, match="leaves no stimulus"):
+        strfcube.select(silent, stim=one, keep="neurons")
+
+
+def test_positions_hide_nothing():
+    ds = cube(1)
+    assert (ds["n_repeats"].values[-1] == 0).any()
+    last = ds.strf.isel(stim=-1)
+    xr.testing.assert_identical(last, ds.isel(stim=[6]))
+    xr.testing.assert_identical(ds.strf.isel(stim=slice(0, 3), neuron=[4, 0]), ds.isel(stim=slice(0, 3), neuron=[4, 0]))
+    xr.testing.assert_identical(ds.strf.isel(stim=[True] + 6 * [False]), ds.isel(stim=[0]))
+    with pytest.raises(IndexError, match="past the end, there are 7"):
+        ds.strf.isel(stim=7)
+    with pytest.raises(SelectionError, match="leaves no stimulus"):
+        ds.strf.isel(neuron=[])
+
+
+def test_one_vocabulary():
+    ds = cube(1)
+    xr.testing.assert_identical(ds.strf.sel(area="MLd"), strfcube.select(ds, area="MLd"))
+    xr.testing.assert_identical(ds.strf.where(lambda d: d.depth > 300), strfcube.select(ds, where=ds["depth"] > 300))
+    xr.testing.assert_identical(ds.strf.subset("test"), strfcube.select(ds, split="test"))
+    xr.testing.assert_identical(
+        ds.strf.subset("test", keep="neurons"), strfcube.select(ds, split="test", keep="neurons")
+    )
+    for old in ("select", "split"):
+        assert not hasattr(ds.strf, old)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_splits_share_the_neurons_that_have_data_in_one_of_them(seed):
+    ds = cube(seed)
+    ds = ds.assign(n_repeats=ds["n_repeats"].where((ds["neuron"] != "cell004") | (ds["stim"] == "stim001"), 0))
+    ds = ds.assign(n_repeats=ds["n_repeats"].where(ds["neuron"] != "cell005", 0))
+    train, test = ds.strf.splits("train", "test")
+    assert train["neuron"].values.tolist() == test["neuron"].values.tolist()
+    heard = (ds["n_repeats"].values > 0).any(0)
+    assert train["neuron"].values.tolist() == ds["neuron"].values[heard].tolist()
+    assert set(test["split"].values) == {"test"}
+    only = ds.strf.splits("test")[0]
+    assert "cell004" not in only["neuron"].values
+    ds = ds.drop_vars("split").rename(pair_split="split")
+    train, val = ds.strf.splits("train", "val")
+    assert train["neuron"].values.tolist() == val["neuron"].values.tolist()
+    assert int(train["n_repeats"].sum()) == int(ds["n_repeats"].where(ds["split"] == "train").sum())
+
+
+def test_splits_refuse_what_are_no_parts():
+    ds = cube()
+    for names in ((), ("train", "train")):
+        with pytest.raises(UsageError, match="expected different names of parts"):
+            ds.strf.splits(*names)
+    with pytest.raises(UsageError, match=r"'valid_unit' is a choice of neurons.*subset\('valid_unit'\)"):
+        ds.strf.splits("train", "valid_unit")
+    with pytest.raises(SelectionError, match="there is no subset 'vla'"):
+        ds.strf.splits("train", "vla")
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    several=st.lists(choices(), min_size=2, max_size=2),
+    seed=st.integers(0, 3),
+    keep=st.sampled_from(["neurons", "stimuli", None]),
+)
+def test_the_order_of_choices_does_not_matter(several, seed, keep):
+    ds = cube(seed)
+    several = [{**keys, "keep": keep} for keys in several]
+    one, other = attempt(ds, *several), attempt(ds, *several[::-1])
+    if one is not None and other is not None:
+        xr.testing.assert_identical(one, other)
+
+
+def test_units_follow_the_neurons():
+    ds = cube(holes=False, trace=[1, 4])
+    assert ds["response"].attrs["units"] == "mixed"
+    spikes = {"signal_type": "spikes"}
+    for part, units in (
+        (ds.strf.sel(**spikes), "count"),
+        (ds.strf.where(ds["signal_type"] == "membrane_potential"), "mV"),
+        (ds.strf.isel(neuron=[1, 4]), "mV"),
+        (ds.strf.isel(neuron=[0, 1]), "mixed"),
+        (loaded(ds.isel(neuron=[0, 2])), "count"),
+        (ds.strf.splits("train")[0], "mixed"),
+    ):
+        assert part["response"].attrs["units"] == units
+    scaled = ds.assign(response=ds["response"].assign_attrs(units="1"))
+    assert scaled.strf.sel(**spikes)["response"].attrs["units"] == "1"
+    assert ds["response"].attrs["units"] == "mixed"
+    pooled = strfcube.concat([ds.strf.sel(**spikes), make_cube(seed=9)], ["a", "b"], duplicates="keep")
+    assert pooled["response"].attrs["units"] == "count"
+    assert ds.isel(neuron=[0, 2]).strf.psth().attrs["units"] == "spikes/s"
+    assert ds.isel(neuron=[1, 4]).strf.signal_power().attrs["units"] == "mV^2"
+
+
 def test_the_cube_stays_as_it_was():
     ds = cube()
     before = ds.copy(deep=True)

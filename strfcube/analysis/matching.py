@@ -1,0 +1,138 @@
+"""Which stimuli and neurons a key, a value or a predicate stands for, and what is said where it stands for none."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strfcube.errors import SelectionError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Bools = NDArray[np.bool_]
+_SHOWN = 20  # values listed in a message
+
+
+def coordinate(ds: xr.Dataset, key: str) -> xr.DataArray:
+    """A coordinate to select by; where there is none, the message says what there is."""
+    names = {str(n): dims_of(c) for n, c in ds.coords.items() if dims_of(c)}
+    if key in names:
+        return ds.coords[key]
+    close = difflib.get_close_matches(key, names, n=3)
+    hint = f"; did you mean {' or '.join(close)}?" if close else "."
+    if key in ds.dims:
+        hint = f"; take part of '{key}' with ds.isel({key}=...)."
+    elif key in ds.data_vars:
+        hint = f", but a variable: use where=lambda ds: ds.{key} > ..."
+    on = {dims: sorted(n for n, d in names.items() if d == dims) for dims in dict.fromkeys(names.values())}
+    listed = "; ".join(f"on {' and '.join(dims)}: {', '.join(n)}" for dims, n in on.items())
+    raise SelectionError(f"'{key}' is no coordinate to select by{hint} There are {listed}")
+
+
+def dims_of(coord: xr.DataArray) -> tuple[str, ...]:
+    """Dimensions in the order (stim, neuron); () for a coordinate that does not select."""
+    if not coord.dims or not set(coord.dims) <= {"stim", "neuron"}:
+        return ()
+    return tuple(d for d in ("stim", "neuron") if d in coord.dims)
+
+
+def matches(key: str, coord: xr.DataArray, wanted: Any) -> Bools:
+    """Where a coordinate is what is wanted: a value, several, a slice of numbers, or a callable."""
+    values = coord.transpose(*dims_of(coord)).values
+    if callable(wanted):
+        mask = np.asarray(wanted(values))
+        if mask.dtype != bool or mask.shape != values.shape:
+            raise SelectionError(
+                f"{key}: expected a callable from the values to bools of shape {values.shape}, "
+                f"got {mask.dtype} of shape {mask.shape}"
+            )
+    elif isinstance(wanted, slice):
+        mask = _between(key, values, wanted)
+    else:
+        return _among(key, coord, values, wanted)
+    if not mask.any():
+        raise SelectionError(f"nothing has {key}={wanted!r}; there is {_listed(values)}")
+    return mask
+
+
+def _between(key: str, values: NDArray[Any], wanted: slice) -> Bools:
+    if values.dtype.kind not in "iuf" or wanted.step is not None:
+        raise SelectionError(
+            f"{key}={wanted!r}: a slice without a step chooses numbers, and '{key}' holds {values.dtype}"
+        )
+    mask = np.ones(values.shape, bool) if values.dtype.kind != "f" else ~np.isnan(values)
+    if wanted.start is not None:
+        mask &= values >= wanted.start
+    if wanted.stop is not None:
+        mask &= values <= wanted.stop
+    return mask
+
+
+def _among(key: str, coord: xr.DataArray, values: NDArray[Any], wanted: Any) -> Bools:
+    if isinstance(wanted, Iterable) and not isinstance(wanted, str | bytes | Mapping):
+        several = np.asarray(wanted).ravel().tolist() if hasattr(wanted, "dtype") else list(wanted)
+    else:
+        several = [wanted]
+    flat = values.ravel().tolist()
+    there = Counter(flat)
+    mask = np.zeros(len(flat), bool)
+    for value in several:
+        if isinstance(value, float) and math.isnan(value):
+            hit = np.array([v != v for v in flat], bool)
+        else:
+            hit = _equal(flat, there, value)
+        if not hit.any():
+            close = difflib.get_close_matches(str(value), [v for v in there if isinstance(v, str)], n=2)
+            hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+            which = " and ".join(dims_of(coord))
+            raise SelectionError(f"no {which} has {key}={value!r}; there is {_listed(values)}.{hint}")
+        mask |= hit
+    return mask.reshape(values.shape)
+
+
+def _equal(flat: list[Any], there: Mapping[Any, int], value: Any) -> Bools:
+    try:
+        known = value in there
+    except TypeError:
+        known = False
+    # A bool equals 1 or 0 in Python; electrode=True is a slip, not electrode 1.
+    if not known or (isinstance(value, bool | np.bool_) and not isinstance(flat[0], bool)):
+        return np.zeros(len(flat), bool)
+    return np.array([v == value for v in flat], bool)
+
+
+def _listed(values: NDArray[Any]) -> str:
+    there = Counter(v for v in values.ravel().tolist() if v == v)
+    if values.dtype.kind in "iuf" and len(there) > _SHOWN:
+        return f"{min(there)!r} to {max(there)!r}"
+    names = [f"{value!r} ({count})" if count > 1 else repr(value) for value, count in list(there.items())[:_SHOWN]]
+    more = f", and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
+    return (", ".join(names) or "no value at all") + more
+
+
+def predicate(
+    ds: xr.Dataset, where: Callable[[xr.Dataset], xr.DataArray] | xr.DataArray
+) -> tuple[tuple[str, ...], Bools]:
+    """Dimensions and values of a predicate."""
+    import xarray as xr
+
+    given = where(ds) if callable(where) else where
+    if not isinstance(given, xr.DataArray) or given.dtype != bool or not dims_of(given):
+        raise SelectionError(
+            f"where: expected a DataArray of bool on stim, neuron or both, such as ds.depth > 300, got {given!r}"
+        )
+    dims = dims_of(given)
+    expected = tuple(ds.sizes[d] for d in dims)
+    if tuple(given.sizes[d] for d in dims) != expected:
+        raise SelectionError(f"where: expected shape {expected} on {dims}, got {dict(given.sizes)}")
+    mask = np.asarray(given.transpose(*dims).values)
+    if not mask.any():
+        raise SelectionError("where: the predicate holds for nothing")
+    return dims, mask
