@@ -75,6 +75,24 @@ def n_bins(length: Length, dt_ns: int, post_ns: int = 0) -> int:
     return -(-(round(length.seconds * NS_PER_S) + post_ns) // dt_ns)
 
 
+def bin_starts(bins: int, dt_ns: int) -> NDArray[np.float64]:
+    """Left edges of the bins in s: each the double nearest to k dt, so that ``0.175`` names a bin of 5 ms.
+
+    Parameters
+    ----------
+    bins : int
+        Number of bins.
+    dt_ns : int
+        Bin width in ns.
+
+    Returns
+    -------
+    ndarray of float64 [shape=(bins,)]
+        From whole nanoseconds: the product of k and a dt that is no exact double would be off by its last bits.
+    """
+    return np.asarray(np.arange(bins, dtype=np.int64) * dt_ns / NS_PER_S)
+
+
 def observed_bins(
     start: NDArray[Any], stop: NDArray[Any], bins: NDArray[Any], dt_ns: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

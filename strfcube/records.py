@@ -340,7 +340,7 @@ class Pipeline(ABC):
     options: ClassVar[tuple[Option, ...]] = ()
 
     def __init__(self, raw: Path | str, **options: Any) -> None:
-        self.raw = Path(raw)
+        self.raw = Path(raw).expanduser().absolute()  # whatever the working folder is when it is read
         self.settings: dict[str, Any] = {o.name: o.default for o in self.options} | options
 
     @abstractmethod

@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# No test asserts how long something takes: what is slow on a busy machine is not wrong.
+settings.register_profile("strfcube", deadline=None)
+settings.load_profile("strfcube")
 
 
 @pytest.fixture(scope="session")

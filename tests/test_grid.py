@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strfcube.errors import UsageError
-from strfcube.grid import NS_PER_S, bin_of, dt_to_ns, frame_starts, n_bins, observed_bins, seconds_to_ns
+from strfcube.grid import NS_PER_S, bin_of, bin_starts, dt_to_ns, frame_starts, n_bins, observed_bins, seconds_to_ns
 from strfcube.records import Length
 
 RATES = (8000.0, 24414.0625, 32000.0, 44100.0, 48828.125, 97656.25)
@@ -26,6 +26,18 @@ def test_a_spike_on_an_edge_belongs_to_the_bin_that_starts_there(k, dt_ns):
     edge = k * dt_ns
     np.testing.assert_array_equal(bin_of(np.array([edge - 1, edge, edge + 1]), dt_ns), [k - 1, k, k])
     assert bin_of(seconds_to_ns(edge / NS_PER_S), dt_ns) == k
+
+
+@given(bins=st.integers(1, 2000), dt_ns=dts)
+def test_labels_are_the_nearest_doubles(bins, dt_ns):
+    labels = bin_starts(bins, dt_ns)
+    assert labels.dtype == np.float64
+    assert labels.tolist() == [float(Fraction(k * dt_ns, NS_PER_S)) for k in range(bins)]
+
+
+def test_a_label_is_the_number_that_one_types():
+    assert bin_starts(36, dt_to_ns(5))[35] == 0.175
+    assert 35 * 0.005 != 0.175  # what floating point says
 
 
 @given(st.lists(st.integers(-(10**12), 10**12)), dts)

@@ -14,6 +14,7 @@ import xarray as xr
 from strfcube.cube import digest
 from strfcube.cube.schema import FORMAT_VERSION
 from strfcube.cube.store import attributes_digest, no_consolidation_warning
+from strfcube.grid import bin_starts
 from strfcube.records import Finding, Neuron, Stimulus, Survey
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def root_dataset(survey: Survey, plan: Plan, frequencies: NDArray[Any], recipe: 
             "stim": ("stim", _text([s.id for s in stimuli])),
             "neuron": ("neuron", _text([n.id for n in neurons])),
             "repeat": ("repeat", np.arange(n_repeat, dtype=np.int32)),
-            "time": ("time", np.arange(n_time) * (recipe.dt_ns / 1e9),
+            "time": ("time", bin_starts(n_time, recipe.dt_ns),
                      {"long_name": "left edge of the bin, from stimulus onset", "units": "s"}),
             "frequency": ("frequency", np.asarray(frequencies, np.float64),
                           {"long_name": "centre frequency", "units": "Hz"}),

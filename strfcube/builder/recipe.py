@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from strfcube.errors import UsageError
 from strfcube.grid import Align, dt_to_ns
 from strfcube.sound.spectrogram import FRONT_ENDS, FrontEnd, Mel
@@ -100,7 +102,7 @@ class Recipe:
 
 
 def parse_only(only: Mapping[str, Any] | None) -> dict[str, tuple[str, ...]]:
-    """Values of ``only`` as sorted tuples of text, so that equal choices make equal recipes.
+    """Values of ``only`` as sorted tuples of text, so that equal choices make equal recipes: ``true`` is True.
 
     Raises
     ------
@@ -110,7 +112,28 @@ def parse_only(only: Mapping[str, Any] | None) -> dict[str, tuple[str, ...]]:
     parsed: dict[str, tuple[str, ...]] = {}
     for key, values in (only or {}).items():
         many = values if isinstance(values, Sequence) and not isinstance(values, str) else [values]
-        parsed[str(key)] = tuple(sorted({str(v) for v in many}))
+        parsed[str(key)] = tuple(sorted({_flag(str(v)) for v in many}))
         if not parsed[str(key)]:
             raise UsageError(f"only={key!r} names no value: give at least one, or leave the key out")
     return parsed
+
+
+def among(value: Any, wanted: tuple[str, ...]) -> bool:
+    """Whether a coordinate's value is one of those that `parse_only` gave.
+
+    Numbers are compared as numbers (80 is 80.0), flags without regard to case, and text as it is: ``0304`` is not 304.
+    """
+    if isinstance(value, int | float | np.number) and not isinstance(value, bool | np.bool_):
+        return any(_is_number(text, float(value)) for text in wanted)
+    return _flag("" if value is None else str(value)) in wanted
+
+
+def _is_number(text: str, value: float) -> bool:
+    try:
+        return float(text) == value or (text == "nan" and value != value)
+    except ValueError:
+        return False
+
+
+def _flag(text: str) -> str:
+    return text.capitalize() if text.lower() in ("true", "false") else text

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from strfcube import catalog
-from strfcube.builder.recipe import Recipe, parse_only
+from strfcube.builder.recipe import Recipe, among, parse_only
 from strfcube.builder.workplace import writable
 from strfcube.cube.store import local
 from strfcube.errors import SelectionError, StrfcubeError, UsageError
@@ -154,10 +154,11 @@ def chosen(survey: Survey, only: Mapping[str, tuple[str, ...]]) -> tuple[list[bo
         keys = {key for meta in metas for key in meta}
         known |= keys
         for key in set(only) & keys:
-            there = {str(meta.get(key, "")) for meta in metas}
-            if strange := sorted(set(only[key]) - there):
-                raise SelectionError(f"--only {key}={','.join(strange)}: nothing has that; there are {_some(there)}")
-        keep.append([all(str(meta.get(k, "")) in only[k] for k in only if k in keys) for meta in metas])
+            there = {str(meta.get(key)): meta.get(key) for meta in metas}
+            if strange := [text for text in only[key] if not any(among(value, (text,)) for value in there.values())]:
+                listed = _some({"" if value is None else text for text, value in there.items()})
+                raise SelectionError(f"--only {key}={','.join(strange)}: nothing has that; there are {listed}")
+        keep.append([all(among(meta.get(k), only[k]) for k in only if k in keys) for meta in metas])
     if strange := sorted(set(only) - known):
         raise SelectionError(f"--only {', '.join(strange)}: no such coordinate; there are {_some(known)}")
     return keep[0], keep[1]

@@ -20,7 +20,7 @@ from strfcube.builder.workplace import writable
 from strfcube.cube import digest, response_reader
 from strfcube.cube.normalise import loaded
 from strfcube.cube.shard_writer import Layout, create, write_shard
-from strfcube.cube.store import READ_BYTES, attributes_digest, no_consolidation_warning
+from strfcube.cube.store import READ_BYTES, attributes_digest, local, no_consolidation_warning
 from strfcube.errors import StoreError
 from strfcube.sound.audio import to_float
 
@@ -54,7 +54,7 @@ def write(ds: xr.Dataset, path: str | os.PathLike[str]) -> str:
     """
     import zarr
 
-    target = os.fspath(path)
+    target = local(path)
     if os.path.exists(target):
         raise StoreError(f"{target}: there is something already; move it away, or give another path")
     unfinished = f"{target}.{os.getpid()}.partial"

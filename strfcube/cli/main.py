@@ -221,7 +221,7 @@ def plot(store: str, dt: float | None, stim: str | None, neuron: str | None, out
 
     figure = open(store, dt).strf.plot.response(stim=stim, neuron=neuron)
     try:
-        figure.savefig(out, dpi=150)
+        figure.savefig(os.path.expanduser(out), dpi=150)
     except (OSError, ValueError) as error:
         raise StrfcubeError(f"cannot write {out}: {error}") from None
     click.echo(out)

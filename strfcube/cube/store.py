@@ -35,22 +35,23 @@ def no_consolidation_warning() -> Iterator[None]:
 
 
 def local(place: str | os.PathLike[str]) -> str:
-    """A path or URL as text; a file URL as the path that it is."""
-    return os.fspath(place).removeprefix("file://")
+    """A path or URL as text: a path absolute, with ``~`` expanded; a file URL as the path that it is."""
+    text = os.fspath(place).removeprefix("file://")
+    return text if "://" in text else os.path.abspath(os.path.expanduser(text))
 
 
 def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
-    """Path or URL of a cube, from one or from a data set's name.
+    """Absolute path or URL of a cube, from one or from a data set's name.
 
     Raises
     ------
     StoreError
         If there is none; the message lists the cubes of that data set.
     """
-    name = local(store)
+    name, place = os.fspath(store), local(store)
     # A folder that only happens to have the name of a data set is not meant.
-    if "://" in name or (Path(name) / "zarr.json" if name in entries() else Path(name)).exists():
-        return name
+    if "://" in place or (Path(place) / "zarr.json" if name in entries() else Path(place)).exists():
+        return place
     if name not in entries():
         raise StoreError(
             f"{name}: no such cube; give the path of a store, a URL, or a data set: {', '.join(entries())}"
@@ -62,7 +63,7 @@ def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
         there = sorted(p.name for p in folder.glob(f"{name}-dt*.zarr"))
         listed = f"there are {', '.join(there)}: give its path, or" if there else "there is none of this data set yet:"
         raise StoreError(f"{path}: no such cube; {listed} run: strfcube build {name} --dt {ms:g}")
-    return str(path)
+    return local(path)
 
 
 def open(store: str | os.PathLike[str], dt: float | None = None) -> xr.Dataset:

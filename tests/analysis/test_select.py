@@ -68,7 +68,7 @@ def attempt(ds, *several):
     return ds
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(keys=choices(), seed=st.integers(0, 5))
 def test_equals_the_xarray_expression(keys, seed):
     ds = cube(seed)
@@ -80,7 +80,7 @@ def test_equals_the_xarray_expression(keys, seed):
         xr.testing.assert_identical(chosen, wanted)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(keys=choices(), seed=st.integers(0, 5))
 def test_is_idempotent(keys, seed):
     once = attempt(cube(seed), keys)
@@ -90,7 +90,7 @@ def test_is_idempotent(keys, seed):
         xr.testing.assert_identical(once, again)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(keys=choices(), seed=st.integers(0, 5))
 def test_hides_both_ways(keys, seed):
     chosen = attempt(cube(seed), keys)

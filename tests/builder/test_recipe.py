@@ -2,11 +2,12 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strfcube.builder.recipe import Recipe, parse_only
+from strfcube.builder.recipe import Recipe, among, parse_only
 from strfcube.errors import UsageError
 from strfcube.sound.spectrogram import FRONT_ENDS, Cochleagram, LogDFT, Mel, Published
 
@@ -65,3 +66,23 @@ def test_an_empty_choice_is_never_everything():
 
 def test_front_ends_go_by_their_kind():
     assert {kind: front_end.kind for kind, front_end in FRONT_ENDS.items()} == {k: k for k in FRONT_ENDS}
+
+
+@pytest.mark.parametrize("given", ["true", "TRUE", True, np.True_])
+def test_a_flag_is_one_however_it_is_written(given):
+    assert parse_only({"valid_unit": given}) == {"valid_unit": ("True",)}
+    assert among(True, ("True",))
+    assert among(np.True_, ("True",))
+    assert not among(False, ("True",))
+    assert among("true", parse_only({"word": "True"})["word"])
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted", "same"),
+    [
+        (80.0, "80", True), (80, "80.0", True), (304, "0304", True), ("0304", "304", False), ("304", "304", True),
+        (float("nan"), "nan", True), (float("nan"), "80", False), (1, "True", False), (True, "1", False), (None, "", True),
+    ],
+)  # fmt: skip
+def test_numbers_are_compared_as_numbers_and_text_as_text(value, wanted, same):
+    assert among(value, (wanted,)) is same

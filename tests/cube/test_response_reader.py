@@ -71,7 +71,7 @@ def test_absent_chunks_are_not_stored(store):
     assert any(array.read((s, 0, 2, 0)) is None for s in range(5))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_any_neurons_equal_xarray(store, opened, data):
     _, path = store

@@ -45,7 +45,7 @@ def read_tensorstore(path):
     return tensorstore.open(spec, read=True).result().read().result()
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_zarr_reads_what_we_write(tmp_path_factory, data):
     """Any shape, chunk and shard, partial last chunks, chunks left out, chunks of nothing but the fill value."""

@@ -136,7 +136,7 @@ def chosen(view, *several):
     return view
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(a=KEYS, b=KEYS)
 def test_sel_commutes_and_is_idempotent(paired, a, b):
     one, other, twice = chosen(paired, a, b), chosen(paired, b, a), chosen(paired, a, b, a)
@@ -150,7 +150,7 @@ def test_sel_commutes_and_is_idempotent(paired, a, b):
         np.testing.assert_array_equal(v.n_repeats, one.n_repeats)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(keys=KEYS, data=st.data())
 def test_a_batch_holds_the_selection_and_nothing_else(paired, keys, data):
     view = chosen(paired, keys)

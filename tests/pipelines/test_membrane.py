@@ -78,7 +78,7 @@ def test_gaps_stay_gaps_and_do_not_spread():
 
 
 @given(repeats=st.integers(3, 9), n=st.integers(2, 40), seed=st.integers(0, 999), ties=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_correlation_is_with_the_median_of_the_others(repeats, n, seed, ties):
     block = np.random.default_rng(seed).normal(size=(repeats, n))
     block = np.rint(block) if ties else block
