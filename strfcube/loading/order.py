@@ -64,7 +64,9 @@ class Order:
             raise UsageError(f"seed={seed!r}, expected a whole number from 0")
         self.stimuli, self.batch_size, self.shuffle, self._seed = stimuli, int(batch_size), shuffle, seed
         self.drop_last, self.blocks, self.groups, self.sampler = bool(drop_last), blocks, groups, sampler
+        self.digest = ""  # of the epoch that was given last, or is expected
         self._epoch = 0
+        self._expected: tuple[int, str] | None = None
         self._drawn: tuple[int, list[list[int]]] | None = None
 
     @property
@@ -98,13 +100,25 @@ class Order:
         return {
             "batch_size": self.batch_size, "shuffle": self.shuffle, "drop_last": self.drop_last,
             "group_by_repeats": self.groups is not None, "stimuli": labels,
-            "sampler": None if self.sampler is None else type(self.sampler).__name__,
+            "sampler": None if self.sampler is None else _told(self.sampler),
         }  # fmt: skip
+
+    def expect(self, epoch: int, digest: str) -> None:
+        """Refuse to give this epoch in another order than the one of this digest."""
+        self.digest, self._expected = digest, (epoch, digest)
 
     def __iter__(self) -> Iterator[list[int]]:
         epoch = self.epoch
         batches = self._batches(epoch)
-        self._drawn = None
+        # Where the sampler gives each process a part, the state of one of them is that of all
+        shared = hasattr(self.sampler, "num_replicas")
+        self.digest = "" if shared else hashlib.sha256(repr(batches).encode()).hexdigest()[:16]
+        if self._expected is not None and self._expected[0] == epoch and self._expected[1] != self.digest:
+            raise UsageError(
+                f"load_state_dict: epoch {epoch} has another order than the one that the state was taken in; resume "
+                f"with the same sampler, of a kind that gives an epoch's order again (a list, a DistributedSampler)"
+            )
+        self._drawn = self._expected = None
         self.set_epoch(epoch + 1)
         yield from batches
 
@@ -169,15 +183,15 @@ class Batches:
     ----------
     at : tuple of (int, int)
         The epoch that the last iteration gave, and how many of its batches it had left out.
-    total, digest : int, str
-        Number of batches of that epoch, and a hash of them.
+    total : int
+        Number of batches of that epoch.
     skip : int
         Batches that the next iteration leaves out.
     """
 
     def __init__(self, sampler: Any, batch_size: int | None = None, drop_last: bool = False) -> None:
         self.sampler, self.batch_size, self.drop_last = sampler, batch_size, drop_last
-        self.at, self.total, self.digest = (0, 0), 0, ""
+        self.at, self.total = (0, 0), 0
         self._epoch = self.skip = 0
 
     @property
@@ -190,9 +204,9 @@ class Batches:
         if epoch != self.epoch:
             self.start(epoch)
 
-    def start(self, epoch: int, skip: int = 0, expected: str = "") -> None:
-        """Choose the next iteration's epoch, how many of its batches it leaves out, and of which order they are."""
-        self._epoch, self.skip, self.digest = int(epoch), skip, expected
+    def start(self, epoch: int, skip: int = 0) -> None:
+        """Choose the next iteration's epoch, and how many of its batches it leaves out."""
+        self._epoch, self.skip = int(epoch), skip
         tell = getattr(self.sampler, "set_epoch", None)
         if tell is not None:
             tell(int(epoch))
@@ -202,14 +216,8 @@ class Batches:
         epoch = self.epoch
         skip = self.skip if epoch == self._epoch else 0
         batches = self._whole()
-        digest = hashlib.sha256(repr(batches).encode()).hexdigest()[:16]
-        if skip and digest != self.digest:
-            raise UsageError(
-                f"load_state_dict: epoch {epoch} has another order than the one that the state was taken in; resume "
-                f"with the same sampler, of a kind that gives an epoch's order again (a list, a DistributedSampler)"
-            )
         self.start(epoch + 1)
-        self.at, self.total, self.digest = (epoch, skip), len(batches), digest
+        self.at, self.total = (epoch, skip), len(batches)
         yield from batches[skip:]
 
     def __len__(self) -> int:
@@ -254,6 +262,7 @@ class Epochs:
 
     @epoch.setter
     def epoch(self, epoch: int) -> None:
+        self.order.expect(-1, "")
         self.batch_sampler.start(int(epoch))
         self._at = None
 
@@ -265,7 +274,7 @@ class Epochs:
     def state_dict(self) -> dict[str, Any]:
         """Where the iteration is: epoch, batches of it that were handed out, and what its order depends on."""
         epoch, done = self._at or (self.epoch, self.batch_sampler.skip)
-        order = self.batch_sampler.digest if done else ""
+        order = self.order.digest if done else ""
         return {"seed": self.order.seed, "epoch": epoch, "batch": done, "order": order} | self.order.key
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -293,7 +302,8 @@ class Epochs:
                 what = "of other stimuli" if name == "stimuli" else f"with {name}={state[name]!r}, not {here!r}"
                 raise UsageError(f"load_state_dict: the state was taken {what}; make the loader as it was then")
         self.order.seed = int(state["seed"])
-        self.batch_sampler.start(int(state["epoch"]), int(state["batch"]), str(state["order"]))
+        self.order.expect(int(state["epoch"]) if state["batch"] else -1, str(state["order"]))
+        self.batch_sampler.start(int(state["epoch"]), int(state["batch"]))
         self._at = int(state["epoch"]), int(state["batch"])
 
     def _handed_out(self, batches: Iterator[Any]) -> Iterator[Any]:
@@ -312,6 +322,12 @@ class Epochs:
 def has_epochs(sampler: Any) -> bool:
     """Whether a sampler keeps count of epochs, as torch's DistributedSampler does."""
     return hasattr(sampler, "epoch") and hasattr(sampler, "set_epoch")
+
+
+def _told(sampler: Any) -> str:
+    """Kind of a sampler, and what shares it out among processes."""
+    options = [f"{name}={getattr(sampler, name)}" for name in ("num_replicas", "seed") if hasattr(sampler, name)]
+    return f"{type(sampler).__name__}({', '.join(options)})"
 
 
 def _whole(number: Any) -> bool:
