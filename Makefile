@@ -52,9 +52,9 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP_INSTALL) -e ".[torch,jax,plot,test,test-torch,lint]"
+	$(PIP_INSTALL) -e ".[torch,jax,plot,export,test,test-torch,lint]"
 	@touch $@
 
 $(VENV)/.without-torch: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP_INSTALL) -e ".[plot,test]"
+	$(PIP_INSTALL) -e ".[plot,export,test]"
 	@touch $@

@@ -45,6 +45,7 @@ _SUFFIX = "_cells"
 class AA1(TextTrials):
     """Reads CRCNS aa-1, and the demo, which is written in its layout."""
 
+    files: ClassVar[tuple[str, ...]] = ("*.wav", "stim*", "spike*", "about.json")
     marks: ClassVar[tuple[str, ...]] = ("Field_L_cells", "MLd_cells")
 
     def cells(self, root: Path, report: Report) -> list[Cell]:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 class AA2(TextTrials):
     """Reads CRCNS aa-2."""
 
+    files: ClassVar[tuple[str, ...]] = ("*.wav", "stim*", "spike*", "*.csv")
     marks: ClassVar[tuple[str, ...]] = ("all_cells",)
 
     def cells(self, root: Path, report: Report) -> list[Cell]:

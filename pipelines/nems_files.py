@@ -133,8 +133,8 @@ def members(bundle: Bundle) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
 
 def _in_folder(bundle: Bundle) -> Generator[tuple[str, IO[bytes]], None, None]:
     seen: set[str] = set()
-    for path in sorted([*bundle.path.glob("*.*"), *bundle.path.glob("*/*.*")]):
-        if path.is_file() and not path.name.startswith("."):
+    for path in sorted([*bundle.path.glob("[!.]*.*"), *bundle.path.glob("[!.]*/[!.]*.*")]):
+        if path.is_file():
             _once(bundle, path.name, seen)
             with path.open("rb") as stream:
                 yield path.name, stream

@@ -121,6 +121,7 @@ class NS1(Pipeline):
         Bring in the 12 DRC clips, whose sounds are not in the release.
     """
 
+    files: ClassVar[tuple[str, ...]] = ("*.mat", "source.*")
     options: ClassVar[tuple[Option, ...]] = (Option("drc", bool, False, "add the 12 dynamic random chords (no sound)"),)
 
     def survey(self, report: Report) -> Survey:

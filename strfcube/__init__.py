@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from strfcube.analysis.accessor import StrfAccessor as _StrfAccessor  # noqa: F401 (registers ds.strf)
 from strfcube.analysis.concat import concat
+from strfcube.analysis.export import export
 from strfcube.analysis.select import select
 from strfcube.builder.build import build
 from strfcube.builder.rebin import rebin
-from strfcube.cube.store import open, verify
-from strfcube.errors import RawDataError, SelectionError, StoreError, StrfcubeError, UsageError
+from strfcube.cube.store import open
+from strfcube.cube.verify import verify
+from strfcube.errors import FetchError, RawDataError, SelectionError, StoreError, StrfcubeError, UsageError
 from strfcube.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CubeDataset",
+    "FetchError",
     "RawDataError",
     "SelectionError",
     "StoreError",
@@ -26,6 +29,7 @@ __all__ = [
     "UsageError",
     "build",
     "concat",
+    "export",
     "open",
     "rebin",
     "select",

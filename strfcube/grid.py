@@ -127,7 +127,7 @@ def observed_bins(
 
 
 def frame_starts(
-    frames: int, dt_ns: int, rate: float, width: int, align: Align, onset: float = 0.0
+    frames: int, dt_ns: int, rate: float, width: int, align: Align, onset: float = 0.0, parts: int = 1
 ) -> NDArray[np.int64]:
     """First sample of each frame's window.
 
@@ -137,25 +137,27 @@ def frame_starts(
     Parameters
     ----------
     frames : int
-        Number of frames.
+        Number of bins.
     rate : float
         Hz.
     width : int
         Samples in a window.
     onset : float
         Time of sample 0 from stimulus onset, in s.
+    parts : int
+        Frames in a bin, each placed on an equal part of it.
 
     Returns
     -------
-    ndarray of int64 [shape=(frames,)]
+    ndarray of int64 [shape=(frames * parts,)]
         Can be negative or lie past the end: samples there are silence.
     """
     exact = Fraction(rate)
-    p, q = exact.numerator, exact.denominator * NS_PER_S * 2
-    shift = round(onset * NS_PER_S) * 2
+    p, q = exact.numerator, exact.denominator * NS_PER_S * 2 * parts
+    shift = round(onset * NS_PER_S) * 2 * parts
     if align == "centre":
         half = width // 2
-        at = [(((2 * k + 1) * dt_ns - shift) * p * 2 + q) // (2 * q) - half for k in range(frames)]
+        at = [(((2 * k + 1) * dt_ns - shift) * p * 2 + q) // (2 * q) - half for k in range(frames * parts)]
     else:
-        at = [-(-((2 * k + 2) * dt_ns - shift) * p // q) - width for k in range(frames)]
+        at = [-(-((2 * k + 2) * dt_ns - shift) * p // q) - width for k in range(frames * parts)]
     return np.array(at, np.int64)

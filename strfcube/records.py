@@ -8,12 +8,17 @@ nothing of the data set can be built.
 
 from __future__ import annotations
 
+import fnmatch
 import math
+import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+from strfcube.raw_files import RawFile, walk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -335,13 +340,34 @@ class Pipeline(ABC):
         The raw folder.
     **options
         Values of the `options` that the class declares; those not given take their defaults.
+
+    Attributes
+    ----------
+    files : tuple of str
+        Patterns of the names of the files that are read, such as ``*.wav``, without regard to case. A cube is up to
+        date as long as these did not change; none means that every file may be read.
     """
 
     options: ClassVar[tuple[Option, ...]] = ()
+    files: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, raw: Path | str, **options: Any) -> None:
-        self.raw = Path(raw).expanduser().absolute()  # whatever the working folder is when it is read
+        # Whatever the working folder is when it is read.
+        self.raw = Path(os.path.abspath(os.path.expanduser(raw)))
         self.settings: dict[str, Any] = {o.name: o.default for o in self.options} | options
+
+    def listing(self) -> list[RawFile]:
+        """The files of the raw folder that are read, links followed; none where it is no folder.
+
+        Raises
+        ------
+        RawDataError
+            If a link leads back to a folder that holds it.
+        """
+        if not self.raw.is_dir():
+            return []
+        wanted = re.compile("|".join(map(fnmatch.translate, self.files or ("*",))), re.IGNORECASE)
+        return [file for file in walk(self.raw) if wanted.match(file.name.rpartition("/")[2])]
 
     @abstractmethod
     def survey(self, report: Report) -> Survey:

@@ -160,6 +160,15 @@ def test_causal_windows_end_with_their_bin(rate, dt):
         assert last < end <= last + 1
 
 
+@given(
+    bins=st.integers(1, 50), dt_ns=dts, rate=st.sampled_from(RATES), align=st.sampled_from(["centre", "causal"]),
+    parts=st.integers(1, 9), onset=st.sampled_from([0.0, 0.25]),
+)  # fmt: skip
+def test_parts_of_a_bin_are_placed_as_bins_of_that_length(bins, dt_ns, rate, align, parts, onset):
+    fine = frame_starts(bins * parts, dt_ns, rate, 100, align, onset)
+    np.testing.assert_array_equal(frame_starts(bins, dt_ns * parts, rate, 100, align, onset, parts), fine)
+
+
 @given(k=st.integers(1, 10**4), dt_ns=dts, rate=st.sampled_from(RATES), align=st.sampled_from(["centre", "causal"]))
 def test_a_frame_does_not_depend_on_how_many_there_are(k, dt_ns, rate, align):
     some = frame_starts(min(k, 50), dt_ns, rate, 100, align)

@@ -57,20 +57,42 @@ def test_contracts_are_kept(installed):
     assert done.returncode == 0, done.stdout
 
 
+LAYERS = "A room imports only"
+# Into each room, an import of a room above it or beside it.
+UPWARD = [
+    ("grid.py", "import strfcube.sound.audio"),
+    ("sound/audio.py", "from strfcube.cube import schema"),
+    ("cube/schema.py", "import strfcube.builder.plan"),
+    ("cube/store.py", "def later():\n    from strfcube.analysis.concat import concat"),
+    ("builder/plan.py", "from strfcube.analysis import quality"),
+    ("analysis/quality.py", "import strfcube.builder.save"),
+    ("analysis/plot.py", "from strfcube.loading.view import View"),
+    ("loading/batch.py", "from strfcube.cli.main import cli"),
+    ("loading/view.py", "import strfcube.adapters.torch"),
+    ("cli/main.py", "import strfcube.pipelines.aa1"),
+    ("pipelines/aa1.py", "import strfcube.cli.main"),
+    ("pipelines/aa4/unit.py", "import strfcube.adapters.torch"),
+    ("adapters/torch.py", "import strfcube.cli.build"),
+]
+
+
 @pytest.mark.parametrize(
     ("module", "line", "contract"),
     [
-        ("grid.py", "import strfcube.pipelines.ns1", "A room imports only"),
-        ("grid.py", "from strfcube.adapters import torch", "A room imports only"),
-        ("grid.py", "def later():\n    import strfcube.adapters.torch", "A room imports only"),
+        *((module, line, LAYERS) for module, line in UPWARD),
+        ("grid.py", "import strfcube.pipelines.ns1", LAYERS),
+        ("grid.py", "from strfcube.adapters import torch", LAYERS),
+        ("grid.py", "def later():\n    import strfcube.adapters.torch", LAYERS),
         ("__init__.py", "from strfcube.pipelines import ns1", "The package itself"),
-        ("cube/schema.py", "import torch", "Nothing but its own adapter imports"),
-        ("loading/view.py", "def later():\n    import jax.numpy", "Nothing but its own adapter imports"),
-        ("adapters/torch.py", "import jax", "Nothing but its own adapter imports"),
-        ("pipelines/ns1.py", "import torch.nn", "Nothing but its own adapter imports"),
-        ("pipelines/ns1.py", "from strfcube.adapters.torch import CubeDataset", "A room imports only"),
-        ("adapters/torch.py", "import strfcube.pipelines.ns1", "A room imports only"),
-        ("unheard_of.py", "", "A room imports only"),
+        ("loading/view.py", "from strfcube.builder import plan", "Pipelines, loading and adapters"),
+        ("pipelines/ns1.py", "from strfcube.builder import plan", "Pipelines, loading and adapters"),
+        ("cube/schema.py", "import torch", "Nothing but its own adapter"),
+        ("loading/batch.py", "import jax.numpy", "Nothing but its own adapter"),
+        ("pipelines/ns1.py", "import torch.nn", "Nothing but its own adapter"),
+        ("adapters/torch.py", "import jax", "Nothing but its own adapter"),
+        ("pipelines/ns1.py", "from strfcube.adapters.torch import CubeDataset", LAYERS),
+        ("adapters/torch.py", "import strfcube.pipelines.ns1", LAYERS),
+        ("unheard_of.py", "", LAYERS),
     ],
 )
 def test_a_forbidden_import_is_refused(installed, tmp_path, module, line, contract):

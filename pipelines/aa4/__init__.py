@@ -62,6 +62,7 @@ from strfcube.pipelines.aa4.unit import (
     unit_meta,
 )
 from strfcube.pipelines.raw_folder import ARCHIVES, listing, packed, some
+from strfcube.raw_files import walk
 from strfcube.records import Finding, Length, Neuron, Option, Pipeline, Report, Source, Stimulus, Survey, Trials
 from strfcube.sound.audio import read_wav
 
@@ -125,6 +126,7 @@ class AA4(Pipeline):
         If `sort_types` names none, or one that does not exist.
     """
 
+    files = ("*.h5", "*.wav")
     options = (Option("sort_types", str, "single,multi,unknown", f"sort types to keep, of {', '.join(SORT_TYPES)}"),)
 
     def __init__(self, raw: Path | str, **options: Any) -> None:
@@ -151,11 +153,12 @@ class AA4(Pipeline):
             report(finding)
 
         folders: dict[str, Path] = {}
+        real: dict[Path, str] = {}
         again: Counter[tuple[str, Path]] = Counter()
-        for file in sorted(self.raw.rglob("*.h5")):
-            inner = file.relative_to(self.raw).parts
-            if "CRCNSCode" not in inner and not any(part.startswith(".") for part in inner):
-                animal = file.parent.resolve().name
+        for file in (self.raw / found.name for found in walk(self.raw) if found.name.endswith(".h5")):
+            if "CRCNSCode" not in file.relative_to(self.raw).parts:
+                # By the name that it has here, which is that of the link where it is one; linked twice, it is one bird.
+                animal = real.setdefault(file.parent.resolve(), file.parent.name)
                 if folders.setdefault(animal, file.parent) != file.parent:
                     again[animal, file.parent] += 1
         if not folders:

@@ -100,6 +100,7 @@ class AC1(Pipeline):
         If a width or a threshold is negative.
     """
 
+    files: ClassVar[tuple[str, ...]] = ("*.mat",)
     options: ClassVar[tuple[Option, ...]] = (
         Option("detrend_median_ms", float, 100.0, "median window of the drift, ms; 0 leaves the drift in"),
         Option("detrend_sigma_ms", float, 10.0, "standard deviation of the Gaussian that smooths the drift, ms"),

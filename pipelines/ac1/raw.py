@@ -247,13 +247,15 @@ class Book:
 
     def _folders(self, pattern: str) -> list[Path]:
         """Folders of that name, below up to two outer folders."""
-        return sorted(path for depth in ("", "*/", "*/*/") for path in self.raw.glob(depth + pattern) if path.is_dir())
+        depths = ("", "[!.]*/", "[!.]*/[!.]*/")
+        return sorted(path for depth in depths for path in self.raw.glob(depth + pattern) if path.is_dir())
 
     def _list_recordings(self) -> dict[str, list[Path]]:
         """Files of each recording folder; a folder that both archives have is one."""
         found: dict[str, list[Path]] = defaultdict(list)
         for folder in (path for parent in self._folders(self.results) for path in sorted(parent.iterdir())):
-            files = [file for file in folder.glob("*.mat") if not file.name.startswith(".")] if folder.is_dir() else []
+            hidden = folder.name.startswith(".") or not folder.is_dir()
+            files = [] if hidden else list(folder.glob("[!.]*.mat"))
             if files and _FOLDER.fullmatch(folder.name):
                 new = [file for file in files if not any(_same(file, other) for other in found[folder.name])]
                 if len(new) < len(files):
@@ -295,7 +297,7 @@ class Wehr(Book):
     def _read_sounds(self) -> None:
         ignored = []
         for folder in (parent / name for parent in self._folders(self.stimuli) for name in WEHR_FOLDERS):
-            for path in sorted(folder.glob("*.mat"), key=lambda path: natural_key(path.name)):
+            for path in sorted(folder.glob("[!.]*.mat"), key=lambda path: natural_key(path.name)):
                 if not path.stem.isdecimal():
                     ignored.append(self.relative(path))
                     continue
@@ -332,7 +334,7 @@ class Asari(Book):
         self._paths = {
             (path.parent.name.lower(), path.stem.lower()): path
             for parent in self._folders(self.stimuli)
-            for path in sorted(parent.glob("*/*.mat"))
+            for path in sorted(parent.glob("[!.]*/[!.]*.mat"))
         }
 
     def identify(self, description: str, ms: float, param: Any) -> Heard:

@@ -49,6 +49,7 @@ from strfcube.errors import RawDataError
 from strfcube.pipelines.nat4.area import BANDS, FS, survey_area
 from strfcube.pipelines.nat4.population import STIM, VAL, cut, presentations, report_unplaced, some, usable
 from strfcube.pipelines.nems import read_bundle
+from strfcube.raw_files import walk
 from strfcube.records import (
     Finding,
     Length,
@@ -83,6 +84,7 @@ _SOUND = re.compile(r"(?:00)?cat\d+_rec\d+_(?P<words>.+?)(?:_excerpt\d+)?\.wav",
 class NAT4(Pipeline):
     """Reader of NAT4; see the module for the data set and the rules."""
 
+    files: ClassVar[tuple[str, ...]] = ("*.tgz", "*.tar.gz", "*.zip", "*.csv", "*.json", "*.h5", "*.wav")
     options: ClassVar[tuple[Option, ...]] = (
         Option(
             "stimuli", str, "shared", "are the sounds of A1 and PEG the same, or kept apart", ("shared", "separate")
@@ -275,7 +277,9 @@ def _wavs(raw: Path, report: Report) -> dict[str, Callable[[], Audio]]:
     """Lower-case file name to waveform, from ``wav.zip`` or a folder ``wav``."""
     archive = raw / "wav.zip"
     if not archive.is_file():
-        return {p.name.lower(): partial(read_wav, p) for p in sorted((raw / "wav").rglob("*")) if p.is_file()}
+        folder = raw / "wav"
+        files = [folder / file.name for file in walk(folder)] if folder.is_dir() else []
+        return {file.name.lower(): partial(read_wav, file) for file in files}
     try:
         with zipfile.ZipFile(archive) as opened:
             names = [n for n in opened.namelist() if n.lower().endswith(".wav") and "/." not in f"/{n}"]

@@ -13,6 +13,7 @@ from strfcube.errors import RawDataError
 from strfcube.pipelines.nat4.population import STIM, Recorded, population_only, report_unplaced, some
 from strfcube.pipelines.nems import read_bundle, read_head
 from strfcube.pipelines.nems_files import Bundle
+from strfcube.raw_files import walk
 from strfcube.records import Finding
 
 if TYPE_CHECKING:
@@ -173,8 +174,9 @@ def _bundles(raw: Path, area: str, report: Report) -> list[Bundle]:
             report(Finding("error", archive.name, what, f"the sites of {area} are not read; fetch it again"))
             return []
         return [Bundle(archive, member, f"{archive.name}/{member}") for member in members]
-    found = [path for path in folder.rglob("*") if path.is_file() and path.name.endswith(_ARCHIVE)]
-    found += {path.parent for path in folder.rglob("*.resp.json")}
+    files = [folder / file.name for file in walk(folder)] if folder.is_dir() else []
+    found = [path for path in files if path.name.endswith(_ARCHIVE)]
+    found += {path.parent for path in files if path.name.endswith(".resp.json")}
     loose = (p for p in raw.glob(f"{area}_*") if p.name.endswith(_ARCHIVE) and not p.name.startswith(f"{area}_NAT4"))
     found += [] if found else loose  # unpacked without their folder
     return [Bundle(p, "", p.relative_to(raw).as_posix()) for p in sorted(found) if not p.name.startswith(".")]

@@ -13,6 +13,8 @@ from strfcube.errors import SelectionError, StoreError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from numpy.typing import NDArray
+
     from strfcube.analysis.plot import Plots
     from strfcube.analysis.quality import Per
     from strfcube.analysis.select import Keep
@@ -255,24 +257,47 @@ class StrfAccessor:
         """Highest correlation with the PSTH that a model can reach: see `strfcube.analysis.quality.ccmax`."""
         return self.quality(per)["ccmax"]
 
-    def ccnorm(self, pred: xr.DataArray, per: Per = "neuron") -> xr.DataArray:
+    def ccnorm(self, pred: xr.DataArray | NDArray[Any], per: Per = "neuron") -> xr.DataArray:
         """Correlation of a prediction with the PSTH, relative to CCmax: see `strfcube.analysis.quality.ccnorm`.
 
         Parameters
         ----------
-        pred : xarray.DataArray [dims=(stim, neuron, time)]
-            In any unit; aligned by label. Stimuli that it lacks are left out.
+        pred : xarray.DataArray or array [dims=(stim, neuron, time)]
+            In any unit; aligned by label, times to the nearest bin, or of the shape of this cube.
         per : {"neuron", "pair"}
             As for `quality`.
 
         Returns
         -------
         xarray.DataArray [dims=(neuron,) or (stim, neuron)]
+
+        Warns
+        -----
+        PartialPredictionWarning
+            If it lacks stimuli, neurons or bins of this cube, which are left out.
         """
+        from strfcube.analysis.predictions import aligned
         from strfcube.analysis.quality import ccnorm
 
-        result: xr.DataArray = self._complete(ccnorm(pred, self._repeated(), per))
+        beside, whole = aligned(pred, self._response(), self._reached_bins())
+        response = self._repeated()
+        if "stim" in beside.dims:
+            both = np.isin(response["stim"].values, beside["stim"].values)
+            response = response.isel(stim=np.flatnonzero(both)) if both.any() else whole
+            beside = beside.sel(stim=response["stim"])
+        if "neuron" in beside.dims:
+            response = response.sel(neuron=beside["neuron"])
+        result: xr.DataArray = self._complete(ccnorm(beside, response, per))
         return result
+
+    def _reached_bins(self) -> xr.DataArray | None:
+        """Bins of each stimulus that are on the time axis, 0 where no neuron heard it; None where it is not known."""
+        if "n_bins" not in self._ds or "time" not in self._ds.coords:
+            return None
+        step = float(self._ds.attrs["dt_ms"]) / 1000
+        bins = np.rint(self._ds["time"].values / step)
+        reach = (bins < self._ds["n_bins"].values[:, None]).sum(1)
+        return self._ds["n_bins"].copy(data=np.where((self._ds["n_repeats"] > 0).any("neuron"), reach, 0))
 
     def spontaneous_rate(
         self, window: tuple[float, float] | None = None, per: Per = "neuron", trials: xr.Dataset | None = None

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from strfcube.analysis.transform import psth
+from strfcube.analysis.predictions import aligned
+from strfcube.analysis.spikes import SpikeTrains, of_pair, position
+from strfcube.analysis.transform import hann_kernel, psth
 from strfcube.errors import SelectionError, UsageError
 
 if TYPE_CHECKING:
@@ -33,24 +35,13 @@ def _pyplot() -> Any:
     return pyplot
 
 
-def _position(ds: xr.Dataset, dim: str, wanted: str | int) -> int:
-    labels = [str(v) for v in ds[dim].values]
-    if isinstance(wanted, str):
-        if wanted in labels:
-            return labels.index(wanted)
-        raise SelectionError(f"{dim}={wanted!r}: nothing has it; there are {len(labels)}: {', '.join(labels[:5])} ...")
-    if not -len(labels) <= wanted < len(labels):
-        raise SelectionError(f"{dim}={wanted!r}: index past the end, there are {len(labels)}")
-    return int(wanted) % len(labels)
-
-
 def _pair(ds: xr.Dataset, stim: str | int | None, neuron: str | int | None) -> xr.Dataset:
     """One (stim, neuron) pair, cut to its bins and repeats, in memory; of those not given, one with most repeats."""
     repeats = ds["n_repeats"].transpose("stim", "neuron").values.astype(int)
     if stim is not None:
-        repeats = np.where(np.arange(len(repeats))[:, None] == _position(ds, "stim", stim), repeats, -1)
+        repeats = np.where(np.arange(len(repeats))[:, None] == position(ds, "stim", stim), repeats, -1)
     if neuron is not None:
-        repeats = np.where(np.arange(repeats.shape[1]) == _position(ds, "neuron", neuron), repeats, -1)
+        repeats = np.where(np.arange(repeats.shape[1]) == position(ds, "neuron", neuron), repeats, -1)
     s, n = np.unravel_index(int(repeats.argmax()), repeats.shape)
     if repeats[s, n] < 1:
         raise SelectionError(
@@ -59,6 +50,12 @@ def _pair(ds: xr.Dataset, stim: str | int | None, neuron: str | int | None) -> x
         )
     pair = ds.isel(stim=s, neuron=n)
     return pair.isel(time=slice(0, int(pair["n_bins"])), repeat=slice(0, int(repeats[s, n]))).load()
+
+
+def _smoothing(ds: xr.Dataset, smooth_ms: float | None) -> None:
+    """Refuse a width that is none before anything is read."""
+    if smooth_ms is not None:
+        hann_kernel(float(ds.attrs["dt_ms"]), smooth_ms)
 
 
 def _edges(ds: xr.Dataset) -> NDArray[np.float64]:
@@ -116,6 +113,10 @@ def response(
 ) -> Figure:
     """Stimulus, every repeat, and PSTH of one pair, one above the other on one time axis.
 
+    Spikes stand at their exact times, one tick each, over all the time that was recorded (or that has spikes, where
+    the files do not state it): before the sound and after it too. Where a cube has no exact times, or was transformed,
+    there is one tick a bin that has spikes, and the picture says so.
+
     Parameters
     ----------
     ds : xarray.Dataset
@@ -137,9 +138,15 @@ def response(
         If matplotlib is not installed.
     """
     plt = _pyplot()
+    _smoothing(ds, smooth_ms)
     pair = _pair(ds, stim, neuron)
     edges = _edges(pair)
     trace = str(pair["units"].values) == "mV"
+    trains = None if trace else of_pair(ds, str(pair["stim"].values), str(pair["neuron"].values))
+    left, right = edges[0], edges[-1]
+    if trains is not None:
+        low, high = trains.span()
+        left, right = float(np.fmin(left, low)), float(np.fmax(right, high))
     figure, axes = plt.subplots(
         3, 2, figsize=(9, 6.5), layout="constrained", sharex="col",
         gridspec_kw={"width_ratios": [1, 0.018], "height_ratios": [1.1, 1, 0.9]},
@@ -148,7 +155,12 @@ def response(
     for unused in (axes[1, 1], axes[2, 1]):
         unused.remove()
     _spectrogram(top, bar, pair, edges)
-    (_traces if trace else _raster)(middle, pair, edges)
+    if trace:
+        _traces(middle, pair, edges)
+    elif trains is None:
+        _counts(middle, pair, edges)
+    else:
+        _raster(middle, trains, left, right)
     _step(bottom, edges, psth(pair["response"], float(ds.attrs["dt_ms"]), smooth_ms).values, INK)
     smoothed = "" if smooth_ms is None else f", {smooth_ms:g} ms Hann"
     bottom.set_ylabel("mean potential (mV)" if trace else "firing rate (spikes/s)")
@@ -156,10 +168,10 @@ def response(
     if not trace:
         bottom.set_ylim(bottom=0)
     bottom.set_xlabel("time from stimulus onset (s)")
-    bottom.set_xlim(edges[0], edges[-1])
+    bottom.set_xlim(left, right)
     onset = float(pair["sound_onset"])
     for moment in {onset, onset + float(pair["sound_duration"])}:
-        if edges[0] < moment < edges[-1] - 1e-9:
+        if left < moment < right - 1e-9:
             for ax in (middle, bottom):
                 ax.axvline(moment, color=FAINT, lw=0.8, ls="--", zorder=0)
     figure.suptitle(_title(pair), fontsize="medium")
@@ -167,17 +179,32 @@ def response(
     return figure  # type: ignore[no-any-return]
 
 
-def _raster(ax: Axes, pair: xr.Dataset, edges: NDArray[Any]) -> None:
-    from matplotlib.ticker import MaxNLocator
+def _raster(ax: Axes, trains: SpikeTrains, left: float, right: float) -> None:
+    row = np.repeat(np.arange(len(trains.times)), [len(t) for t in trains.times])
+    _ticks(ax, np.concatenate([*trains.times, np.empty(0)]), row, len(trains.times))
+    for i, (start, stop) in enumerate(trains.window):  # what a trial did not record, and another did
+        for a, b in ((left, start), (stop, right)):
+            if b - a > 1e-9:
+                ax.fill_between([a, b], i + 0.5, i + 1.5, color=FAINT, alpha=0.3, lw=0)
 
+
+def _counts(ax: Axes, pair: xr.Dataset, edges: NDArray[Any]) -> None:
+    """Without exact times: one tick at the centre of every bin that has spikes."""
     counts = pair["response"].transpose("repeat", "time").values
     repeat, at = np.nonzero(np.nan_to_num(counts) > 0)
-    ax.vlines((edges[at] + edges[at + 1]) / 2, repeat + 0.6, repeat + 1.4, color=INK, lw=0.7)
+    _ticks(ax, (edges[at] + edges[at + 1]) / 2, repeat, counts.shape[0])
     missing = np.isnan(counts)
     if missing.any():
         rows = np.arange(counts.shape[0] + 1) + 0.5
         ax.pcolormesh(edges, rows, np.where(missing, 1.0, np.nan), cmap="Greys", vmin=0, vmax=4, rasterized=True)
-    ax.set_ylim(counts.shape[0] + 0.7, 0.3)
+    ax.set_title("no exact spike times: one tick a bin", loc="right", fontsize="small", color=FAINT)
+
+
+def _ticks(ax: Axes, times: NDArray[Any], row: NDArray[Any], rows: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    ax.vlines(times, row + 0.6, row + 1.4, color=INK, lw=0.7)
+    ax.set_ylim(rows + 0.7, 0.3)
     ax.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     ax.set_ylabel("repeat")
 
@@ -193,7 +220,7 @@ def _step(ax: Axes, edges: NDArray[Any], values: NDArray[Any], colour: str, **kw
 
 
 def prediction(
-    ds: xr.Dataset, pred: xr.DataArray, stim: str | int | None = None, neuron: str | int | None = None,
+    ds: xr.Dataset, pred: xr.DataArray | NDArray[Any], stim: str | int | None = None, neuron: str | int | None = None,
     smooth_ms: float | None = None,
 ) -> Figure:  # fmt: skip
     """PSTH of one pair, and what a model says it is.
@@ -202,8 +229,9 @@ def prediction(
     ----------
     ds : xarray.Dataset
         A cube.
-    pred : xarray.DataArray [dims=(stim, neuron, time)]
-        In counts a bin, as the responses are, or in mV.
+    pred : xarray.DataArray or array [dims=(stim, neuron, time)]
+        In counts a bin, as the responses are, or in mV; laid beside the responses as `strfcube.analysis.quality.ccnorm`
+        does, with a gap in the curve where it lacks bins.
     stim, neuron : str or int, optional
         Label or position; default: the first pair with most repeats, of the stimuli and neurons of `pred`.
     smooth_ms : float, optional
@@ -218,6 +246,8 @@ def prediction(
     ------
     SelectionError
         If there is no such stimulus or neuron, or no response of the one to the other.
+    UsageError
+        If `pred` has another shape, labels that are not the cube's, or several models.
     ImportError
         If matplotlib is not installed.
     """
@@ -225,9 +255,13 @@ def prediction(
     from strfcube.analysis.transform import smooth
 
     plt = _pyplot()
-    both = {d: [v for v in ds[d].values if v in set(pred[d].values)] for d in ("stim", "neuron") if d in pred.dims}
-    pair = _pair(ds.sel(both), stim, neuron)
-    chosen = pred.sel({d: pair[d].item() for d in both}).reindex(time=pair["time"], method="nearest", tolerance=1e-6)
+    _smoothing(ds, smooth_ms)
+    beside, response = aligned(pred, ds["response"], n_bins=0, partial=True)
+    if further := [str(d) for d in beside.dims if d not in ("stim", "neuron", "time")]:
+        raise UsageError(f"prediction: has also {', '.join(further)}; choose one: pred.isel({further[0]}=0)")
+    pair = _pair(ds.sel(stim=response["stim"], neuron=response["neuron"]), stim, neuron)
+    chosen = beside.sel({d: pair[d].item() for d in ("stim", "neuron") if d in beside.dims})
+    chosen = chosen.isel(time=slice(0, pair.sizes["time"])).compute()
     p = powers(pair["response"], chosen)
     cc = float(p["covariance"] / np.sqrt(p["prediction_power"] * p["psth_power"]))
     dt_ms = float(ds.attrs["dt_ms"])
@@ -242,8 +276,11 @@ def prediction(
         _step(ax, edges, mean.values, FAINT, label=f"PSTH, {pair.sizes['repeat']} repeats")
     else:
         ax.stairs(mean.values, edges, fill=True, color="#bdbdbd", label=f"PSTH, {pair.sizes['repeat']} repeats")
-        ax.set_ylim(bottom=min(0.0, float(shown.min())))
     _step(ax, edges, shown.values, ACCENT, label="prediction")
+    ax.autoscale(axis="y")  # of both: a filled curve alone would hold the axis at its own top
+    if not trace:
+        low, high = (f(np.nan_to_num([mean.values, shown.values])) for f in (np.min, np.max))
+        ax.set_ylim(min(0.0, 1.05 * float(low)), 1.05 * float(high) or 1.0)
     ax.set_xlim(edges[0], edges[-1])
     ax.set_xlabel("time from stimulus onset (s)")
     ax.set_ylabel("membrane potential (mV)" if trace else "firing rate (spikes/s)")
@@ -345,8 +382,18 @@ def strf(weights: xr.DataArray, columns: int = 4) -> Figure:
         If matplotlib is not installed.
     """
     plt = _pyplot()
+    if not hasattr(weights, "dims"):
+        raise UsageError(
+            f"weights: expected a DataArray with dims ('frequency', 'lag'), got {type(weights).__name__}; label it: "
+            "xr.DataArray(weights, {'frequency': ds.frequency, 'lag': seconds}, ('frequency', 'lag'))"
+        )
     if not {"frequency", "lag"} <= set(weights.dims) <= {"neuron", "frequency", "lag"}:
         raise UsageError(f"weights with dims {weights.dims}, expected ('frequency', 'lag'), and 'neuron' where several")
+    unlabelled = [d for d in ("frequency", "lag") if d not in weights.coords]
+    if unlabelled:
+        raise UsageError(f"weights without labels of {' and '.join(unlabelled)}: give frequency in Hz and lag in s")
+    if not weights.size:
+        raise UsageError(f"weights of shape {weights.shape}: nothing to draw")
     fields = weights.expand_dims("neuron") if "neuron" not in weights.dims else weights
     fields = fields.transpose("neuron", "frequency", "lag")
     count = fields.sizes["neuron"]
@@ -398,7 +445,7 @@ class Plots:
         return response(self._ds, stim, neuron, smooth_ms)
 
     def prediction(
-        self, pred: xr.DataArray, stim: str | int | None = None, neuron: str | int | None = None,
+        self, pred: xr.DataArray | NDArray[Any], stim: str | int | None = None, neuron: str | int | None = None,
         smooth_ms: float | None = None,
     ) -> Figure:  # fmt: skip
         """PSTH of one pair, and what a model says it is: see `strfcube.analysis.plot.prediction`."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
+from strfcube.analysis.predictions import aligned
 from strfcube.analysis.transform import blocks, blockwise
 from strfcube.errors import UsageError
 
@@ -225,7 +226,10 @@ def ccmax(response: xr.DataArray, per: Per = "neuron") -> xr.DataArray:
     return measures(response, per)["ccmax"]
 
 
-def ccnorm(prediction: xr.DataArray, response: xr.DataArray, per: Per = "neuron") -> xr.DataArray:
+def ccnorm(
+    prediction: xr.DataArray | NDArray[Any], response: xr.DataArray, per: Per = "neuron",
+    n_bins: xr.DataArray | None = None,
+) -> xr.DataArray:  # fmt: skip
     """Correlation of a prediction with the PSTH, relative to the highest possible one.
 
     ``CCnorm = cov(prediction, PSTH) / sqrt(var(prediction) SP)``, which is the correlation divided by `ccmax` (Schoppe
@@ -233,12 +237,14 @@ def ccnorm(prediction: xr.DataArray, response: xr.DataArray, per: Per = "neuron"
 
     Parameters
     ----------
-    prediction : xarray.DataArray [dims=(stim, neuron, time)]
-        In any unit: offset and scale do not matter. Aligned with the response by label; stimuli, neurons and bins that
-        one of the two lacks are left out, and bins where the prediction is not finite. Further dims (models, say) are
-        kept.
+    prediction : xarray.DataArray or array [dims=(stim, neuron, time)]
+        In any unit: offset and scale do not matter. Laid beside the responses by
+        `strfcube.analysis.predictions.aligned`: labels in any order, times to the nearest bin, a bare array by its
+        shape. Bins where it is not finite are left out. Further dims (models, say) are kept.
     response, per
         As for `measures`.
+    n_bins : xarray.DataArray [dims=(stim,)], optional
+        Bins of each stimulus; later ones need no prediction.
 
     Returns
     -------
@@ -248,13 +254,15 @@ def ccnorm(prediction: xr.DataArray, response: xr.DataArray, per: Per = "neuron"
     Raises
     ------
     UsageError
-        If the two have no stimulus, neuron or bin in common.
+        If the prediction has another shape, or labels that are not the response's.
+
+    Warns
+    -----
+    PartialPredictionWarning
+        If it lacks stimuli, neurons or bins of the response.
     """
-    prediction, response = xr.align(prediction, response, join="inner", copy=False)
-    empty = [d for d, size in prediction.sizes.items() if not size]
-    if empty:
-        raise UsageError(f"prediction and response have no {' and no '.join(map(str, empty))} in common")
-    p = powers(response, prediction, per)
+    beside, response = aligned(prediction, response, n_bins)
+    p = powers(response, beside, per)
     scale = p["prediction_power"] * p["signal_power"]
     value = p["covariance"] / scale.where(scale > 0) ** 0.5
     return _named(value, "ccnorm", "CCnorm", "1", "cov / sqrt(var(prediction) SP), Schoppe et al. 2016", per)

@@ -79,8 +79,12 @@ def hann_kernel(dt_ms: float, smooth_ms: float) -> NDArray[np.float64]:
     UsageError
         If a width is not a positive number.
     """
-    if not (dt_ms > 0 and 0 < smooth_ms < np.inf):
-        raise UsageError(f"smooth_ms={smooth_ms!r} at dt_ms={dt_ms!r}: give two positive widths in ms")
+    try:
+        known = dt_ms > 0 and 0 < smooth_ms < np.inf and not isinstance(smooth_ms, bool)
+    except TypeError:
+        known = False
+    if not known:
+        raise UsageError(f"smooth_ms={smooth_ms!r} at dt_ms={dt_ms!r}: expected two positive widths in ms")
     half = int(np.ceil(smooth_ms / 2 / dt_ms)) - 1
     kernel = np.cos(np.pi * np.arange(-half, half + 1) * dt_ms / smooth_ms) ** 2
     return np.asarray(kernel / kernel.sum())

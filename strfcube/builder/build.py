@@ -35,6 +35,7 @@ from strfcube.cube.store import existing_cube, no_consolidation_warning
 from strfcube.errors import RawDataError, StoreError, StrfcubeError, UsageError
 from strfcube.grid import n_bins
 from strfcube.records import Finding, Pipeline, Survey
+from strfcube.sound.audio import odd_waves
 from strfcube.sound.spectrogram import FrontEnd, Published, resolve
 
 if TYPE_CHECKING:
@@ -181,7 +182,9 @@ def _build(request: Request, work: Path, pool: Any, strict: bool, progress: task
             raise ingest.refuse(finding)
         findings.append(finding)
 
-    survey = survey_of(pipeline, report)
+    tell = request.listener(report)
+    with odd_waves(tell, pipeline.raw):
+        survey = survey_of(request, tell)
     _check_survey(survey)
     keep_stim, keep_neuron = chosen(survey, recipe.only)
     bins = np.array([n_bins(s.length, recipe.dt_ns, recipe.post_ns) for s in survey.stimuli], np.int64)
@@ -191,7 +194,8 @@ def _build(request: Request, work: Path, pool: Any, strict: bool, progress: task
         {n.id: i if keep_neuron[i] else -1 for i, n in enumerate(survey.neurons)},
         bins, tuple(str(n.meta["units"]) for n in survey.neurons), recipe.dt_ns, strict,
     )  # fmt: skip
-    front_end, kernels, frequencies, spec_attrs = _front_end(recipe, survey)
+    with odd_waves(tell, pipeline.raw):
+        front_end, kernels, frequencies, spec_attrs = _front_end(recipe, survey)
     context_path = save(work / "context.pkl", context)
     wanted = {n.source for n, keep in zip(survey.neurons, keep_neuron, strict=True) if keep}
     sources = [s for s in survey.sources if s.id in wanted]
@@ -201,11 +205,15 @@ def _build(request: Request, work: Path, pool: Any, strict: bool, progress: task
     summaries = [spool.summary(p) for p in spools]
     _check_sources(survey, summaries)
     for s in summaries:
-        findings += s.findings
+        for finding in s.findings:
+            tell(finding)
     made, unheard, unplayed = plan.make_plan(summaries, spools, bins, len(survey.neurons))
+    if not len(made.stims) and request.missing.files:
+        raise RawDataError(f"{request.missing.what()}: {request.missing.remedy()}", pipeline.raw)
     if not len(made.stims):
         raise StrfcubeError(f"no trial was read from {pipeline.raw}: " + _first(findings))
-    _report_left_out(survey, [i for i in unheard if keep_stim[i]], [i for i in unplayed if keep_neuron[i]], report)
+    unheard, unplayed = [i for i in unheard if keep_stim[i]], [i for i in unplayed if keep_neuron[i]]
+    _report_left_out(survey, unheard, unplayed, report, together=bool(request.missing.files))
 
     store = store_of(target, work)
     stimuli = tuple(survey.stimuli[i] for i in made.stims)
@@ -223,7 +231,8 @@ def _build(request: Request, work: Path, pool: Any, strict: bool, progress: task
     results = tasks.run("write", todo, pool, work / "write", progress)
     written = [results[t.name] for t in todo]
     for w in written:
-        findings += w.findings
+        for finding in w.findings:
+            tell(finding)
     return finalise.Built(store, survey, made, job, tuple(written), tuple(findings), frequencies)
 
 
@@ -305,8 +314,14 @@ def _check_sources(survey: Survey, summaries: Sequence[spool.Summary]) -> None:
 
 
 def _report_left_out(
-    survey: Survey, unheard: list[int], unplayed: list[int], report: Callable[[Finding], None]
+    survey: Survey, unheard: list[int], unplayed: list[int], report: Callable[[Finding], None], *, together: bool
 ) -> None:
+    if together:  # of a folder with much missing, not hundreds of findings that say the same
+        for kind, items, left in (("stimuli", survey.stimuli, unheard), ("neurons", survey.neurons, unplayed)):
+            if left:
+                what = f"{len(left)} {kind} have no trial, the first is {items[left[0]].id}"
+                report(Finding("info", "", what, "they are left out of the cube"))
+        return
     for i in unheard:
         what = f"stimulus {survey.stimuli[i].id} has no trial of any chosen neuron"
         report(Finding("info", "", what, "it is left out of the cube"))

@@ -101,7 +101,7 @@ def finalise(built: Built, request: Request) -> None:
 
 
 def write_group(ds: xr.Dataset, store: str, name: str, digests: dict[str, str]) -> None:
-    """Write one group of variables that fit in memory, a chunk each, and enter their digests.
+    """Write one group of variables that fit in memory, a chunk with a checksum each, and enter their digests.
 
     Parameters
     ----------
@@ -115,6 +115,7 @@ def write_group(ds: xr.Dataset, store: str, name: str, digests: dict[str, str]) 
         By path within the store.
     """
     import zarr
+    from zarr.codecs import Crc32cCodec, ZstdCodec
 
     group = zarr.open_group(store, path=name, mode="a")
     encoding: dict[str, dict[str, Any]] = {}
@@ -122,7 +123,8 @@ def write_group(ds: xr.Dataset, store: str, name: str, digests: dict[str, str]) 
         if v in group:  # left by an attempt that ended here
             del group[v]
         ds[v].encoding.clear()
-        encoding[v] = {"chunks": tuple(max(1, n) for n in ds[v].shape)}
+        chunk = tuple(max(1, n) for n in ds[v].shape)
+        encoding[v] = {"chunks": chunk, "compressors": [ZstdCodec(level=0), Crc32cCodec()]}
         if ds[v].dtype.kind == "f":
             encoding[v]["_FillValue"] = None
         digests[f"{name}/{v}".lstrip("/")] = digest.of_values(v, ds[v].values)

@@ -15,14 +15,18 @@ from strfcube import catalog
 from strfcube.builder.recipe import Recipe, among, parse_only
 from strfcube.builder.workplace import writable
 from strfcube.cube.store import local
-from strfcube.errors import SelectionError, StrfcubeError, UsageError
+from strfcube.errors import RawDataError, SelectionError, StrfcubeError, UsageError
 from strfcube.grid import Align, dt_to_ns
+from strfcube.raw_files import Missing
+from strfcube.records import Finding
+from strfcube.sound.audio import odd_waves
 from strfcube.sound.spectrogram import COMPRESSIONS, FRONT_ENDS, FrontEnd
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from strfcube.records import Finding, Pipeline, Report, Survey
+    from strfcube.raw_files import RawFile
+    from strfcube.records import Pipeline, Report, Survey
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Request:
         What a complete default build must show.
     attrs : mapping
         Root attributes that replace the computed ones.
+    missing : Missing
+        Raw files whose content is not there.
     """
 
     pipeline: Pipeline
@@ -54,6 +60,24 @@ class Request:
     entry: catalog.Entry | None = None
     figures: Mapping[str, int] = field(default_factory=dict)
     attrs: Mapping[str, Any] = field(default_factory=dict)
+    missing: Missing = field(default_factory=Missing)
+
+    def listener(self, report: Report) -> Report:
+        """Reports what a pipeline finds, once; not what is wrong with files whose content is not there.
+
+        Those are one finding, which comes first.
+        """
+        seen: set[Finding] = set()
+        if self.missing.files:
+            then = f"what they hold is missing from the cube: {self.missing.remedy()}, and build again"
+            report(Finding("warning", "", self.missing.what(), then))
+
+        def tell(finding: Finding) -> None:
+            if finding.file not in self.missing.covered and finding not in seen:
+                seen.add(finding)
+                report(finding)
+
+        return tell
 
 
 def prepare(
@@ -91,8 +115,9 @@ def prepare(
     )
     target = local(out if out is not None else catalog.data_dir() / recipe.store_name(default))
     pipeline = kind(_raw_folder(name, raw), **options) if isinstance(dataset, str) else dataset
+    files = pipeline.listing()
     figures = dict(entry.figures) if entry and recipe.to_json() == default.to_json() else {}
-    return Request(pipeline, recipe, target, fingerprint(pipeline.raw), entry, figures)
+    return Request(pipeline, recipe, target, fingerprint(files), entry, figures, missing=Missing.of(files))
 
 
 def preview(request: Request) -> dict[str, int]:
@@ -106,14 +131,16 @@ def preview(request: Request) -> dict[str, int]:
         If `only` names what nothing has.
     """
     findings: list[Finding] = []
-    survey = survey_of(request.pipeline, findings.append)
+    tell = request.listener(findings.append)
+    with odd_waves(tell, request.pipeline.raw):
+        survey = survey_of(request, tell)
     keep_stim, keep_neuron = chosen(survey, request.recipe.only)
     sources = {n.source for n, keep in zip(survey.neurons, keep_neuron, strict=True) if keep}
     return {"stimuli": sum(keep_stim), "neurons": sum(keep_neuron), "sources": len(sources), "findings": len(findings)}
 
 
-def survey_of(pipeline: Pipeline, report: Report) -> Survey:
-    """What a pipeline lists.
+def survey_of(request: Request, report: Report) -> Survey:
+    """What a request's pipeline lists.
 
     Raises
     ------
@@ -122,8 +149,13 @@ def survey_of(pipeline: Pipeline, report: Report) -> Survey:
     StrfcubeError
         If the pipeline itself fails.
     """
+    pipeline, missing = request.pipeline, request.missing
     try:
         return pipeline.survey(report)
+    except RawDataError as error:
+        if not missing.files:
+            raise
+        raise RawDataError(f"{missing.what()}: {missing.remedy()} (without them: {error})", pipeline.raw) from error
     except StrfcubeError:
         raise
     except Exception as error:
@@ -248,20 +280,9 @@ def _some(values: set[str], most: int = 20) -> str:
     return ", ".join(listed[:most]) + more
 
 
-def fingerprint(raw: Path) -> str:
-    """Names, sizes and times of all raw files: whether a cube is up to date, without reading them."""
+def fingerprint(files: Sequence[RawFile]) -> str:
+    """Names, sizes and times of the raw files: whether a cube is up to date, without reading them."""
     h = hashlib.sha256()
-
-    def walk(folder: str, prefix: str) -> None:
-        with os.scandir(folder) as found:
-            for item in sorted(found, key=lambda f: f.name):
-                if item.is_dir(follow_symlinks=False):
-                    walk(item.path, f"{prefix}{item.name}/")
-                else:
-                    # Of what a link points to, or of the link itself where that is absent (an annex without content).
-                    stat = item.stat(follow_symlinks=Path(item.path).exists())
-                    h.update(f"{prefix}{item.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-
-    if raw.is_dir():
-        walk(str(raw), "")
+    for file in files:
+        h.update(os.fsencode(f"{file.name} {file.size} {file.time_ns}\n"))
     return h.hexdigest()

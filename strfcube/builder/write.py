@@ -19,7 +19,7 @@ from strfcube.cube.shard_writer import Layout, create, write_shard
 from strfcube.errors import RawDataError
 from strfcube.grid import Align, bin_of, observed_bins
 from strfcube.records import Finding, ReadyMade, Stimulus
-from strfcube.sound.audio import to_float
+from strfcube.sound.audio import odd_waves, to_float
 from strfcube.sound.spectrogram import FrontEnd, Published, compute, regrid
 
 if TYPE_CHECKING:
@@ -210,7 +210,8 @@ def write_stimuli(job_path: str, shard: int) -> Written:
                 values[0, :, :bins] = made
             yield (stim, 0, 0), values
 
-    leaves = write_shard(job.store, layout, (shard, 0, 0), chunks())
+    with odd_waves(findings.append, job.raw):
+        leaves = write_shard(job.store, layout, (shard, 0, 0), chunks())
     return Written({layout.name: leaves}, tuple(findings))
 
 
@@ -299,7 +300,8 @@ def _write_audio(job: Job, dtype: np.dtype[Any] | None) -> Written:
         if stimulus.audio is None:
             continue
         try:
-            audio = stimulus.audio()
+            with odd_waves(findings.append, job.raw):
+                audio = stimulus.audio()
         except RawDataError as error:
             consequence = f"the waveform of {stimulus.id} is missing"
             findings.append(Finding.of(error, job.raw, consequence))

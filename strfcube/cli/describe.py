@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 _LABEL = 12
+_TIED = "\0"  # a blank at which no line is broken
 
 
 def card(e: Entry, width: int) -> str:
@@ -43,8 +44,9 @@ def card(e: Entry, width: int) -> str:
 def _field(label: str, text: str, width: int) -> list[str]:
     if not text:
         return []
-    return textwrap.wrap(text, width, initial_indent=f"{label:<{_LABEL}}", subsequent_indent=" " * _LABEL,
-                         break_long_words=False, break_on_hyphens=False)  # fmt: skip
+    lines = textwrap.wrap(text, width, initial_indent=f"{label:<{_LABEL}}", subsequent_indent=" " * _LABEL,
+                          break_long_words=False, break_on_hyphens=False)  # fmt: skip
+    return [line.replace(_TIED, " ") for line in lines]
 
 
 def one_line(ds: xr.Dataset, path: str, seconds: float) -> str:
@@ -68,26 +70,34 @@ def summary(ds: xr.Dataset, path: str, width: int) -> str:
     lines = textwrap.wrap(str(attrs.get("title", attrs["dataset"])), width)
     lines += _field("store", path, width)
     lines += _field("recipe", _recipe(str(attrs["recipe"])), width)
-    lines += _field("stimuli", f"{size['stim']:,}: {_counts(ds['stim_type'].values)}", width)
     seconds = ds["n_bins"].values * float(attrs["dt_ms"]) / 1000
-    lines += _field("", f"{_span(seconds, '.3g')} s", width)
-    lines += _field("neurons", f"{size['neuron']:,}: {_counts(ds['area'].values)}", width)
-    signals = _counts(ds["signal_type"].values)
+    lines += _field("stimuli", f"{size['stim']:,}, of {_span(seconds, '.3g')} s", width)
+    lines += _field("", f"by type: {_counts(ds['stim_type'].values)}", width)
     species = ", ".join(sorted(set(ds["species"].values)))
-    lines += _field("", f"{species}; {len(set(ds['animal'].values))} animals; {signals}", width)
-    lines += _field("coverage", f"{pairs:,} of {possible:,} pairs ({pairs / possible:.1%})", width)
+    animals = len(set(ds["animal"].values))
+    of = f"{animals} animal{'' if animals == 1 else 's'} ({species})"
+    lines += _field("neurons", f"{size['neuron']:,}, of {of}", width)
+    lines += _field("", f"by area: {_counts(ds['area'].values)}", width)
+    lines += _field("", f"by signal: {_counts(ds['signal_type'].values)}", width)
+    lines += _field(
+        "coverage", f"{pairs:,} of {possible:,} pairs of stimulus and neuron ({pairs / possible:.1%})", width
+    )
     repeats = ds["n_repeats"].values[ds["n_repeats"].values > 0]
-    spread = f"{_span(repeats, 'd')} repeats, median {int(np.median(repeats))}" if pairs else "no repeats"
+    spread = f"{_span(repeats, 'd')} of each pair" if pairs else "none of any pair"
+    spread += f", median {int(np.median(repeats))}" if pairs and repeats.min() < repeats.max() else ""
     lost = f", {rejected:,} rejected" if rejected else ""
     lines += _field("trials", f"{trials:,}{lost}; {spread}", width)
-    shape = ", ".join(f"{d} {size[d]:,}" for d in ("stim", "neuron", "repeat", "time"))
+    shape = " x ".join(f"{size[d]:,} {d}" for d in ("stim", "neuron", "repeat", "time"))
     stored = ds["response"].encoding.get("dtype", ds["response"].dtype)
-    lines += _field("response", f"{shape}; {ds['response'].attrs['units']}, stored as {stored}", width)
+    unit = {"count": "spikes a bin", "mixed": "mV and spikes a bin"}.get(
+        ds["response"].attrs["units"], ds["response"].attrs["units"]
+    )
+    lines += _field("response", f"{shape}; {unit}, stored as {stored}", width)
     axis = ds["frequency"].values
-    span = f"{axis[0]:,.0f} to {axis[-1]:,.0f} Hz; {ds['stimulus'].attrs.get('units', '')}"
+    span = f"{axis[0]:,.0f} to {axis[-1]:,.0f} Hz; in {ds['stimulus'].attrs.get('units', '')}"
     silent = int(np.isnan(ds["stimulus"][:, 0, 0].values).sum())
-    missing = f"; {silent} stimuli without" if silent else ""
-    lines += _field("stimulus", f"{size['frequency']} bands, {span}{missing}", width)
+    missing = f"; {silent} stimuli have none" if silent else ""
+    lines += _field("spectrogram", f"{size['frequency']} bands, {span}{missing}", width)
     if "://" not in path:
         lines += _field("on disk", f"{_bytes(path) / 1e6:.1f} MB", width)
     lines += _field("digest", str(attrs["digest"]), width)
@@ -105,45 +115,33 @@ def _recipe(text: str) -> str:
     if "pool" in recipe:
         return f"a pool of {', '.join(recipe['pool'])}"
     front_end = recipe["front_end"]
-    parts = [f"dt {recipe['dt_ms']:g} ms", f"{front_end['kind']} {recipe['align']}"]
-    parts += [f"post {recipe['post_ms']:g} ms"] if recipe["post_ms"] else []
+    parts = [f"bins of {recipe['dt_ms']:g} ms", f"{front_end['kind']} spectrogram, {recipe['align']} windows"]
+    parts += [f"{recipe['post_ms']:g} ms after the sound"] if recipe["post_ms"] else []
     parts += [f"only {key}={','.join(values)}" for key, values in recipe["only"].items()]
-    parts += [f"{key} {value}" for key, value in recipe["options"].items()]
-    return ", ".join(parts)
+    parts += [f"{key}={value}" for key, value in recipe["options"].items()]
+    return "; ".join(parts)
 
 
 def _counts(values: np.ndarray[tuple[int, ...], np.dtype[np.object_]], most: int = 12) -> str:
-    counts = Counter(str(v) or "(none)" for v in values).most_common()
-    more = f", {len(counts) - most} more" if len(counts) > most else ""
-    return ", ".join(f"{name} {count:,}" for name, count in counts[:most]) + more
+    counts = Counter(str(v) for v in values).most_common()
+    more = f", and {len(counts) - most} more" if len(counts) > most else ""
+    return ", ".join(f"{count:,}{_TIED}{_quoted(name)}" for name, count in counts[:most]) + more
 
 
-def findings(path: str | os.PathLike[str], width: int, most: int | None = 8) -> list[str]:
-    """The findings of a cube, the most serious first.
+def _quoted(name: str) -> str:
+    """A label that cannot be taken for a number or for two words."""
+    plain = name.replace("_", "a").replace("-", "a").isalnum() and not name[0].isdigit()
+    return (name if plain else f"'{name}'") if name else "without a name"
 
-    Parameters
-    ----------
-    most : int, optional
-        How many to show; None shows all.
-    """
+
+def findings(path: str | os.PathLike[str], width: int, *, every: bool = False) -> list[str]:
+    """The findings of a cube by kind, or every one of them."""
     import xarray as xr
 
+    from strfcube.cube.findings import told
+
     table = xr.open_zarr(path, group="findings", chunks=None).load()
-    count = table.sizes["finding"]
-    if not count:
-        return []
-    severity = [str(s) for s in table["severity"].values]
-    order = sorted(range(count), key=lambda i: ("error", "warning", "info").index(severity[i]))
-    numbers = Counter(severity)
-    plural = {"error": "errors", "warning": "warnings", "info": "notes"}
-    shown = [f"{numbers[s]:,} {s if numbers[s] == 1 else many}" for s, many in plural.items() if numbers[s]]
-    lines = [f"findings in the raw files: {', '.join(shown)}"]
-    for i in order[:most]:
-        line = int(table["line"].values[i])
-        place = str(table["file"].values[i]) + (f", line {line}" if line else "")
-        text = f"{table['what'].values[i]}; {table['consequence'].values[i]}"
-        lines += textwrap.wrap(f"{severity[i]}: {place + ': ' if place else ''}{text}", width, initial_indent="  ",
-                               subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)  # fmt: skip
-    if most is not None and count > most:
-        lines.append(f"  ... and {count - most} more: strfcube inspect {shlex.quote(str(path))} --findings")
+    lines = told(table, width, every=every)
+    if lines and not every and any(" times: " in line for line in lines):
+        lines.append(f"  every one of them: strfcube inspect {shlex.quote(str(path))} --findings")
     return lines

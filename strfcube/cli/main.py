@@ -17,6 +17,7 @@ from strfcube.catalog import WIDTH
 from strfcube.cli.build import CONTEXT, Datasets, Progress, report
 from strfcube.cli.describe import card, findings, summary
 from strfcube.errors import SelectionError, StrfcubeError, UsageError
+from strfcube.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +77,8 @@ def cite(name: str) -> None:
     e = catalog.entry(name)
     for text in e.citation:
         click.echo(textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
-    click.echo("Built with strfcube: see CITATION.cff of the package.")
+    own = f"strfcube {__version__}: recordings of auditory neurons as labelled, analysis-ready cubes (software)."
+    click.echo(textwrap.fill(own, WIDTH, subsequent_indent="  "))
 
 
 @cli.command("build", cls=Datasets)
@@ -110,8 +112,36 @@ def inspect(store: str, dt: float | None, all_findings: bool) -> None:
 
     path = locate(store, dt)
     click.echo(summary(open(path), path, WIDTH))
-    for line in findings(path, WIDTH, most=None if all_findings else 8):
+    for line in findings(path, WIDTH, every=all_findings):
         click.echo(line)
+
+
+def _table_command(what: str, last: tuple[str, ...], example: str) -> None:
+    """Add ``strfcube neurons`` or ``strfcube stimuli``."""
+
+    @click.argument("store")
+    @_DT
+    @click.option("--csv", is_flag=True, help="Every column, as comma-separated values.")
+    def command(store: str, dt: float | None, csv: bool) -> None:
+        from strfcube.analysis import tables
+        from strfcube.cli.tables import fitted
+        from strfcube.cube.store import open
+
+        table = getattr(tables, what)(open(store, dt))
+        click.echo(table.to_csv(lineterminator="\n") if csv else fitted(table, last, WIDTH), nl=not csv)
+
+    command.__doc__ = f"List the {what} of a cube, with their coordinates.\n\n\b\nExamples:\n{example}"
+    cli.command(what)(command)
+
+
+_table_command(
+    "neurons", ("stimuli", "trials", "rejected"),
+    "  strfcube neurons demo\n  strfcube neurons demo --csv > neurons.csv",
+)  # fmt: skip
+_table_command(
+    "stimuli", ("duration", "neurons", "trials", "rejected"),
+    "  strfcube stimuli demo\n  strfcube stimuli demo --csv > stimuli.csv",
+)  # fmt: skip
 
 
 @cli.command()
@@ -125,7 +155,7 @@ def verify(store: str, dt: float | None) -> None:
       strfcube verify demo
     """
     from strfcube.cube.store import cube_attrs, locate
-    from strfcube.cube.store import verify as check
+    from strfcube.cube.verify import verify as check
 
     path = locate(store, dt)
     wrong = check(path)
@@ -202,6 +232,24 @@ def concat(stores: tuple[str, ...], out: str, names: str | None, **how: Any) -> 
     for warning in caught:
         click.echo(textwrap.fill(f"warning: {warning.message}", WIDTH, subsequent_indent="  "), err=True)
     report(write(pooled, out), time.perf_counter() - started)
+
+
+@cli.command()
+@click.argument("store")
+@_DT
+@click.option("-o", "--out", required=True, type=click.Path(), help="File to write: NAME.mat, NAME.nc or NAME.csv.")
+def export(store: str, dt: float | None, out: str) -> None:
+    """Write a cube for MATLAB, as netCDF, or as tables of text.
+
+    \b
+    Examples:
+      strfcube export demo -o demo.mat
+      strfcube export demo -o demo.csv
+    """
+    from strfcube.analysis.export import export as write
+
+    for path in write(store, out, dt):
+        click.echo(f"{path}  {os.path.getsize(path) / 1e6:.1f} MB")
 
 
 @cli.command()

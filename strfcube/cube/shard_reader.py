@@ -1,91 +1,140 @@
-"""Reading local shards: index cached, exactly the chunks needed, decoded in place.
+"""Reading shards: index cached, exactly the chunks needed, checked, decoded in place.
 
-zarr-python reads any store; this reads those that `strfcube.cube.shard_writer` writes, several times faster.
+zarr-python reads any store; this reads those that `strfcube.cube.shard_writer` writes, several times faster, and
+wherever they lie (`strfcube.cube.transport`).
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
 import threading
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from strfcube.cube.remote_files import Remote
+from strfcube.cube.transport import Transport, Version, connect
 from strfcube.errors import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from concurrent.futures import Future
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
+Place = tuple[int, ...]
+AHEAD_BYTES = 256_000_000  # encoded, asked for and not read; only what was abandoned reaches it
 _NOT_STORED = 2**64 - 1
+_CHECKED = 0x48674BC7  # CRC-32C of anything that is followed by its own CRC-32C
+_DTYPES = {"bool", "float32", "float64", *(f"{kind}int{bits}" for kind in ("", "u") for bits in (8, 16, 32, 64))}
+
+
+class _Shard(NamedTuple):
+    """A file of chunks: its key, which file of that name it is, and offset and size of each chunk."""
+
+    key: str
+    version: Version
+    table: list[tuple[int, int]]
 
 
 class ShardedArray:
-    """A local Zarr v3 array with one level of blosc-compressed chunks, in shards or not.
+    """A Zarr v3 array with one level of blosc-compressed chunks, in shards or not.
 
     Safe to share between threads, to fork and to pickle.
 
     Parameters
     ----------
-    path : path-like
+    place : path, URL or Transport
         Folder of the array.
     keep : bool
         Keep decoded chunks in memory.
+
+    Attributes
+    ----------
+    path : str
+        Path or URL of the array.
+    shape, shard, chunk, per_shard : tuple of int
+        Sizes of the array, of a shard and of a chunk, and the chunks in a shard.
+    dtype, fill
+        Stored dtype, and the value of chunks that are not stored.
+    checked : bool
+        Whether each chunk ends in a checksum.
 
     Raises
     ------
     NotImplementedError
         If the array is not laid out as `strfcube.cube.shard_writer` does it: read it through zarr.
     StoreError
-        If there is no such array.
+        If there is no such array, or it cannot be reached.
     """
 
-    def __init__(self, path: Path | str, *, keep: bool = False) -> None:
-        self.path = str(path)
+    def __init__(self, place: Path | str | Transport, *, keep: bool = False) -> None:
+        self._files: Transport = connect(place) if isinstance(place, str | os.PathLike) else place
+        self.path = self._files.url
+        text = self._files.get("zarr.json")
+        if text is None:
+            raise StoreError(f"{self.path}: expected a Zarr v3 array, but there is none; build the cube again")
         try:
-            meta = json.loads((Path(path) / "zarr.json").read_bytes())
-        except FileNotFoundError:
-            raise StoreError(f"{path}: expected a Zarr v3 array, but there is none; build the cube again") from None
-        self.shape: tuple[int, ...] = tuple(meta["shape"])
-        self.shard: tuple[int, ...] = tuple(meta["chunk_grid"]["configuration"]["chunk_shape"])
-        self.chunk: tuple[int, ...] = _inner_chunk(meta, self.shard)
-        self.dtype = np.dtype(meta["data_type"]).newbyteorder("<")
-        fill = meta["fill_value"]
-        self.fill: float = math.nan if fill == "NaN" else fill
+            meta = json.loads(text)
+            self.shape: Place = tuple(meta["shape"])
+            self.shard: Place = tuple(meta["chunk_grid"]["configuration"]["chunk_shape"])
+            self.chunk, self.checked = _inner_chunk(meta, self.shard)
+            self.dtype = np.dtype(meta["data_type"]).newbyteorder("<")
+            fill = meta["fill_value"]
+            self.fill: float = float(fill) if isinstance(fill, str) else fill
+            self.sharded = meta["codecs"][0]["name"] == "sharding_indexed"
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise StoreError(f"{self.path}/zarr.json is damaged ({type(error).__name__}: {error})") from None
         self.per_shard = tuple(s // c for s, c in zip(self.shard, self.chunk, strict=True))
-        self.sharded = self.shard != self.chunk or meta["codecs"][0]["name"] == "sharding_indexed"
-        self.kept: dict[tuple[int, ...], NDArray[Any] | None] | None = {} if keep else None
+        self.kept: dict[Place, NDArray[Any] | None] | None = {} if keep else None
         self._fresh()
 
     def _fresh(self) -> None:
+        from google_crc32c import value
         from numcodecs import blosc
 
-        self._decompress = blosc.decompress
-        self._files: dict[tuple[int, ...], tuple[int, list[tuple[int, int]]]] = {}
+        self._decompress, self._crc = blosc.decompress, value
+        self._shards: dict[Place, _Shard | None] = {}
+        self._coming: dict[Place, tuple[Future[bytes], int]] = {}
         self._process, self._lock = os.getpid(), threading.Lock()
         self._scratch = threading.local()
 
+    def keeping(self) -> ShardedArray:
+        """The same array, which keeps decoded chunks in memory."""
+        other = copy.copy(self)
+        other.kept = {}
+        other._fresh()
+        return other
+
     def __getstate__(self) -> dict[str, Any]:
-        state = {k: v for k, v in self.__dict__.items() if k not in ("_decompress", "_files", "_lock", "_scratch")}
+        own = ("_decompress", "_crc", "_shards", "_coming", "_lock", "_scratch")
+        state = {k: v for k, v in self.__dict__.items() if k not in own}
         return state | {"kept": None if self.kept is None else {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._fresh()
 
-    def __del__(self) -> None:
-        for fd, _ in getattr(self, "_files", {}).values():
-            if fd >= 0:
-                os.close(fd)
+    def _own(self) -> None:
+        """After a fork, let go of what belongs to the parent: locks that its threads held, and its requests."""
+        if self._process != os.getpid():
+            self._process, self._lock, self._coming = os.getpid(), threading.Lock(), {}
 
     @property
     def chunk_bytes(self) -> int:
         """Bytes of a decoded chunk."""
         return math.prod(self.chunk) * int(self.dtype.itemsize)
 
-    def read(self, at: tuple[int, ...]) -> NDArray[Any] | None:
+    @property
+    def grid(self) -> Place:
+        """Chunks along each dimension."""
+        return tuple(-(-n // c) for n, c in zip(self.shape, self.chunk, strict=True))
+
+    def read(self, at: Place) -> NDArray[Any] | None:
         """Decode a whole chunk.
 
         Parameters
@@ -102,7 +151,7 @@ class ShardedArray:
         Raises
         ------
         StoreError
-            If the shard is damaged.
+            If the chunk or its shard is damaged, was replaced, or cannot be reached.
         """
         if self.kept is not None and at in self.kept:
             return self.kept[at]
@@ -112,36 +161,145 @@ class ShardedArray:
             try:
                 self._decompress(data, out)
             except (RuntimeError, ValueError) as error:
-                raise StoreError(f"{self.path}: chunk {at} is damaged ({error}); run strfcube verify") from error
+                raise self._damaged(at, str(error)) from error
         if self.kept is not None:
             self.kept[at] = out
         return out
 
-    def encoded(self, at: tuple[int, ...]) -> bytes | None:
-        """Bytes of a chunk as stored; None where it is not."""
-        fd, offset, size = self._place(at)
-        return None if fd < 0 else os.pread(fd, size, offset)
+    def values(self, start: int, stop: int) -> NDArray[Any]:
+        """Values of a range of a one-dimensional array, as an array of its own.
 
-    def lost(self, at: tuple[int, ...]) -> bool:
+        Parameters
+        ----------
+        start, stop : int
+            Half-open range within the array.
+        """
+        out = np.full(stop - start, self.fill, self.dtype)
+        size = self.chunk[0]
+        numbers = range(start // size, -(-stop // size)) if stop > start else range(0)
+        self.fetch((number,) for number in numbers)
+        for number in numbers:
+            chunk = self.read((number,))
+            low, high = max(start, number * size), min(stop, (number + 1) * size)
+            if chunk is not None:
+                out[low - start : high - start] = chunk[low - number * size : high - number * size]
+        return out
+
+    def encoded(self, at: Place) -> bytes | None:
+        """Bytes of a chunk as stored, its checksum (if it has one) at the end; None where it is not stored.
+
+        Raises
+        ------
+        StoreError
+            If they are not those that were written.
+        """
+        found = self._locate(at)
+        if found is None:
+            return None
+        shard, offset, size = found
+        asked = self._coming.pop(at, None) if self._coming and self._process == os.getpid() else None
+        data = asked[0].result() if asked else self._files.read(shard.key, offset, size, shard.version)
+        if self._sound(data, size):
+            return data
+        if isinstance(self._files, Remote):  # a cache, or the way from the server, may be damaged and not the cube
+            data = self._files.read_again(shard.key, offset, size, shard.version)
+            if self._sound(data, size):
+                return data
+        raise self._damaged(at, "its checksum" if len(data) == size else f"{len(data)} of {size} bytes")
+
+    def fetch(self, chunks: Iterable[Place]) -> None:
+        """Ask for chunks that will be read soon: many requests at once, neighbours in one. Does not wait for them.
+
+        Nothing of the kind is needed where requests cost nothing: of local files, this does nothing.
+
+        Parameters
+        ----------
+        chunks : iterable of tuple of int
+            Indices of chunks. Those that are kept, or were asked for and are not read yet, are not asked for again.
+        """
+        if not isinstance(self._files, Remote):
+            return
+        self._own()
+        wanted = [at for at in dict.fromkeys(chunks) if at not in self._coming and not (self.kept and at in self.kept)]
+        new = [s for s in dict.fromkeys(map(self._shard_of, wanted)) if s not in self._shards]
+        if new:
+            tails = self._files.tails([self._key(s) for s in new], self._index_bytes)
+            self._shards |= {s: self._parsed(s, tail) for s, tail in zip(new, tails, strict=True)}
+        places: dict[str, tuple[_Shard, list[Place], list[tuple[int, int]]]] = {}
+        for at in wanted:
+            found = self._locate(at)
+            if found is not None:
+                _, there, spans = places.setdefault(found[0].key, (found[0], [], []))
+                there.append(at)
+                spans.append(found[1:])
+        asked: dict[Place, tuple[Future[bytes], int]] = {}
+        for key, (shard, there, spans) in places.items():
+            futures = self._files.fetch(key, spans, shard.version)
+            asked |= {at: (f, size) for at, f, (_, size) in zip(there, futures, spans, strict=True) if f is not None}
+        with self._lock:
+            spare = AHEAD_BYTES - sum(size for _, size in asked.values())
+            for at, (_, size) in reversed(list(self._coming.items())):
+                spare -= size
+                if spare < 0:
+                    self._coming.pop(at, None)
+            self._coming |= asked
+
+    def lost(self, at: Place) -> bool:
         """Whether the file of a chunk's shard is not there: all of its chunks are missing values, or it is lost."""
-        self._place(at)
-        return self._files[tuple(a // n for a, n in zip(at, self.per_shard, strict=True))][0] < 0
+        return self._opened(self._shard_of(at)) is None
 
-    def has(self, at: tuple[int, ...]) -> bool:
+    def has(self, at: Place) -> bool:
         """Whether a chunk is stored: one that holds only missing values is not."""
-        return self._place(at)[0] >= 0
+        return self._locate(at) is not None
 
-    def _place(self, at: tuple[int, ...]) -> tuple[int, int, int]:
-        """File, offset and size of a chunk; a negative file where it is not stored."""
-        shard = tuple(a // n for a, n in zip(at, self.per_shard, strict=True))
-        fd, index = self._files.get(shard) or self._open(shard)
-        if fd < 0:
-            return -1, 0, 0
+    def _locate(self, at: Place) -> tuple[_Shard, int, int] | None:
+        """Shard, offset and size of a chunk; None where it is not stored."""
+        shard = self._opened(self._shard_of(at))
+        if shard is None:
+            return None
         slot = 0
         for a, n in zip(at, self.per_shard, strict=True):
             slot = slot * n + a % n
-        offset, size = index[slot]
-        return (-1, 0, 0) if offset == _NOT_STORED else (fd, offset, size)
+        offset, size = shard.table[slot]
+        return None if offset == _NOT_STORED else (shard, offset, size)
+
+    def _shard_of(self, at: Place) -> Place:
+        return tuple(a // n for a, n in zip(at, self.per_shard, strict=True))
+
+    def _opened(self, shard: Place) -> _Shard | None:
+        try:
+            return self._shards[shard]
+        except KeyError:
+            self._own()
+            with self._lock:
+                if shard not in self._shards:
+                    tail = self._files.tail(self._key(shard), self._index_bytes)
+                    self._shards[shard] = self._parsed(shard, tail)
+                return self._shards[shard]
+
+    def _key(self, shard: Place) -> str:
+        return "/".join(["c", *map(str, shard)])
+
+    @property
+    def _index_bytes(self) -> int:
+        return 16 * math.prod(self.per_shard) + 4 if self.sharded else 1
+
+    def _parsed(self, shard: Place, found: tuple[bytes, Version] | None) -> _Shard | None:
+        if found is None:
+            return None
+        tail, version = found
+        if not self.sharded:
+            return _Shard(self._key(shard), version, [(0, version.size)])
+        if len(tail) != self._index_bytes or self._crc(tail) != _CHECKED:
+            raise StoreError(f"{self.path}: shard {shard} is damaged (its index); run strfcube verify")
+        places = np.frombuffer(tail[:-4], "<u8").reshape(-1, 2).tolist()
+        return _Shard(self._key(shard), version, [(a, b) for a, b in places])
+
+    def _sound(self, data: bytes, size: int) -> bool:
+        return len(data) == size and (not self.checked or self._crc(data) == _CHECKED)
+
+    def _damaged(self, at: Place, what: str) -> StoreError:
+        return StoreError(f"{self.path}: chunk {at} is damaged ({what}); run strfcube verify")
 
     def _room(self) -> NDArray[Any]:
         if self.kept is not None:
@@ -151,37 +309,9 @@ class ShardedArray:
             scratch = self._scratch.chunk = np.empty(self.chunk, self.dtype)
         return scratch
 
-    def _open(self, shard: tuple[int, ...]) -> tuple[int, list[tuple[int, int]]]:
-        if self._process != os.getpid():  # a lock that a thread of the parent held stays locked after a fork
-            self._process, self._lock = os.getpid(), threading.Lock()
-        with self._lock:
-            if shard in self._files:
-                return self._files[shard]
-            try:
-                fd = os.open("/".join([self.path, "c", *map(str, shard)]), os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-            except FileNotFoundError:
-                opened: tuple[int, list[tuple[int, int]]] = (-1, [])
-            else:
-                opened = (fd, self._index(fd, shard))
-            self._files[shard] = opened
-            return opened
 
-    def _index(self, fd: int, shard: tuple[int, ...]) -> list[tuple[int, int]]:
-        import google_crc32c
-
-        size = os.fstat(fd).st_size
-        if not self.sharded:
-            return [(0, size)]
-        length = 16 * math.prod(self.per_shard)
-        tail = os.pread(fd, length + 4, max(0, size - length - 4))
-        if len(tail) < length + 4 or google_crc32c.value(tail[:-4]) != int.from_bytes(tail[-4:], "little"):
-            os.close(fd)
-            raise StoreError(f"{self.path}: shard {shard} is damaged (its index); run strfcube verify")
-        return [(int(a), int(b)) for a, b in np.frombuffer(tail[:-4], "<u8").reshape(-1, 2).tolist()]
-
-
-def _inner_chunk(meta: dict[str, Any], outer: tuple[int, ...]) -> tuple[int, ...]:
-    """Chunk shape of an array that this module can decode."""
+def _inner_chunk(meta: dict[str, Any], outer: Place) -> tuple[Place, bool]:
+    """Chunk shape of an array that this module can decode, and whether its chunks have checksums."""
     codecs = meta["codecs"]
     chunk = outer
     supported = meta["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
@@ -191,9 +321,10 @@ def _inner_chunk(meta: dict[str, Any], outer: tuple[int, ...]) -> tuple[int, ...
         supported &= len(codecs) == 1 and sharding.get("index_location", "end") == "end"
         supported &= [c["name"] for c in sharding["index_codecs"]] == ["bytes", "crc32c"]
         codecs = sharding["codecs"]
-    supported &= [c["name"] for c in codecs] == ["bytes", "blosc"]
+    names = [c["name"] for c in codecs]
+    supported &= names in (["bytes", "blosc"], ["bytes", "blosc", "crc32c"])
     supported &= codecs[0].get("configuration", {}).get("endian", "little") == "little"
-    supported &= meta["data_type"] in ("uint8", "uint16", "float32")
+    supported &= meta["data_type"] in _DTYPES
     if not supported:
         raise NotImplementedError(f"codecs of {meta['shape']}: {codecs}")
-    return chunk
+    return chunk, names[-1] == "crc32c"

@@ -1,8 +1,9 @@
 """Sharded Zarr v3 arrays, written one whole shard at a time.
 
-The arrays are plain Zarr (codec ``sharding_indexed``, inner ``bytes`` + ``blosc``, index at the end with ``crc32c``):
-any implementation reads them. They are encoded here because a cube's shards are mostly chunks that do not exist (one
-repeat where there could be twenty), and a writer that takes a whole shard as one array has to hold all of them.
+The arrays are plain Zarr (codec ``sharding_indexed``, inner ``bytes`` + ``blosc`` + ``crc32c``, index at the end with
+``crc32c``): any implementation reads them, and none takes a damaged chunk for a sound one. They are encoded here
+because a cube's shards are mostly chunks that do not exist (one repeat where there could be twenty), and a writer that
+takes a whole shard as one array has to hold all of them.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def linear(values: int, chunk: int, per_shard: int) -> tuple[tuple[int], tuple[i
 def create(store: str, layout: Layout) -> None:
     """Write the metadata of an array, unless it is there; its chunks follow shard by shard."""
     import zarr
-    from zarr.codecs import BloscCodec
+    from zarr.codecs import BloscCodec, Crc32cCodec
 
     group, _, name = layout.name.rpartition("/")
     parent = zarr.open_group(store, path=group, mode="a")
@@ -96,7 +97,7 @@ def create(store: str, layout: Layout) -> None:
         shards=layout.shard,
         dtype=layout.dtype,
         fill_value=layout.fill,
-        compressors=BloscCodec(cname="zstd", clevel=5, shuffle=layout.shuffle),
+        compressors=[BloscCodec(cname="zstd", clevel=5, shuffle=layout.shuffle), Crc32cCodec()],
         dimension_names=layout.dims,
         attributes=dict(layout.attrs),
     )
@@ -140,6 +141,7 @@ def write_shard(
             padded[tuple(slice(n) for n in values.shape)] = values
             values = padded
         part = blosc.compress(values, b"zstd", 5, _SHUFFLE[layout.shuffle], values.nbytes)
+        part += struct.pack("<I", google_crc32c.value(part))
         slot = np.ravel_multi_index([a - f for a, f in zip(at, first, strict=True)], layout.per_shard)
         index[slot] = offset, len(part)
         offset += len(part)

@@ -1,4 +1,4 @@
-"""Cubes on disk: opening, verifying and describing them."""
+"""Cubes on disk: opening and describing them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ import numpy as np
 
 from strfcube.catalog import data_dir, entries
 from strfcube.cube import digest
-from strfcube.cube.schema import FORMAT_VERSION, problems, validate
+from strfcube.cube.schema import FORMAT_VERSION, validate
+from strfcube.cube.transport import connect
 from strfcube.errors import StoreError
 from strfcube.grid import dt_to_ns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     import xarray as xr
 
@@ -153,11 +154,7 @@ def cube_attrs(path: str) -> dict[str, Any]:
 
 def _root_metadata(path: str) -> bytes | None:
     if "://" in path:
-        import fsspec
-
-        fs, inner = fsspec.url_to_fs(path)
-        key = f"{inner.rstrip('/')}/zarr.json"
-        return bytes(fs.cat_file(key)) if fs.exists(key) else None
+        return connect(path).get("zarr.json")
     place = Path(path)
     if not place.exists():
         return None
@@ -169,85 +166,25 @@ def _root_metadata(path: str) -> bytes | None:
         raise StoreError(f"{path} is no strfcube cube: give another path, or move it away") from None
 
 
-def verify(store: str | os.PathLike[str], dt: float | None = None) -> list[str]:
-    """Read a whole cube again, and hold it against its own digest and contract.
-
-    Returns
-    -------
-    list of str
-        What is wrong, one sentence each; empty when all is well.
-
-    Raises
-    ------
-    StoreError
-        If there is no cube to verify.
-    """
-    import xarray as xr
-    import zarr
-
-    path = locate(store, dt)
-    attrs = cube_attrs(path)
-    if missing := [f"root attribute '{name}' is missing" for name in ("digest", "digests") if name not in attrs]:
-        return missing
-    expected: dict[str, str] = json.loads(attrs["digests"])
-    found = []
-    if digest.combine(expected) != attrs["digest"]:
-        found.append("the digest does not fit the digests of the arrays: the attributes were changed")
-    root = zarr.open_group(path, mode="r")
-    actual: dict[str, str] = {}
-    if {attributes_digest(path, consolidated=c) for c in (None, False)} != {expected.pop("attributes", "")}:
-        found.append("attributes of the arrays are not those that were built")
-    for name, array in root.members(max_depth=None):
-        if isinstance(array, zarr.Array):
-            try:
-                actual[name] = _array_digest(name, array)
-            except Exception as error:  # whatever a codec raises on damaged bytes
-                found.append(f"'{name}' cannot be read: {type(error).__name__}: {error}")
-                actual[name] = expected.get(name, "")
-    found += [f"'{name}' is missing" for name in sorted(set(expected) - set(actual))]
-    found += [f"'{name}' is not the one that was built" for name in sorted(set(actual) - set(expected))]
-    found += [f"'{name}' has other values than were built" for name in sorted(set(actual) & set(expected))
-              if actual[name] != expected[name]]  # fmt: skip
-    if not found:
-        found += problems(xr.open_zarr(path, chunks=None))
-    return found
-
-
-def attributes_digest(path: str, *, consolidated: bool | None = False) -> str:
-    """Digest of the dimensions, fill values and attributes of all arrays, which decide what their values mean.
-
-    Parameters
-    ----------
-    consolidated : bool or None
-        None is the copy that readers use, False the arrays' own metadata.
-    """
+def attributes_digest(path: str) -> str:
+    """The digest that `digest_of_attributes` gives of all arrays of a store that is being written."""
     import zarr
 
     with no_consolidation_warning():
-        root = zarr.open_group(path, mode="r", use_consolidated=consolidated)
-        found = {
-            name: [array.metadata.to_dict().get("dimension_names"), str(array.fill_value), dict(array.attrs)]
-            for name, array in root.members(max_depth=None)
-            if isinstance(array, zarr.Array)
-        }
+        root = zarr.open_group(path, mode="r", use_consolidated=False)
+        return digest_of_attributes({n: a for n, a in root.members(max_depth=None) if isinstance(a, zarr.Array)})
+
+
+def digest_of_attributes(arrays: Mapping[str, Any]) -> str:
+    """Digest of the dimensions, fill values and attributes of zarr arrays, which decide what their values mean.
+
+    Parameters
+    ----------
+    arrays : mapping of str to zarr.Array
+        By path within the store.
+    """
+    found = {
+        name: [array.metadata.to_dict().get("dimension_names"), str(array.fill_value), dict(array.attrs)]
+        for name, array in arrays.items()
+    }
     return digest.of_values("attributes", np.array([json.dumps(found, sort_keys=True)]))
-
-
-def _array_digest(name: str, array: Any) -> str:
-    if array.shards is None:
-        return digest.of_values(name.rpartition("/")[2], array[...])
-    import itertools
-
-    grid = [range(-(-n // c)) for n, c in zip(array.shape, array.chunks, strict=True)]
-    fill = array.fill_value
-    leaves = []
-    # One row of chunks at a time along the first dimension: bounded memory, and few calls.
-    for first in grid[0]:
-        row = slice(first * array.chunks[0], min((first + 1) * array.chunks[0], array.shape[0]))
-        block = array[row]
-        for rest in itertools.product(*grid[1:]):
-            where = tuple(slice(i * c, (i + 1) * c) for i, c in zip(rest, array.chunks[1:], strict=True))
-            values = block[(slice(None), *where)]
-            if not (np.isnan(values).all() if fill != fill else (values == fill).all()):
-                leaves.append(((first, *rest), digest.leaf(values)))
-    return digest.of_leaves(name, array.dtype, array.shape, array.chunks, leaves)

@@ -1,7 +1,9 @@
 """Front ends: from a waveform to a spectrogram on the cube's own time grid.
 
 Frame k is the sound around the centre of bin k (`strfcube.grid.frame_starts`); the window is in milliseconds and does
-not grow with dt. Each front end is a frozen dataclass, so that a recipe can hold it, hash it and print it.
+not grow with dt. Where a bin is longer than the window, it holds the mean power of frames close enough that every
+sample counts alike. The same sound reads the same at every sampling rate (`strfcube.sound.kernels`). Each front end is
+a frozen dataclass, so that a recipe can hold it, hash it and print it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,16 @@ import numpy as np
 from strfcube.errors import UsageError
 from strfcube.grid import NS_PER_S, Align, frame_starts
 from strfcube.sound.audio import to_float
-from strfcube.sound.kernels import BankKernel, Compression, DFTKernel, Kernel, hann, without_empty_bands
+from strfcube.sound.kernels import (
+    REFERENCE_RATE,
+    BankKernel,
+    Compression,
+    DFTKernel,
+    Kernel,
+    hann,
+    on_close_lines,
+    on_reference_lines,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,12 +84,14 @@ class Mel:
         """What computes it at `rate` Hz."""
         from librosa.filters import mel
 
-        def bank(n_fft: int) -> NDArray[np.float64]:
+        def bank(rate: float, n_fft: int) -> NDArray[np.float64]:
             how: dict[str, Any] = {"fmin": self.f_min, "fmax": self.f_max, "htk": True, "norm": None}
             return np.asarray(mel(sr=rate, n_fft=n_fft, n_mels=self.bands, dtype=np.float64, **how))
 
         window = hann(self.width(rate, dt_ns))
-        return BankKernel(window, *without_empty_bands(bank, len(window)), self.compression, self.floor_db)
+        reference = self.width(REFERENCE_RATE, dt_ns)
+        filters = on_reference_lines(bank, len(window), reference, float(self.f_max or 0))
+        return BankKernel(window, *filters, self.compression, self.floor_db)
 
 
 @dataclass(frozen=True)
@@ -86,7 +99,8 @@ class Cochleagram:
     """Log-spaced cochleagram: Hann window, triangles a band apart in log frequency, level in dB above a floor.
 
     The parameters of Rahman, Willmore, King & Harper 2019 (doi 10.1371/journal.pcbi.1006618): 10 ms window, 34 bands
-    a sixth of an octave apart from 500 Hz to 22.6 kHz. A full-scale sine has about 0 dB in its band.
+    a sixth of an octave apart from 500 Hz to 22.6 kHz. A full-scale sine at the centre of a band has 0 dB in it, in
+    every band and at every sampling rate.
 
     Attributes
     ----------
@@ -125,16 +139,21 @@ class Cochleagram:
             return np.asarray(np.maximum(0.0, 1 - np.abs(at - centres[:, None]) / spacing))
 
         window = hann(self.width(rate, dt_ns))
-        window = window / (window.sum() / 2)
-        return BankKernel(window, *without_empty_bands(bank, len(window)), self.compression, self.floor_db)
+        bank_, n_fft = on_close_lines(bank, len(window), rate, float(2 ** centres[0] * (1 - 2**-spacing)))
+        # What a full-scale sine at each centre gives there: in a band narrower than the window resolves, not all of it.
+        sines = np.exp(2j * np.pi * np.outer(self.frequencies(), np.arange(len(window)) / rate)) * window / 2
+        power = np.abs(np.fft.fft(sines, n_fft, axis=1)[:, : n_fft // 2 + 1]) ** 2
+        own = (bank_.multiply(power)).sum(axis=1)
+        return BankKernel(window, bank_.multiply(1 / own[:, None]).tocsr(), n_fft, self.compression, self.floor_db)
 
 
 @dataclass(frozen=True)
 class LogDFT:
     """Discrete Fourier transform at log-spaced frequencies, in dB: the front end of the AC-1 authors.
 
-    Symmetric Hamming window of twice the bin width, no window normalisation, 20 log10(|X| + 1e-12). A frequency above
-    half the sampling rate has no value (NaN): the transform would only mirror a lower one.
+    Symmetric Hamming window of twice the bin width, 20 log10(|X| + 1e-12), without window normalisation at 32 kHz and
+    scaled to that at other rates. A frequency above half the sampling rate has no value (NaN): the transform would only
+    mirror a lower one.
 
     Attributes
     ----------
@@ -169,7 +188,9 @@ class LogDFT:
         frequencies = self.frequencies()
         width = self.width(rate, dt_ns)
         phase = 2j * np.pi * np.outer(np.arange(width) / rate, frequencies)
-        return DFTKernel(np.hamming(width)[:, None] * np.exp(-phase), frequencies > rate / 2)
+        window = np.hamming(width)
+        level = np.hamming(self.width(REFERENCE_RATE, dt_ns)).sum() / window.sum()
+        return DFTKernel((window * level)[:, None] * np.exp(-phase), frequencies > rate / 2)
 
 
 @dataclass(frozen=True)
@@ -246,17 +267,28 @@ def compute(
 
     kernel = kernel or front_end.kernel(audio.rate, dt_ns)
     width = kernel.width
-    starts = frame_starts(frames, dt_ns, audio.rate, width, align, onset)
+    parts = parts_of_a_bin(front_end, dt_ns)
+    starts = frame_starts(frames, dt_ns, audio.rate, width, align, onset, parts)
     samples = to_float(audio.samples)
     out = np.empty((kernel.bands, frames), np.float32)
-    step = max(1, _BATCH // width)
+    step = max(1, _BATCH // (width * parts))
     with threadpool_limits(1):
         for first in range(0, frames, step):
-            index = starts[first : first + step, None] + np.arange(width)
+            index = starts[first * parts : (first + step) * parts, None] + np.arange(width)
             inside = (index >= 0) & (index < len(samples))
             windows = np.where(inside, samples[np.clip(index, 0, len(samples) - 1)], 0.0)
-            out[:, first : first + step] = kernel.apply(windows)
+            out[:, first : first + step] = kernel.apply(windows, parts)
     return _round_bits(out)
+
+
+def parts_of_a_bin(front_end: Waveform, dt_ns: int) -> int:
+    """Frames in a bin: one where the window is as long as the bin, else so many that every sample counts alike.
+
+    The squares of Hann and Hamming windows add up to the same everywhere when each begins a third of a window after the
+    one before.
+    """
+    window_ns = 2 * dt_ns if front_end.window_ms is None else round(front_end.window_ms * 1e6)
+    return 1 if dt_ns <= window_ns else -(-3 * dt_ns // window_ns)
 
 
 def _round_bits(values: NDArray[np.float32]) -> NDArray[np.float32]:

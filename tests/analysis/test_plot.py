@@ -120,6 +120,56 @@ def test_prediction(cube):
     assert "membrane potential (mV)" in labels(figure)
 
 
+def test_the_axis_of_a_prediction_holds_both_curves(cube):
+    pred = cube["response"].mean("repeat")
+    for scale in (10, 0.1, -3):
+        ax = cube.strf.plot.prediction(pred * scale, 1, 3).axes[0]
+        rate = pred.sel(stim="stim001", neuron="cell003") * 200
+        low, high = ax.get_ylim()
+        assert high > float(rate.max())
+        assert low <= float(rate.min())
+        assert low <= float((rate * scale).min()) < float((rate * scale).max()) <= high
+    ax = cube.strf.plot.prediction(pred * 0, 1, 3).axes[0]
+    assert ax.get_ylim()[1] > float(rate.max())
+
+
+def test_a_prediction_is_any_array_that_ccnorm_takes(cube):
+    pred = cube["response"].mean("repeat").fillna(0)
+    wanted = labels(cube.strf.plot.prediction(pred, 1, 3))
+    for same in (
+        pred.values, pred.chunk(), pred.assign_coords(time=np.arange(200) * 5 / 1000),
+        pred.isel(stim=[3, 1], neuron=[5, 3, 1]), pred.isel(stim=1), pred.isel(stim=1, neuron=3),
+    ):  # fmt: skip
+        assert labels(cube.strf.plot.prediction(same, "stim001", "cell003")) == wanted
+    for wrong, message in (
+        (pred.values[:, :, :50], "expected shape"), (None, "expected shape"),
+        (pred.expand_dims(model=2), r"has also model; choose one: pred.isel\(model=0\)"),
+        (pred.assign_coords(time=np.arange(200) * 0.005 + 0.001), "bins from a bin"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=message):
+            cube.strf.plot.prediction(wrong)
+
+
+def test_a_width_that_is_none_is_refused_at_the_call(cube):
+    for width in (-2, 0, "21", np.nan):
+        for call in (
+            cube.strf.psth, lambda w: cube.strf.plot.response(smooth_ms=w),
+            lambda w: cube.strf.plot.prediction(cube["response"].mean("repeat"), smooth_ms=w),
+        ):  # fmt: skip
+            with pytest.raises(UsageError, match="expected two positive widths"):
+                call(width)
+
+
+def test_weights_without_labels_are_refused(cube):
+    for wrong, message in (
+        (np.zeros((6, 10)), r"got ndarray; label it: xr\.DataArray"),
+        (None, "got NoneType"),
+        (xr.DataArray(np.zeros((6, 10)), dims=("frequency", "lag")), "without labels of frequency and lag"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            cube.strf.plot.strf(wrong)
+
+
 def test_coverage(cube):
     figure = cube.strf.plot.coverage()
     assert_legible(figure)

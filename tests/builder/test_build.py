@@ -624,9 +624,19 @@ def test_raw_folder_that_is_not_there(tmp_path):
 
 def test_raw_folder_with_links_to_nothing(tmp_path):
     pipeline = one(tmp_path, [1])
-    (pipeline.raw / "annexed").symlink_to("nowhere")
-    (pipeline.raw / "loop").symlink_to(pipeline.raw)
+    (pipeline.raw / "nothing").symlink_to("nowhere")
     assert built(pipeline, tmp_path).sizes["stim"] == 1
+    (said,) = findings(tmp_path / "cube.zarr")
+    assert said["what"] == "of 1 of 3 files the content is behind links that lead nowhere, the first is nothing"
+    assert "mend the links" in said["consequence"]
+    with pytest.raises(StrfcubeError, match="lead nowhere"):
+        build(pipeline, tmp_path, "strict.zarr", strict=True)
+
+
+def test_a_cube_beside_the_raw_files_is_none_of_them(tmp_path):
+    pipeline = one(tmp_path, [1])
+    for name in ("raw/a.zarr", "raw/b.zarr", "raw/a.zarr"):
+        build(pipeline, tmp_path, name)
 
 
 def test_progress_reaches_the_end_of_both_stages(tmp_path):

@@ -81,7 +81,8 @@ def test_a_flag_is_one_however_it_is_written(given):
     ("value", "wanted", "same"),
     [
         (80.0, "80", True), (80, "80.0", True), (304, "0304", True), ("0304", "304", False), ("304", "304", True),
-        (float("nan"), "nan", True), (float("nan"), "80", False), (1, "True", False), (True, "1", False), (None, "", True),
+        (float("nan"), "nan", True), (float("nan"), "80", False), (1, "True", False), (True, "1", False),
+        (None, "", True),
     ],
 )  # fmt: skip
 def test_numbers_are_compared_as_numbers_and_text_as_text(value, wanted, same):

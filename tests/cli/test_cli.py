@@ -220,7 +220,14 @@ def test_inspect_and_verify(run, cube):
     code, out, err = run("inspect", cube)
     assert (code, err) == (0, "")
     assert not narrow(out)
-    for text in ("20:", "3: A1 3", "60 of 60 pairs (100.0%)", "uint8", "34 bands", "1 warning"):
+    for text in (
+        "20, of",
+        "by area: 3 A1",
+        "60 of 60 pairs of stimulus and neuron (100.0%)",
+        "uint8",
+        "34 bands",
+        "1 warning",
+    ):
         assert text in out
     assert len(run("inspect", cube, "--findings")[1]) >= len(out)
     code, out, err = run("verify", cube)

@@ -1,13 +1,15 @@
 """Waveform files as their providers ship them, and as they should not be."""
 
+import io
 import struct
+import warnings
 
 import numpy as np
 import pytest
 from scipy.io import wavfile
 
 from strfcube.errors import RawDataError
-from strfcube.sound.audio import read_wav, to_float
+from strfcube.sound.audio import OddWaveWarning, odd_waves, read_wav, to_float
 
 
 @pytest.mark.parametrize("dtype", ["u1", "i2", "i4", "f4", "f8"])
@@ -101,3 +103,76 @@ def test_a_rate_of_zero(tmp_path):
     (tmp_path / "a.wav").write_bytes(content)
     with pytest.raises(RawDataError, match="0 Hz"):
         read_wav(tmp_path / "a.wav")
+
+
+# Sizes in the header: of the whole file, and of the samples.
+
+
+def wav_bytes(samples=None, tail=b""):
+    file = io.BytesIO()
+    wavfile.write(file, 8000, np.arange(200, dtype=np.int16) if samples is None else samples)
+    content = bytearray(file.getvalue() + tail)
+    content[4:8] = (len(content) - 8).to_bytes(4, "little")
+    return content
+
+
+def with_sizes(content, whole=None, data=None):
+    content = bytearray(content)
+    for at, value in ((4, whole), (40, data)):
+        if value is not None:
+            content[at : at + 4] = value.to_bytes(4, "little")
+    return bytes(content)
+
+
+LIST = b"LIST\x04\0\0\0INFO"
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("tail", [b"", LIST])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"whole": 0}, {"whole": 36}, {"whole": 4}, {"whole": 0xFFFFFFFF}, {"whole": 100_000}, {"whole": 435},
+    ],
+)  # fmt: skip
+def test_a_wrong_size_of_the_whole(tmp_path, sizes, tail, lazy):
+    (tmp_path / "a.wav").write_bytes(with_sizes(wav_bytes(tail=tail), **sizes))
+    with pytest.warns(OddWaveWarning, match=r"a\.wav: its header states"):
+        audio = read_wav(tmp_path / "a.wav", lazy=lazy)
+    np.testing.assert_array_equal(audio.samples, np.arange(200))
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"data": 0}, {"data": 200}, {"data": 100_000}, {"data": 0xFFFFFFFF}, {"data": 402},
+        {"whole": 0, "data": 0}, {"whole": 0xFFFFFFFF, "data": 0xFFFFFFFF}, {"whole": 0x7FFFF024, "data": 0x7FFFF000},
+    ],
+)  # fmt: skip
+def test_a_wrong_size_of_the_samples(tmp_path, sizes, lazy):
+    (tmp_path / "a.wav").write_bytes(with_sizes(wav_bytes(), **sizes))
+    with pytest.warns(OddWaveWarning, match=r"a\.wav: its header states"):
+        audio = read_wav(tmp_path / "a.wav", lazy=lazy)
+    np.testing.assert_array_equal(audio.samples, np.arange(200))
+
+
+@pytest.mark.parametrize("tail", [b"", LIST, LIST + LIST, b"junk"])
+@pytest.mark.parametrize("dtype", ["u1", "i2", "f4"])
+def test_right_sizes_are_no_surprise(tmp_path, tail, dtype):
+    samples = np.arange(201).astype(dtype)  # of bytes, an odd number: one is padded
+    content = wav_bytes(samples)
+    content += bytes(len(content) % 2 if tail else 0) + tail
+    if tail != b"junk":  # what is behind the end that the header states is none of the file's
+        content[4:8] = (len(content) - 8).to_bytes(4, "little")
+    (tmp_path / "a.wav").write_bytes(content)
+    np.testing.assert_array_equal(read_wav(tmp_path / "a.wav").samples, samples)
+
+
+def test_other_warnings_go_on_and_odd_waves_become_findings(tmp_path):
+    (tmp_path / "a.wav").write_bytes(with_sizes(wav_bytes(), whole=0))
+    found = []
+    with pytest.warns(UserWarning, match="something else"), odd_waves(found.append, tmp_path):
+        read_wav(tmp_path / "a.wav")
+        warnings.warn("something else", stacklevel=1)
+    assert [(f.severity, f.file) for f in found] == [("warning", "a.wav")]

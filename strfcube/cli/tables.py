@@ -1,0 +1,83 @@
+"""Tables for a terminal: the columns that tell rows apart, as many as fit; what all rows share is said once above."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MOST = 22  # characters of a cell
+_LABEL = 45  # characters of a label, which is there to be copied
+# What tells rows apart to a reader comes first; the rest follows in its own order.
+_FIRST = (
+    *("area", "animal", "site", "electrode", "depth", "sort_type", "signal_type", "valid_unit"),
+    *("stim_type", "stim_category", "stim_class", "subset", "split"),
+)
+
+
+def fitted(table: pd.DataFrame, last: tuple[str, ...], width: int) -> str:
+    """Draw a table.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        One row a label.
+    last : tuple of str
+        Columns that are always shown, on the right, if they hold anything but zeros.
+    width : int
+        Characters of a line.
+    """
+    same, shown = {}, []
+    for name in table.columns:
+        values = table[name].unique()
+        if name in last:
+            continue
+        if len(values) > 1:
+            shown.append(name)
+        elif len(values) and _text(values[0]):
+            same[name] = _text(values[0])
+    tail = [name for name in last if table[name].any()]
+    label = str(table.index.name)
+    cells = {label: [_text(v) for v in table.index]}
+    cells |= {name: [_text(v) for v in table[name]] for name in [*shown, *tail]}
+    shown.sort(key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
+    # A column that says the label again tells nothing.
+    shown = [name for name in shown if cells[name] != cells[label]]
+    sizes = {
+        name: min(_LABEL if name == label else _MOST, max(map(len, [name, *column]))) for name, column in cells.items()
+    }
+    room = width - sizes[label] - sum(sizes[name] + 2 for name in tail)
+    fits = []
+    for name in shown:
+        if sizes[name] + 2 <= room:
+            fits.append(name)
+            room -= sizes[name] + 2
+    left_out = [name for name in shown if name not in fits]
+    order = [label, *fits, *tail]
+    numeric = {name for name in order if name != label and table[name].dtype.kind in "iuf"}
+    rows = [_row(order, {name: name for name in order}, sizes, numeric)]
+    rows += [_row(order, {name: cells[name][i] for name in order}, sizes, numeric) for i in range(len(table))]
+    lines = []
+    if same:
+        lines += _wrapped("all: " + ", ".join(f"{name} {value}" for name, value in same.items()), width)
+    lines += rows
+    if left_out:
+        lines += _wrapped(f"also: {', '.join(left_out)} (--csv shows all columns)", width)
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def _row(order: list[str], values: dict[str, str], sizes: dict[str, int], numeric: set[str]) -> str:
+    cut = {n: v if len(v) <= sizes[n] else v[: sizes[n] - 3] + "..." for n, v in values.items()}
+    return "  ".join(cut[n].rjust(sizes[n]) if n in numeric else cut[n].ljust(sizes[n]) for n in order).rstrip()
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.6g}"
+    return str(value)

@@ -1,0 +1,158 @@
+"""The files of a raw folder: links followed, dot files left out, content that is not there told from what is.
+
+A raw folder is read as it presents itself: behind a linked folder lies what a copy of it would hold.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal
+
+from strfcube.errors import RawDataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+Absent = Literal["", "annex", "lfs", "link"]
+_POINTERS: tuple[tuple[bytes, Absent], ...] = ((b"/annex/objects/", "annex"), (b"version https://git-lfs", "lfs"))
+_POINTER_BYTES = 1000  # a file of this size or more is no pointer
+
+
+@dataclass(frozen=True, slots=True)
+class RawFile:
+    """One file of a raw folder.
+
+    Attributes
+    ----------
+    name : str
+        Path below the raw folder, with forward slashes.
+    size, time_ns : int
+        Bytes, and time of the last change; of the link itself where it leads nowhere.
+    absent : {"", "annex", "lfs", "link"}
+        Why its content is not there: it is with git-annex (DataLad) or Git LFS and was not fetched, or the file is a
+        link that leads nowhere. Empty where it is there.
+    """
+
+    name: str
+    size: int
+    time_ns: int
+    absent: Absent = ""
+
+
+def walk(raw: Path) -> Iterator[RawFile]:
+    """Yield all files below a raw folder, in the order of their names, folder by folder.
+
+    Links are followed, to files and to folders. Files and folders whose name begins with a dot are left out (what a
+    file browser, a version control or a network drive leaves), and so are cubes that lie there, built or half built.
+
+    Raises
+    ------
+    RawDataError
+        If a link leads back to a folder that holds it, or a folder cannot be listed.
+    """
+    versioned = any((folder / ".git").exists() for folder in (raw, *raw.parents))
+    yield from _walk(raw, "", frozenset(), versioned)
+
+
+def _walk(folder: Path | str, prefix: str, above: frozenset[tuple[int, int]], versioned: bool) -> Iterator[RawFile]:
+    try:
+        here = os.stat(folder)
+        with os.scandir(folder) as found:
+            entries = sorted((e for e in found if not e.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        raise RawDataError(f"expected a folder that can be listed: {error.strerror}", folder) from error
+    if (here.st_dev, here.st_ino) in above:
+        raise RawDataError("a link that leads back to a folder that holds it: remove it, or link what is meant", folder)
+    if _is_cube(folder, entries):
+        return
+    above |= {(here.st_dev, here.st_ino)}
+    for entry in entries:
+        if _is_folder(entry):
+            yield from _walk(entry.path, f"{prefix}{entry.name}/", above, versioned)
+        else:
+            yield _file(entry, prefix + entry.name, versioned)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise RawDataError("a link that leads to itself: remove it", entry.path) from None
+        return False
+
+
+def _file(entry: os.DirEntry[str], name: str, versioned: bool) -> RawFile:
+    try:
+        stat = entry.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise RawDataError("a link that leads to itself: remove it", entry.path) from None
+        stat, target = entry.stat(follow_symlinks=False), os.readlink(entry.path)
+        kind: Absent = "annex" if "annex/objects/" in target.replace("\\", "/") else "link"
+        return RawFile(name, stat.st_size, stat.st_mtime_ns, kind)
+    absent: Absent = ""
+    if versioned and stat.st_size < _POINTER_BYTES:  # where links are not used, a short text stands for the content
+        with open(entry.path, "rb") as file:
+            begin = file.read(40)
+        absent = next((kind for mark, kind in _POINTERS if begin.startswith(mark)), "")
+    return RawFile(name, stat.st_size, stat.st_mtime_ns, absent)
+
+
+def _is_cube(folder: Path | str, entries: list[os.DirEntry[str]]) -> bool:
+    """Whether a folder is a cube, or the workplace of one: built beside raw files, it is none of them."""
+    names = {entry.name for entry in entries}
+    if str(folder).endswith(".building") and {"ingest", "spool"} <= names:
+        return True
+    if "zarr.json" not in names:
+        return False
+    return b'"strfcube_version"' in Path(folder, "zarr.json").read_bytes()
+
+
+@dataclass(frozen=True)
+class Missing:
+    """The files of a raw folder whose content is not there.
+
+    Attributes
+    ----------
+    files : tuple of RawFile
+        They.
+    count : int
+        All files that are read, these included.
+    covered : frozenset of str
+        Their names, and those of the folders that hold nothing else: what need not be reported one by one.
+    """
+
+    files: tuple[RawFile, ...] = ()
+    count: int = 0
+    covered: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, files: Sequence[RawFile]) -> Missing:
+        """Those of some files."""
+        absent = tuple(f for f in files if f.absent)
+        if not absent:
+            return cls()
+        there, empty = ({folder for f in files if bool(f.absent) is lost for folder in PurePosixPath(f.name).parents}
+                        for lost in (False, True))  # fmt: skip
+        return cls(absent, len(files), frozenset([*(f.name for f in absent), *map(str, empty - there)]))
+
+    def what(self) -> str:
+        """Say so, in one sentence."""
+        kinds = {"annex": "with git-annex (DataLad) and was not fetched", "lfs": "with Git LFS and was not fetched",
+                 "link": "behind links that lead nowhere"}  # fmt: skip
+        parts = []
+        for kind, where in kinds.items():
+            if some := [f.name for f in self.files if f.absent == kind]:
+                parts.append(f"of {len(some):,} of {self.count:,} files the content is {where}, the first is {some[0]}")
+        return "; ".join(parts)
+
+    def remedy(self) -> str:
+        """Say what to do."""
+        kinds = {"annex": "run `datalad get .` (or `git annex get .`) in the raw folder",
+                 "lfs": "run `git lfs pull` in the raw folder", "link": "mend the links"}  # fmt: skip
+        there = {f.absent for f in self.files}
+        return ", ".join(text for kind, text in kinds.items() if kind in there)

@@ -1,0 +1,137 @@
+"""What every data set does with links, dot files, absent content and odd names in its raw folder."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import xarray as xr
+from writers import aa, aa4, ac1, nat4, ns1
+
+import strfcube
+from strfcube.errors import RawDataError, StoreError
+
+
+def write_nat4(folder):
+    """NAT4 with its sites and sounds in folders, not in archives."""
+    nat4.write_nat4(folder, wavs=True)
+    for archive in folder.glob("*.zip"):
+        shutil.unpack_archive(archive, archive.with_suffix(""))
+        archive.unlink()
+
+
+SETS = {
+    "aa1": aa.write_aa1, "aa2": aa.write_aa2, "aa4": aa4.write_aa4, "ac1": ac1.write, "nat4": write_nat4,
+    "ns1": lambda folder: ns1.write_ns1(folder, units=3, repeats=2, drc_repeats=1, clip_seconds=0.2),
+}  # fmt: skip
+ONLY = {"ac1": {"signal_type": "membrane_potential"}}
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    """A raw folder of each set, and the digest of its cube; written and built when first asked for."""
+    made = {}
+
+    def of(name):
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            SETS[name](folder / "raw")
+            made[name] = folder / "raw", digest(make(name, folder / "raw", folder / "cube.zarr"))
+        return made[name]
+
+    return of
+
+
+def make(name, raw, out, **kwargs):
+    return strfcube.build(name, raw=raw, out=out, jobs=1, only=ONLY.get(name), **kwargs)
+
+
+def digest(path):
+    return json.loads((Path(path) / "zarr.json").read_text())["attributes"]["digest"]
+
+
+def findings(path):
+    table = xr.open_zarr(path, group="findings", chunks=None).load()
+    return [str(v) for v in table["what"].values], [str(v) for v in table["file"].values]
+
+
+def files_of(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def link_folders(raw, far):
+    """Move every folder that holds folders or files elsewhere, the innermost first, and leave links."""
+    for number, folder in enumerate(sorted((p for p in raw.rglob("*") if p.is_dir()), key=lambda p: -len(p.parts))):
+        target = far / str(number)
+        shutil.move(folder, target)
+        folder.symlink_to(target)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_linked_folders_are_as_folders(originals, tmp_path, name):
+    raw, expected = originals(name)
+    copy, far = tmp_path / "raw", tmp_path / "far"
+    shutil.copytree(raw, copy)
+    far.mkdir()
+    link_folders(copy, far)
+    assert any(path.is_symlink() for path in copy.iterdir())
+    assert digest(make(name, copy, tmp_path / "cube.zarr")) == expected
+    changed = next(path for path in files_of(far) if path.suffix in (".wav", ".h5", ".mat", ".tgz", ".csv"))
+    os.utime(changed, (1, 1))
+    with pytest.raises(StoreError, match="other raw files"):
+        make(name, copy, tmp_path / "cube.zarr")
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_dot_files_and_what_is_not_read_change_nothing(originals, tmp_path, name):
+    raw, expected = originals(name)
+    copy = tmp_path / "raw"
+    shutil.copytree(raw, copy)
+    out = make(name, copy, tmp_path / "cube.zarr")
+    before = os.stat(Path(out) / "zarr.json").st_mtime_ns
+    for folder in [copy, *(path for path in copy.rglob("*") if path.is_dir())]:
+        (folder / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    for file in files_of(raw):
+        hidden = copy / ".git" / "annex" / file.relative_to(raw)
+        hidden.parent.mkdir(parents=True, exist_ok=True)
+        hidden.write_bytes(b"no such data")
+        (copy / file.relative_to(raw)).with_name(f"._{file.name}").write_bytes(b"\0\5\x16\7")
+    (copy / "README.pdf").write_text("new")
+    (copy / os.fsdecode(b"notes \xff.txt")).write_text("an old file name")
+    assert make(name, copy, tmp_path / "cube.zarr") == out
+    assert os.stat(Path(out) / "zarr.json").st_mtime_ns == before
+    assert digest(make(name, copy, tmp_path / "again.zarr")) == expected
+
+
+def annex(path):
+    """Leave what a clone has of a file that was not fetched."""
+    path.unlink()
+    path.symlink_to(".git/annex/objects/W9/3x/MD5E-s5--0123/MD5E-s5--0123")
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_clone_without_content_is_one_error(originals, tmp_path, name):
+    copy = tmp_path / "raw"
+    shutil.copytree(originals(name)[0], copy)
+    for file in files_of(copy):
+        annex(file)
+    with pytest.raises(RawDataError, match=r"git-annex.* `datalad get \.`") as error:
+        make(name, copy, tmp_path / "cube.zarr")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["aa1", "aa2", "ns1"])
+def test_what_was_not_fetched_is_one_finding(originals, tmp_path, name):
+    raw, _ = originals(name)
+    copy = tmp_path / "raw"
+    shutil.copytree(raw, copy)
+    units = [p for p in files_of(copy) if p.name.startswith("spike") or p.name.endswith(".data.mat")]
+    for file in units[1:]:
+        annex(file)
+    said, files = findings(make(name, copy, tmp_path / "cube.zarr"))
+    assert sum("git-annex" in what for what in said) == 1
+    assert f"of {len(units) - 1} of " in said[0]
+    absent = {path.relative_to(copy).as_posix() for path in units[1:]}
+    assert not absent & set(files)
+    assert len(said) < 20

@@ -1,0 +1,102 @@
+"""What lies in a raw folder: links followed, dot files left out, absent content told apart."""
+
+import os
+
+import pytest
+
+from strfcube.errors import RawDataError
+from strfcube.raw_files import Missing, RawFile, walk
+from strfcube.records import Pipeline
+
+
+def names(folder):
+    return [file.name for file in walk(folder)]
+
+
+def put(path, text=""):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def test_files_in_order_without_dot_files(tmp_path):
+    for name in ("b", "a/2", "a/10", ".DS_Store", "a/._2", ".git/config", ".snapshot/a/2"):
+        put(tmp_path / name)
+    assert names(tmp_path) == ["a/10", "a/2", "b"]
+
+
+def test_links_are_followed_and_what_lies_behind_them_counts(tmp_path):
+    put(tmp_path / "far" / "sub" / "x", "one")
+    put(tmp_path / "raw" / "y")
+    (tmp_path / "raw" / "linked").symlink_to(tmp_path / "far")
+    (tmp_path / "raw" / "again").symlink_to(tmp_path / "far" / "sub")  # the same twice is no circle
+    before = list(walk(tmp_path / "raw"))
+    assert [f.name for f in before] == ["again/x", "linked/sub/x", "y"]
+    put(tmp_path / "far" / "sub" / "x", "other")
+    assert [a == b for a, b in zip(before, walk(tmp_path / "raw"), strict=True)] == [False, False, True]
+
+
+@pytest.mark.parametrize("target", ["..", ".", "../../raw", "loop"])
+def test_a_circle_is_an_error_that_names_the_link(tmp_path, target):
+    put(tmp_path / "raw" / "a" / "x")
+    (tmp_path / "raw" / "a" / "loop").symlink_to(target)
+    with pytest.raises(RawDataError, match=r"a/loop: a link that leads (back|to itself)"):
+        names(tmp_path / "raw")
+
+
+def test_a_circle_over_two_links(tmp_path):
+    for a, b in (("a", "b"), ("b", "a")):
+        put(tmp_path / a / "x")
+        (tmp_path / a / b).symlink_to(tmp_path / b)
+    with pytest.raises(RawDataError, match="a/b/a: a link that leads back"):
+        names(tmp_path / "a")
+
+
+def test_content_that_is_not_there(tmp_path):
+    put(tmp_path / "there", "x" * 2000)
+    (tmp_path / "annexed").symlink_to(".git/annex/objects/W9/3x/MD5E-s5--0123/MD5E-s5--0123")
+    (tmp_path / "broken").symlink_to("nowhere")
+    put(tmp_path / "sub" / "pointer", "/annex/objects/MD5E-s5--0123\n")
+    put(tmp_path / "sub" / "lfs", "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 5\n")
+    kinds = {f.name: f.absent for f in walk(tmp_path)}
+    assert kinds == {"annexed": "annex", "broken": "link", "sub/lfs": "", "sub/pointer": "", "there": ""}
+    (tmp_path / ".git").mkdir()  # only in a checkout are short texts looked into
+    kinds = {f.name: f.absent for f in walk(tmp_path)}
+    assert kinds == {"annexed": "annex", "broken": "link", "sub/lfs": "lfs", "sub/pointer": "annex", "there": ""}
+    missing = Missing.of(list(walk(tmp_path)))
+    assert missing.covered == {"annexed", "broken", "sub", "sub/lfs", "sub/pointer"}
+    assert "of 2 of 5 files the content is with git-annex (DataLad) and was not fetched, the first is" in missing.what()
+    for text in ("`datalad get .`", "`git annex get .`", "`git lfs pull`", "mend the links"):
+        assert text in missing.remedy()
+    assert Missing.of([RawFile("a", 1, 1)]) == Missing()
+
+
+def test_a_pipeline_says_which_files_it_reads(tmp_path):
+    class Wavs(Pipeline):
+        files = ("*.wav", "table.csv")
+
+        def survey(self, report): ...
+
+        def read(self, source, report): ...
+
+    for name in ("a.wav", "sub/B.WAV", "README.pdf", "sub/table.csv", "other.csv", ".c.wav"):
+        put(tmp_path / name)
+    assert [f.name for f in Wavs(tmp_path).listing()] == ["a.wav", "sub/B.WAV", "sub/table.csv"]
+    assert Wavs(tmp_path / "a.wav").listing() == []
+
+
+def test_a_pipeline_keeps_its_folder_when_the_working_folder_changes(tmp_path, monkeypatch):
+    class Any(Pipeline):
+        def survey(self, report): ...
+
+        def read(self, source, report): ...
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    one, other = Any("raw"), Any("~/raw")
+    monkeypatch.chdir("/")
+    assert (one.raw, other.raw) == (tmp_path / "raw", tmp_path / "home" / "raw")
+
+
+def test_names_of_any_bytes(tmp_path):
+    put(tmp_path / "sub" / os.fsdecode(b"\xff\xe9.wav"))
+    assert [os.fsencode(name) for name in names(tmp_path)] == [b"sub/\xff\xe9.wav"]
