@@ -266,8 +266,7 @@ def test_accelerate_in_two_processes(made, view, tmp_path, more):
     pytest.importorskip("accelerate")
     ways = WAYS | more
     wanted = epochs(view.loader(**ways))
-    before = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-              "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]  # fmt: skip
+    before = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     shares = run(SHARED, tmp_path / "run", made[1], json.dumps(ways), tmp_path / "run", before=before)
     assert len(shares) == 2
     for epoch in range(3):
