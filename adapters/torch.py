@@ -12,8 +12,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from strfcube.errors import UsageError
 from strfcube.loading.alike import refuse_unlike
-from strfcube.loading.loader import ahead, batches_of, checked_prefetch, order_of
-from strfcube.loading.order import Batches, Epochs, Order
+from strfcube.loading.loader import Epochs, ahead, ask_ahead, batches_of, checked_prefetch, order_of
 from strfcube.loading.view import CubeView
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
+    from strfcube.loading.order import Batches, Order
     from strfcube.loading.reading import Options
 
 Batch = dict[str, Any]
@@ -48,8 +48,8 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
         Where batches go; counts travel as bytes and become floats and mask there. A worker process leaves them in its
         own memory.
     **options
-        ``mode``, ``audio_fs``, ``average_repeats``, ``smooth_ms``, ``cache``, ``extra`` and ``allow_mixed``: those of
-        `strfcube.loading.CubeView`, which also says what items and batches hold.
+        ``mode``, ``audio_fs``, ``average_repeats``, ``smooth_ms``, ``cache``, ``extra``, ``allow_mixed`` and
+        ``cache_dir``: those of `strfcube.loading.CubeView`, which also says what items and batches hold.
 
     Raises
     ------
@@ -313,6 +313,8 @@ class CubeLoader(Epochs, DataLoader[Batch]):
         self.order, self.prefetch = order, checked_prefetch(prefetch)
         given = batches_of(order) if batch_sampler is None else batch_sampler
         super().__init__(dataset, batch_sampler=given, **{"collate_fn": collate} | options)
+        if not self.num_workers:  # workers ask for their own
+            ask_ahead(dataset, given, order.batch_size)
         # Where others look for what to share out: whole batches, or the caller's own sampler
         vars(self)["sampler"] = order if order.sampler is None else order.sampler
 

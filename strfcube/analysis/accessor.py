@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
+from strfcube.cube.groups import open_group
 from strfcube.cube.normalise import with_own_units
 from strfcube.errors import SelectionError, StoreError, UsageError
 
@@ -343,8 +344,8 @@ class StrfAccessor:
             raise StoreError("the cube does not know its store any more: open it with strfcube.open, or give trials=")
         try:
             # Positions in the trials are those of the whole cube, which this may be a part of.
-            return xr.open_zarr(source, chunks=None), xr.open_zarr(source, group="trials", chunks=None)
-        except (FileNotFoundError, KeyError) as error:
+            return open_group(source), open_group(source, "trials")
+        except StoreError as error:
             raise StoreError(f"{source} is gone, or was built without its group 'trials': give trials=") from error
 
     def standardize(self, stims: Any = None, per: Literal["band", "all"] = "band") -> xr.Dataset:

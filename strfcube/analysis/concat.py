@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strfcube.analysis.select import as_slice, select
-from strfcube.cube import response_reader
 from strfcube.cube.normalise import loaded
+from strfcube.cube.stored import joined
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:
@@ -247,17 +247,14 @@ def _pool(cubes: Sequence[xr.Dataset], names: Sequence[str], stims: Sequence[Ind
     owner = np.argmax(np.stack(stims) >= 0, axis=0)
     at = np.stack(stims)[owner, np.arange(len(owner))]
     sizes = {"repeat": n_repeat, "time": n_time}
+    response, stimulus = _stored(cubes, stims, sizes)
+    if response is None:
+        response = _along([_placed(ds["response"], s, sizes) for ds, s in zip(cubes, stims, strict=True)], 1)
+    if stimulus is None:
+        stimulus = _along([_placed(cubes[int(c)]["stimulus"], at[a:b], sizes) for a, b, c in _owners(owner)], 0)
     variables: dict[str, Any] = {
-        "response": (
-            ("stim", "neuron", "repeat", "time"),
-            _along([_placed(ds["response"], s, sizes) for ds, s in zip(cubes, stims, strict=True)], 1),
-            _common_attrs(cubes, "response"),
-        ),
-        "stimulus": (
-            ("stim", "frequency", "time"),
-            _along([_placed(cubes[int(c)]["stimulus"], at[a:b], sizes) for a, b, c in _owners(owner)], 0),
-            _common_attrs(cubes, "stimulus"),
-        ),
+        "response": (("stim", "neuron", "repeat", "time"), response, _common_attrs(cubes, "response")),
+        "stimulus": (("stim", "frequency", "time"), stimulus, _common_attrs(cubes, "stimulus")),
     }
     skipped = {"response", "stimulus", "stim", "neuron", "repeat", "time", "frequency"}
     of_neuron = [(name, str(v)) for ds, name in zip(cubes, names, strict=True) for v in ds["neuron"].values]
@@ -286,17 +283,20 @@ def _pool(cubes: Sequence[xr.Dataset], names: Sequence[str], stims: Sequence[Ind
             attrs = next(dict(ds[name].attrs) for ds in cubes if name in ds.variables)
             target = coords if any(name in ds.coords for ds in cubes) else variables
             target.setdefault(name, (*column, attrs))
-    pooled = xr.Dataset(variables, coords, _root_attrs(cubes, names))
-    for variable in ("response", "stimulus"):
-        origins = [response_reader.origin(ds, variable) for ds in cubes]
-        if all(origins):
-            parts = [
-                response_reader.Part(p.path, np.where(s >= 0, p.stim[s], -1), p.neuron)
-                for origin, s in zip(origins, stims, strict=True)
-                for p in origin
-            ]
-            response_reader.remember(pooled, variable, tuple(parts))
-    return pooled
+    return xr.Dataset(variables, coords, _root_attrs(cubes, names))
+
+
+def _stored(cubes: Sequence[xr.Dataset], stims: Sequence[Index], sizes: Mapping[str, int]) -> tuple[Any, Any]:
+    """Responses and stimuli as arrays of stored rows; None where one of the cubes holds something else."""
+    from strfcube.cube.lazy_array import block_of, chunked, rows_of
+
+    shape = (len(stims[0]), sum(ds.sizes["neuron"] for ds in cubes), sizes["repeat"], sizes["time"])
+    found = []
+    for name, rest in (("response", shape[2:]), ("stimulus", (cubes[0].sizes["frequency"], sizes["time"]))):
+        rows = [rows_of(ds[name]) for ds in cubes]
+        known = [r for r in rows if r is not None and r.entire]
+        found.append(chunked(joined(known, stims, rest), block_of(shape)) if len(known) == len(rows) else None)
+    return found[0], found[1]
 
 
 def _owners(owner: Index) -> list[tuple[int, int, int]]:

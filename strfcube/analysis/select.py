@@ -196,12 +196,8 @@ def parts(ds: xr.Dataset, choice: Choice, names: Sequence[str]) -> tuple[Choice,
 
 def apply(ds: xr.Dataset, choice: Choice) -> xr.Dataset:
     """Cut a cube to what is shown of a choice, lazily."""
-    from strfcube.cube import response_reader
-
     stim, neuron = choice.stim, choice.neuron
-    chosen = ds.isel(stim=as_slice(stim), neuron=as_slice(neuron))
-    response_reader.register_selected(chosen, ds, stim, neuron)
-    chosen = with_own_units(chosen)
+    chosen = with_own_units(ds.isel(stim=as_slice(stim), neuron=as_slice(neuron)))
     if choice.pairs is None:
         return chosen
     pairs = chosen["n_repeats"].transpose("stim", "neuron").copy(data=choice.pairs[np.ix_(stim, neuron)])

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from strfcube.loading.reading import Reading
     from strfcube.loading.source import Source
 
+_AHEAD_BYTES = 256_000_000  # decoded, of the chunks that a remote cube is asked for ahead; some tenth of it encoded
 _PARALLEL_BYTES = 1_000_000  # a smaller batch is not worth a thread
 
 
@@ -85,6 +86,23 @@ class BatchReader:
             f"when the cube was built; leave them out with .with_stimulus(), or build it again with them"
         )
 
+    @property
+    def remote(self) -> bool:
+        """Whether `fetch` is of use."""
+        return isinstance(self._responses, ResponseReader) and self._responses.remote
+
+    def window(self, batch_size: int) -> int:
+        """Batches that may be asked for ahead of their time."""
+        each = len(self.neuron) * int(self.n_repeats.max(initial=1)) * self.source.cube.sizes["time"] * batch_size
+        return max(1, _AHEAD_BYTES // max(1, each))
+
+    def fetch(self, items: Sequence[int]) -> None:
+        """Ask for what a batch of some visible stimuli reads; of no effect where it is at hand."""
+        index = np.asarray(items, np.intp)
+        self.source.fetch(self.stim[index].tolist(), self.reading.audio_fs)
+        if isinstance(self._responses, ResponseReader):
+            self._responses.fetch(self.stim[index].tolist(), self.n_repeats[index])
+
     def batch(self, items: Sequence[int], *, threads: int = 1, raw: bool = False) -> dict[str, Any]:
         """Arrays of some visible stimuli, trimmed to the longest, and to the most repeats, of them.
 
@@ -104,6 +122,7 @@ class BatchReader:
             [shape=(B, neuron, repeat, time)], and the extra variables.
         """
         index = np.asarray(items, np.intp)
+        self.fetch(items)
         n_bins = self.n_bins[index]
         shape = (len(index), len(self.neuron), int(self.n_repeats[index].max(initial=1)), int(n_bins.max(initial=1)))
         if self.reading.average_repeats:

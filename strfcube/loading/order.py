@@ -1,10 +1,9 @@
-"""An epoch: which stimuli form which batch, seeded and resumable. Knows no framework."""
+"""Which stimuli form which batch of which epoch, fixed by a seed. Knows no framework."""
 
 from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,8 @@ import numpy as np
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
     from numpy.typing import NDArray
 
 
@@ -52,7 +53,7 @@ class Order:
         groups: NDArray[np.intp] | None = None,
         sampler: Iterable[int] | None = None,
     ) -> None:
-        if not _whole(batch_size) or batch_size < 1:
+        if not whole(batch_size) or batch_size < 1:
             raise UsageError(f"batch_size={batch_size!r}, expected a whole number from 1")
         if shuffle not in (False, True, "block"):
             raise UsageError(f"shuffle={shuffle!r}, expected False, True or 'block'")
@@ -60,7 +61,7 @@ class Order:
             raise UsageError("a sampler gives the order: leave shuffle away")
         if sampler is not None and not hasattr(sampler, "__len__"):
             raise UsageError(f"sampler={sampler!r}, expected one with a length, such as a list")
-        if not callable(seed) and not (_whole(seed) and seed >= 0):
+        if not callable(seed) and not (whole(seed) and seed >= 0):
             raise UsageError(f"seed={seed!r}, expected a whole number from 0")
         self.stimuli, self.batch_size, self.shuffle, self._seed = stimuli, int(batch_size), shuffle, seed
         self.drop_last, self.blocks, self.groups, self.sampler = bool(drop_last), blocks, groups, sampler
@@ -187,7 +188,14 @@ class Batches:
         Number of batches of that epoch.
     skip : int
         Batches that the next iteration leaves out.
+    announce : callable, optional
+        Told which items will be read soon, before they are.
+    window : int
+        Batches ahead that it is told of.
     """
+
+    announce: Callable[[Sequence[int]], None] | None = None
+    window = 0
 
     def __init__(self, sampler: Any, batch_size: int | None = None, drop_last: bool = False) -> None:
         self.sampler, self.batch_size, self.drop_last = sampler, batch_size, drop_last
@@ -218,7 +226,19 @@ class Batches:
         batches = self._whole()
         self.start(epoch + 1)
         self.at, self.total = (epoch, skip), len(batches)
-        yield from batches[skip:]
+        yield from batches[skip:] if self.announce is None else self._announced(batches[skip:], self.announce)
+
+    def _announced(self, batches: list[list[int]], announce: Callable[[Sequence[int]], None]) -> Iterator[list[int]]:
+        told = 1
+        for i, batch in enumerate(batches):
+            if not i:  # what is waited for comes first
+                announce(batch)
+            if told - i <= 1 + self.window // 2:
+                following = batches[told : i + 1 + self.window]
+                if following:
+                    announce([item for several in following for item in several])
+                told += len(following)
+            yield batch
 
     def __len__(self) -> int:
         if not self._plain:
@@ -240,85 +260,6 @@ class Batches:
         return batches[: len(self)]
 
 
-class Epochs:
-    """What loaders share: which epoch they are in, and how many of its batches they have handed out.
-
-    Attributes
-    ----------
-    order : Order
-        What the batches of an epoch are.
-    batch_sampler : Batches
-        Gives them.
-    """
-
-    order: Order
-    batch_sampler: Any
-    _at: tuple[int, int] | None = None
-
-    @property
-    def epoch(self) -> int:
-        """Epoch that the next iteration starts; set it to choose one."""
-        return int(self.batch_sampler.epoch)
-
-    @epoch.setter
-    def epoch(self, epoch: int) -> None:
-        self.order.expect(-1, "")
-        self.batch_sampler.start(int(epoch))
-        self._at = None
-
-    def set_epoch(self, epoch: int) -> None:
-        """Start the next iteration with this epoch's order; one that is being resumed goes on where it was."""
-        self.batch_sampler.set_epoch(int(epoch))
-        self._at = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Where the iteration is: epoch, batches of it that were handed out, and what its order depends on."""
-        epoch, done = self._at or (self.epoch, self.batch_sampler.skip)
-        order = self.order.digest if done else ""
-        return {"seed": self.order.seed, "epoch": epoch, "batch": done, "order": order} | self.order.key
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where a `state_dict` was taken: the next iteration gives the rest of that epoch.
-
-        Raises
-        ------
-        UsageError
-            For anything but a whole `state_dict` of a loader over the same stimuli in the same batches. That a
-            sampler gives another order than it gave then is found when the iteration begins.
-        """
-        key = self.order.key
-        expected = ["seed", "epoch", "batch", "order", *key]
-        if not isinstance(state, Mapping) or not set(expected) <= set(state):
-            got = sorted(map(str, state)) if isinstance(state, Mapping) else type(state).__name__
-            raise UsageError(
-                f"load_state_dict: expected what state_dict() gave, with {', '.join(expected)}; got {got}; "
-                f"to choose an epoch alone, use set_epoch"
-            )
-        for name in ("seed", "epoch", "batch"):
-            if not _whole(state[name]) or state[name] < 0:
-                raise UsageError(f"load_state_dict: {name}={state[name]!r}, expected a whole number from 0")
-        for name, here in key.items():
-            if state[name] != here:
-                what = "of other stimuli" if name == "stimuli" else f"with {name}={state[name]!r}, not {here!r}"
-                raise UsageError(f"load_state_dict: the state was taken {what}; make the loader as it was then")
-        self.order.seed = int(state["seed"])
-        self.order.expect(int(state["epoch"]) if state["batch"] else -1, str(state["order"]))
-        self.batch_sampler.start(int(state["epoch"]), int(state["batch"]))
-        self._at = int(state["epoch"]), int(state["batch"])
-
-    def _handed_out(self, batches: Iterator[Any]) -> Iterator[Any]:
-        """Count what is taken from an iteration over `batch_sampler`."""
-        epoch = done = total = -1
-        while (batch := next(batches, None)) is not None:
-            if done < 0:  # it has begun with this batch
-                (epoch, done), total = self.batch_sampler.at, self.batch_sampler.total
-            done += 1
-            self._at = (epoch, done) if done < total else (epoch + 1, 0)
-            yield batch
-            # A name that outlives the batch would keep its buffer from being used again.
-            del batch
-
-
 def has_epochs(sampler: Any) -> bool:
     """Whether a sampler keeps count of epochs, as torch's DistributedSampler does."""
     return hasattr(sampler, "epoch") and hasattr(sampler, "set_epoch")
@@ -330,7 +271,8 @@ def _told(sampler: Any) -> str:
     return f"{type(sampler).__name__}({', '.join(options)})"
 
 
-def _whole(number: Any) -> bool:
+def whole(number: Any) -> bool:
+    """Whether something is a whole number."""
     return isinstance(number, int | np.integer) and not isinstance(number, bool)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
@@ -28,6 +29,7 @@ class Options(TypedDict, total=False):
     cache: Cache
     extra: Sequence[str]
     allow_mixed: bool
+    cache_dir: str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True)

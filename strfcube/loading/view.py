@@ -53,6 +53,9 @@ class CubeView(Chosen):
         Variables or coordinates on stim that go into items and batches under their own name.
     allow_mixed : bool
         Read neurons of different units (spikes and mV) together.
+    cache_dir : path, optional
+        Folder that keeps what was read of a cube behind a URL, for the next epoch and the next process; see
+        `strfcube.open`.
 
     Raises
     ------
@@ -88,12 +91,13 @@ class CubeView(Chosen):
         cache: Cache = "auto",
         extra: Sequence[str] = (),
         allow_mixed: bool = False,
+        cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         names: Any = extra if isinstance(extra, str) else tuple(extra)
         self._reading = Reading(mode, audio_fs, average_repeats, smooth_ms, cache, names, allow_mixed)
         if not isinstance(source, xr.Dataset | str | os.PathLike):
             raise UsageError(f"expected a path, a URL or an xarray.Dataset, got {type(source).__name__}")
-        cube = loaded(source if isinstance(source, xr.Dataset) else store.open(source))
+        cube = loaded(source if isinstance(source, xr.Dataset) else store.open(source, cache_dir=cache_dir))
         self._source = Source(cube, cache)
         self._choice = _whole(cube)
 

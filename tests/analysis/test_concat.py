@@ -13,7 +13,7 @@ import strfcube
 from strfcube import StoreError, UsageError
 from strfcube.analysis.concat import DuplicateWarning, concat, find_duplicates
 from strfcube.builder.save import write
-from strfcube.cube import response_reader
+from strfcube.cube.lazy_array import rows_of
 from strfcube.cube.schema import problems
 
 
@@ -69,10 +69,10 @@ def test_it_is_lazy_and_read_directly(pair):
     opened = [strfcube.open(path_a), strfcube.open(path_b)]
     pooled = concat(opened)
     assert pooled["response"].chunks is not None
-    assert [p.path for p in response_reader.origin(pooled)] == [path_a, path_b]
+    assert [p.store.path for p in rows_of(pooled["response"]).parts] == [path_a, path_b]
     in_memory = concat([a, b])
     np.testing.assert_array_equal(pooled["response"].values, in_memory["response"].values)
-    assert not response_reader.origin(concat([opened[0], b]))
+    assert rows_of(concat([opened[0], b])["response"]) is None
 
 
 def test_views_of_pools(pair):
@@ -134,7 +134,7 @@ def test_shared_sounds_become_one(tmp_path):
     np.testing.assert_array_equal(pooled["stimulus"].values[3], a["stimulus"].values[3])
     paths = [write(a, tmp_path / "a.zarr"), write(b, tmp_path / "b.zarr")]
     direct = concat(paths, stimuli="shared")
-    assert response_reader.origin(direct)[1].stim.tolist() == [1, -1, -1, 0, 2, 3]
+    assert rows_of(direct["response"]).parts[1].stim.tolist() == [1, -1, -1, 0, 2, 3]
     np.testing.assert_array_equal(direct["response"].values, pooled["response"].values)
 
 

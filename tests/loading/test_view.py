@@ -253,7 +253,7 @@ def test_a_lost_shard_is_not_read_as_silence(tmp_path):
     for file in (tmp_path / "cube.zarr" / "response").rglob("c/**/*"):
         if file.is_file():
             file.unlink()
-    with pytest.raises(StoreError, match=r"response: the shard of stimulus 1 .* is not there"):
+    with pytest.raises(StoreError, match=r"response: the shard at 0/0/0/0 is not there"):
         view.batch([1])
 
 
@@ -382,7 +382,7 @@ def test_a_stimulus_without_spectrogram_is_not_trained_on_as_silence(tmp_path):
         message = r"1 of 4 stimuli have no spectrogram, such as 'stim001'.*with_stimulus"
         with pytest.raises(UsageError, match=message):
             view.batch([0, 1])
-        if view._source.stimulus_parts:  # shards tell before anything is read: not in the middle of an epoch
+        if view._source._stimuli is not None:  # shards tell before anything is read: not in the middle of an epoch
             with pytest.raises(UsageError, match=message):
                 view.loader(2)
         assert [m["stim"] for m in view.with_stimulus().stim_meta] == ["stim000", "stim002", "stim003"]
@@ -438,7 +438,7 @@ def test_pickles_small_and_reads_the_same(view):
 def test_caches_hold_bytes(made):
     view = CubeView(made[1], cache="ram")
     first = view.batch([0, 3])
-    (array,) = [a for k, a in view._source._arrays.items() if k.endswith("response")]
+    array = view._source._responses.parts[0].source.array
     assert {v.dtype for v in array.kept.values() if v is not None} == {np.dtype("u1")}
     same(view.batch([0, 3]), first)
     same(view.sel(neuron="cell004").batch([0]), CubeView(made[1], cache="none").sel(neuron="cell004").batch([0]))
@@ -510,18 +510,18 @@ def test_waveforms_that_cannot_be_had_say_why(demo, made):
         CubeView(demo, mode="waveform", audio_fs=44100).batch([0])
     with pytest.raises(UsageError, match=r"'stim000' has no waveform.*build it with the sounds"):
         CubeView(made[1], mode="waveform", audio_fs=16000).batch([0])
-    with pytest.raises(UsageError, match="opened from a local store"):
+    with pytest.raises(UsageError, match="opened from a store"):
         CubeView(made[0], mode="waveform", audio_fs=16000).batch([0])
     with pytest.raises(UsageError, match="for spectrograms"):
         CubeView(demo, mode="waveform", audio_fs=16000).standardize()
 
 
-def test_a_url_is_read_through_zarr(made):
+def test_a_url_is_read_as_a_path_is(made):
     import fsspec
 
     fsspec.filesystem("memory").put(made[1], "/far.zarr", recursive=True)
     far = CubeView("memory://far.zarr")
-    assert isinstance(far._reader._responses, LazyReader)
+    assert isinstance(far._reader._responses, ResponseReader)
     same(far.batch([0, 3]), CubeView(made[1]).batch([0, 3]))
 
 
