@@ -173,16 +173,15 @@ def test_a_hole_in_a_sound_is_not_silence(cube):
         CubeView(cube.assign(stimulus=cube["stimulus"].copy(data=values))).batch([3])
 
 
-def test_a_lost_stimulus_shard_is_no_missing_sound(tmp_path):
+@pytest.mark.parametrize("spoil", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-8])])
+def test_a_lost_stimulus_shard_is_no_missing_sound(tmp_path, spoil):
     _, path = make_store(tmp_path, stim=4, neuron=3, repeat=2, bins=20, holes=False)
-    for file in (tmp_path / "cube.zarr" / "stimulus").rglob("c/**/*"):
-        if file.is_file():
-            file.write_bytes(file.read_bytes()[:-8])
+    for file in [f for f in (tmp_path / "cube.zarr" / "stimulus").rglob("c/**/*") if f.is_file()]:
+        spoil(file)
     view = CubeView(path)
-    with pytest.raises(StoreError):
-        view.batch([0])
-    with pytest.raises(StoreError):
-        view.with_stimulus()
+    for read in (lambda: view.batch([0]), view.with_stimulus, lambda: list(view.loader(2)), view.standardize):
+        with pytest.raises(StoreError, match="stimulus"):
+            read()
 
 
 @pytest.mark.parametrize(

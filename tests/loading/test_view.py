@@ -340,7 +340,7 @@ def test_normalize_learns_from_the_training_set_only(view):
     smoothed = view.using(smooth_ms=20.0, average_repeats=True).normalize("max")
     top = max(float(item["responses"][item["valid_mask"]].max()) for item in smoothed)
     assert top == pytest.approx(1, rel=1e-5)
-    with pytest.raises(UsageError, match=r"1 neurons have no data in fit: cell000.*train.sel\(\) hides them"):
+    with pytest.raises(UsageError, match=r"3 neurons have no data in fit: cell000, cell003.*train.sel\(\) hides them"):
         view.normalize(fit=view.isel(stim=[6]))
     for other in (train.isel(neuron=[1]), CubeView(make_cube(neuron=2, holes=False))):
         with pytest.raises(UsageError, match="different neurons, 9 and"):
