@@ -52,7 +52,7 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP_INSTALL) -e ".[torch,plot,export,test,lint]"
+	$(PIP_INSTALL) -e ".[torch,jax,plot,export,test,test-torch,lint]"
 	@touch $@
 
 $(VENV)/.without-torch: $(BIN)/python pyproject.toml constraints.txt
