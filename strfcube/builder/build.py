@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -268,7 +267,10 @@ def _front_end(
                 + ("" if any(s.audio for s in survey.stimuli) else ", which the raw folder does not have")
             )
         return front_end, {}, np.asarray(survey.ready_made.frequencies), attrs | {"units": survey.ready_made.units}
-    rates = _rates(survey)
+    rates, unread = _rates(survey)
+    if unread is not None and not rates and survey.ready_made is not None:
+        raise RawDataError(f"--spec {front_end.kind} needs the waveforms, and none can be read: {unread.message}",
+                           unread.file)  # fmt: skip
     if not rates and survey.ready_made is not None:
         raise UsageError(f"--spec {front_end.kind} needs the waveforms, and the raw folder has none")
     if not rates:
@@ -279,14 +281,17 @@ def _front_end(
     return resolved, kernels, resolved.frequencies(), attrs | {"units": resolved.units, "lowest_rate": lowest}
 
 
-def _rates(survey: Survey) -> set[float]:
-    """Sampling rates of the waveforms, read from those whose rate the survey does not state."""
+def _rates(survey: Survey) -> tuple[set[float], RawDataError | None]:
+    """Sampling rates of the waveforms, read from those whose rate the survey does not state, and what the last says."""
     rates = {s.rate for s in survey.stimuli if s.audio and not math.isnan(s.rate)}
+    unread = None
     for stimulus in survey.stimuli:
         if stimulus.audio and math.isnan(stimulus.rate):
-            with suppress(RawDataError):  # reported where its spectrogram is made
+            try:
                 rates.add(stimulus.audio().rate)
-    return rates
+            except RawDataError as error:  # reported where its spectrogram is made
+                unread = error
+    return rates, unread
 
 
 def _check_survey(survey: Survey) -> None:

@@ -168,4 +168,4 @@ def _load(path: str, stamp: int) -> Any:
 def slug(name: str) -> str:
     """A file name for any source id."""
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[:80]
-    return f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"{safe}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"
