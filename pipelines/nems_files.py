@@ -14,7 +14,6 @@ import tarfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ import numpy as np
 from strfcube.errors import RawDataError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from numpy.typing import NDArray
 
@@ -36,7 +35,7 @@ _KINDS: tuple[Kind, ...] = ("RasterizedSignal", "PointProcess", "TiledSignal")
 _PART = re.compile(r"(?:.+\.)?(?P<signal>(?!epoch\.csv$)[^.]+)\.(?P<kind>epoch\.csv|csv|json|h5)")
 _BLOCK = 2 << 20  # bytes of text parsed at a time
 _E18 = len("0.000000000000000000e+00")
-# What a zip archive raises that is cut short, encrypted (RuntimeError), or packed as zipfile cannot (NotImplementedError).
+# What zip archives raise: cut short, encrypted (RuntimeError), or packed as zipfile cannot (NotImplementedError).
 ZIP_DAMAGE = (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 _DAMAGE = (*ZIP_DAMAGE, tarfile.TarError)
 _PACKED: tuple[tuple[bytes, Callable[..., Any]], ...] = ((b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open))

@@ -135,7 +135,7 @@ def run(
             if _up_to_date(request, work, force):  # another build finished it while this one waited
                 discard(work)
                 return target
-            resume_or_restart(work, target, request.recipe, request.fingerprint)
+            resume_or_restart(work, target, request.recipe, request.fingerprint, request.command)
             with tasks.workers(tasks.default_jobs() if jobs is None else jobs) as pool:
                 built = _build(request, work, pool, strict, progress)
                 if pool is not None:
@@ -206,6 +206,8 @@ def _build(request: Request, work: Path, pool: Any, strict: bool, progress: task
     for s in summaries:
         for finding in s.findings:
             tell(finding)
+    if recipe.post_ns:
+        _report_windows(recipe, summaries, tell)
     made, unheard, unplayed = plan.make_plan(summaries, spools, bins, len(survey.neurons))
     if not len(made.stims) and request.missing.files:
         raise RawDataError(f"{request.missing.what()}: {request.missing.remedy()}", pipeline.raw)
@@ -316,6 +318,17 @@ def _check_sources(survey: Survey, summaries: Sequence[spool.Summary]) -> None:
         if twice := sorted(seen & mine):
             raise StrfcubeError(f"neuron '{survey.neurons[twice[0]].id}' has trials in two sources")
         seen |= mine
+
+
+def _report_windows(recipe: Recipe, summaries: Sequence[spool.Summary], report: Callable[[Finding], None]) -> None:
+    """Say of how many trials nothing, or less, is known of the time that is kept after the sound."""
+    post = f"{recipe.post_ns / 1e6:g} ms after the sound"
+    if unstated := sum(s.unstated for s in summaries):
+        what = f"{unstated:,} trials do not state until when they were recorded, and {post} are kept (post)"
+        report(Finding("warning", "", what, "a bin that nobody recorded reads 0 there, as one without a spike does"))
+    if short := sum(s.short for s in summaries):
+        what = f"{short:,} trials were not recorded until {post} (post)"
+        report(Finding("warning", "", what, "their bins from the end of the recording on are missing"))
 
 
 def _report_left_out(

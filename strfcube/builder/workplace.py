@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 STAGES = ("spool", "ingest", "write")
 MARKER = "recipe.json"
+RESUME = "resume.txt"  # the command that goes on with an unfinished build, for whoever finds its folder
 
 
 def work_folder(target: str) -> Path:
@@ -43,7 +44,7 @@ def half_written(target: str, work: Path) -> bool:
     return "://" in target and (work / MARKER).exists()
 
 
-def resume_or_restart(work: Path, target: str, recipe: Recipe, fingerprint: str) -> None:
+def resume_or_restart(work: Path, target: str, recipe: Recipe, fingerprint: str, command: str = "") -> None:
     """Keep what an unfinished build of the same recipe and raw files left; clear anything else away."""
     from strfcube.version import __version__
 
@@ -67,6 +68,7 @@ def resume_or_restart(work: Path, target: str, recipe: Recipe, fingerprint: str)
     for name in STAGES:
         (work / name).mkdir(parents=True, exist_ok=True)
     marker.write_text(stamp)
+    (work / RESUME).write_bytes(os.fsencode(command))
 
 
 def _tidy(store: Path) -> None:

@@ -150,7 +150,7 @@ def test_names_that_are_no_text(tmp_path):
     cells[1].rename(cells[1].with_name(f"b{odd}_1_A"))
     ds = strfcube.open(make("aa2", tmp_path / "aa2", tmp_path / "aa2.zarr"))
     assert "b\\xe9_1_A" in ds["neuron"].values
-    said, files = findings(tmp_path / "aa2.zarr")
+    _, files = findings(tmp_path / "aa2.zarr")
     assert "all_cells/b\\xe9_1_A/x\\xe9" in files
     aa4.write_aa4(tmp_path / "aa4")
     animal = next(p for p in sorted((tmp_path / "aa4").iterdir()) if p.is_dir())
