@@ -41,7 +41,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -310,7 +310,9 @@ def read_zipped_wav(archive: Path, member: str) -> Audio:
     label = f"{archive.name}/{member}"
     try:
         with zipfile.ZipFile(archive) as opened:
-            return read_wav(io.BytesIO(opened.read(member)))
+            stream: Any = io.BytesIO(opened.read(member))
+            stream.name = str(archive.parent / label)
+            return read_wav(stream)
     except (KeyError, *ZIP_DAMAGE) as error:
         raise RawDataError(f"expected a whole wav, but {why(error)}; fetch the archive again", label) from error
     except RawDataError as error:

@@ -127,13 +127,13 @@ def prepare(
 
 def _command(request: Request, default: Recipe) -> str:
     """The ``strfcube build`` that makes this request, with the flags that are not by default."""
-    recipe, given = request.recipe, ["strfcube", "build", request.recipe.dataset, "--dt", f"{request.recipe.dt_ms:g}"]
+    recipe, given = request.recipe, ["strfcube", "build", request.recipe.dataset, "--dt", _text(request.recipe.dt_ms)]
     if request.entry is None or not request.entry.simulated:
         given += ["--raw", str(request.pipeline.raw)]
     for key, values in recipe.only.items():
         given += ["--only", f"{key}={','.join(values)}"]
     if recipe.post_ns:
-        given += ["--post", f"{recipe.post_ns / 1e6:g}"]
+        given += ["--post", _text(recipe.post_ns / 1e6)]
     if recipe.align != default.align:
         given += ["--align", recipe.align]
     if not recipe.audio:
@@ -148,8 +148,13 @@ def _command(request: Request, default: Recipe) -> str:
             if isinstance(value, bool):
                 given += [f"--{flag}" if value else f"--no-{flag}"]
             else:
-                given += [f"--{flag}", f"{value:g}" if isinstance(value, float) else str(value)]
+                given += [f"--{flag}", _text(value)]
     return shlex.join([*given, "--out", request.target])
+
+
+def _text(value: Any) -> str:
+    """A number as short as it can be, but whole; anything else as it is."""
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def preview(request: Request) -> dict[str, int]:

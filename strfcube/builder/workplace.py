@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from strfcube import catalog
+from strfcube.cube.store import RESUME
 from strfcube.errors import StoreError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 STAGES = ("spool", "ingest", "write")
 MARKER = "recipe.json"
-RESUME = "resume.txt"  # the command that goes on with an unfinished build, for whoever finds its folder
 
 
 def work_folder(target: str) -> Path:

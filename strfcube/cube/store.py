@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
+RESUME = "resume.txt"  # in the folder of an unfinished build: the command that goes on with it
 READ_BYTES = 16_000_000  # decoded float32 of one dask task: a shuffled epoch asks for one stimulus at a time
 
 
@@ -157,7 +158,7 @@ def cube_attrs(path: str) -> dict[str, Any]:
 def _unfinished(path: str) -> str:
     """What a folder is that holds an unfinished build, or lies in one, and how to go on with it; else empty."""
     for folder in (Path(path), Path(path).parent):
-        command = folder / "resume.txt"
+        command = folder / RESUME
         if "://" not in path and folder.name.endswith(".building") and command.is_file():
             said = command.read_bytes().decode("utf-8", "replace")
             return f"{folder} is an unfinished build; go on with it by: {said}"

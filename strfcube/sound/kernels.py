@@ -125,8 +125,9 @@ def librosa_filters() -> Any:
 
         import numba
 
-        numba.config.CACHE_DIR = tempfile.mkdtemp(prefix="strfcube-numba-")
-        atexit.register(shutil.rmtree, numba.config.CACHE_DIR, ignore_errors=True)
+        config: Any = numba.config
+        config.CACHE_DIR = tempfile.mkdtemp(prefix="strfcube-numba-")
+        atexit.register(shutil.rmtree, config.CACHE_DIR, ignore_errors=True)
         import librosa.filters
     return librosa.filters
 

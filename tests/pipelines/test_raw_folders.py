@@ -224,3 +224,18 @@ def test_a_wav_with_a_wrong_size_in_its_header_is_one_finding(originals, tmp_pat
         xr.open_zarr(p, group="audio")["row_size"].values for p in (tmp_path / "cube.zarr", raw.parent / "cube.zarr")
     ]
     assert (sizes[0] == sizes[1]).all()
+
+
+def test_a_wav_with_a_wrong_size_in_an_archive(tmp_path):
+    """Named as the archive has it, once, and the same in every build: findings are in the digest."""
+    nat4.write_nat4(tmp_path / "raw", wavs=True)
+    shutil.unpack_archive(tmp_path / "raw" / "wav.zip", tmp_path / "wavs")
+    wavs = files_of(tmp_path / "wavs")
+    wavs[0].write_bytes(wavs[0].read_bytes()[:4] + bytes(4) + wavs[0].read_bytes()[8:])
+    shutil.make_archive(str(tmp_path / "raw" / "wav"), "zip", tmp_path / "wavs")
+    for spec in ("published", "mel"):
+        paths = [make("nat4", tmp_path / "raw", tmp_path / f"{spec}{k}.zarr", spec=spec) for k in range(2)]
+        said, files = findings(paths[0])
+        odd = [file for what, file in zip(said, files, strict=True) if "its header states" in what]
+        assert odd == [f"wav.zip/{wavs[0].relative_to(tmp_path / 'wavs').as_posix()}"]
+        assert digest(paths[0]) == digest(paths[1])
