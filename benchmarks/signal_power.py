@@ -4,8 +4,8 @@
 
 For each number of repeats and kind of windows: the bias in standard errors of its mean, the scatter over that of the
 same recordings complete and what the lost data explain of it, the told standard error over the true scatter, and for
-recordings without a signal how often p_signal is below 0.05 and 0.01. ``one short``: the first repeat ends after a tenth;
-``random``: every repeat has a window of its own, from two thirds of the clip on. Signals are white or smooth in time,
+recordings without a signal how often p_signal is below 0.05 and 0.01. ``one short``: the first repeat ends after a
+tenth; ``random``: every repeat has a window of its own, from two thirds of the clip on. Signals are white or smooth in time,
 noise is Gaussian or Poisson's.
 """
 
@@ -82,7 +82,8 @@ def main():
                 p = measured(cut(rng, silent, windows))[0]["p_signal"].values
                 print(
                     f"{noise:8s} {'smooth' if width else 'white':7s} {windows:9s} {repeats:2d} "
-                    f"{error.mean() / (error.std() / np.sqrt(neurons)):8.2f} {100 * error.mean() / truth.var(-1).mean():9.1f}"
+                    f"{error.mean() / (error.std() / np.sqrt(neurons)):8.2f} "
+                    f"{100 * error.mean() / truth.var(-1).mean():9.1f}"
                     f"{error.std() / scatter:10.2f} {explained:10.2f} {told:12.2f} "
                     f"{(p < 0.05).mean():10.3f} {(p < 0.01).mean():9.3f}",
                     flush=True,
