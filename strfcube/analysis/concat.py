@@ -123,7 +123,8 @@ def concat(
         found = [d for one in find_duplicates(opened, labels) if (d := _apart(one, opened, labels, stims))]
         if found:
             advice = (
-                "drop copied cells with duplicates='drop', merge sounds with stimuli='shared', or accept with 'keep'"
+                "drop copied cells with duplicates='drop', merge sounds with stimuli='shared', or accept with "
+                "duplicates='keep'"
             )
             warnings.warn(f"{'; '.join(map(str, found))}. {advice}", DuplicateWarning, stacklevel=2)
     return _pool(opened, labels, stims, bands)

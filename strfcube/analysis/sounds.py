@@ -178,8 +178,9 @@ def equal_spectrograms(a: xr.Dataset, b: xr.Dataset) -> list[tuple[int, int]]:
         table = np.full((ds.sizes["stim"], 2 * ds.sizes["frequency"]), np.nan)
         part = ds["stimulus"].isel(stim=some).astype(np.float64)
         if len(some):
-            mean, square = part.mean("time"), (part**2).mean("time")
-            for column, values in enumerate((mean, square)):
+            count = part.notnull().sum("time")
+            count = count.where(count > 0)
+            for column, values in enumerate((part.sum("time") / count, (part**2).sum("time") / count)):
                 table[some, column::2] = values.transpose("stim", "frequency").values
         moments.append(table)
     pairs = []
