@@ -5,8 +5,8 @@
 For each number of repeats and kind of windows: the bias in standard errors of its mean, the scatter over that of the
 same recordings complete and what the lost data explain of it, the told standard error over the true scatter, and for
 recordings without a signal how often p_signal is below 0.05 and 0.01. ``one short``: the first repeat ends after a
-tenth; ``random``: every repeat has a window of its own, from two thirds of the clip on. Signals are white or smooth in time,
-noise is Gaussian or Poisson's.
+tenth; ``random``: every repeat has a window of its own, from a third of the clip to all of it. Signals are white or
+smooth in time, noise is Gaussian or Poisson's.
 """
 
 from __future__ import annotations
