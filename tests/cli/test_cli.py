@@ -267,6 +267,31 @@ def test_rebin(run, cube, tmp_path):
     assert "no bin width" in error_of(run("rebin", cube, "--dt", 0), 2)
 
 
+def test_plot_takes_labels_and_positions(run, cube, tmp_path):
+    pytest.importorskip("matplotlib").use("agg")
+    ds = strfcube.open(cube)
+    pictures = []
+    for stim, neuron in (("0", "-1"), (ds["stim"].values[0], ds["neuron"].values[-1])):
+        pictures.append(tmp_path / f"{len(pictures)}.png")
+        assert run("plot", cube, "--out", pictures[-1], "--stim", stim, "--neuron", neuron)[0] == 0
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
+    assert "index past the end" in error_of(run("plot", cube, "--neuron", "9999"), 2)
+    assert "nothing has it" in error_of(run("plot", cube, "--neuron", "nobody"), 2)
+
+
+def test_concat_advises_in_its_own_words(run, cube, tmp_path):
+    out = tmp_path / "pool.zarr"
+    twice = error_of(run("concat", cube, cube, "--out", out), 2)
+    assert "--names a,b" in " ".join(twice.split())
+    assert "names=[" not in twice
+    code, _, err = run("concat", cube, cube, "--names", "a,b", "--out", out)
+    words = " ".join(err.split())
+    assert code == 0
+    assert "--duplicates drop" in words
+    assert "--stimuli shared" in words
+    assert "='" not in words
+
+
 def test_plot(run, cube, tmp_path):
     pytest.importorskip("matplotlib").use("agg")
     code, out, err = run("plot", cube, "--out", tmp_path / "x.png", "--stim", "nat02")
