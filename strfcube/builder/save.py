@@ -28,10 +28,11 @@ from strfcube.builder.workplace import (
     work_folder,
     writable,
 )
-from strfcube.cube import digest, response_reader
+from strfcube.cube import digest
+from strfcube.cube.groups import has_group, open_group
 from strfcube.cube.normalise import loaded
 from strfcube.cube.shard_writer import Layout, create, write_shard
-from strfcube.cube.store import READ_BYTES, attributes_digest, local, no_consolidation_warning
+from strfcube.cube.store import attributes_digest, local, no_consolidation_warning
 from strfcube.errors import StoreError
 from strfcube.sound.audio import to_float
 
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     import xarray as xr
+
+    from strfcube.cube.stored import Part, Sounds
 
 Chunk = tuple[tuple[int, ...], NDArray[Any]]
 _LARGE = ("response", "stimulus")
@@ -71,7 +74,7 @@ def write(ds: xr.Dataset, path: str | os.PathLike[str]) -> str:
         target = place_of(local(path))
         work = work_folder(target)
         _see_free(target)
-    for source in dict.fromkeys(part.path for name in _LARGE for part in response_reader.origin(ds, name)):
+    for source in dict.fromkeys(part.store.path for name in _LARGE for part in _parts(ds, name)):
         see_whole(source)
     with writable(target), locked(work):
         recover(work, target)
@@ -109,7 +112,7 @@ def _write(ds: xr.Dataset, unfinished: str) -> None:
         write_group(small, unfinished, "", digests)
         for layout in layouts:
             _write_array(unfinished, layout, partial(_chunks, ds, layout), digests)
-        paths = list(dict.fromkeys(part.path for part in response_reader.origin(ds, "stimulus")))
+        paths = list(dict.fromkeys(part.store.path for part in _parts(ds, "stimulus")))
         sounds = _sounds(ds)
         if sounds is not None:
             write_group(sounds[0], unfinished, "audio", digests)
@@ -138,54 +141,53 @@ def _write_array(
     digests[layout.name] = digest.of_leaves(layout.name, layout.dtype, layout.shape, layout.chunk, leaves)
 
 
-def _sounds(ds: xr.Dataset) -> tuple[xr.Dataset, list[tuple[Any, int, int]]] | None:
-    """Sizes and rates of the waveforms, and where each is: array, start and size; None where there are none."""
-    import xarray as xr
-    import zarr
+def _parts(ds: xr.Dataset, name: str) -> tuple[Part, ...]:
+    """Where a variable is stored, with all of its repeats and bins; empty where it is not what is stored."""
+    from strfcube.cube.lazy_array import rows_of
 
-    parts = response_reader.origin(ds, "stimulus")
-    groups: dict[str, Any] = {}
-    for part in parts:
-        root = zarr.open_group(part.path, mode="r")
-        if "audio" in root and part.path not in groups:
-            audio = xr.open_zarr(part.path, group="audio", chunks=None)
-            groups[part.path] = (root["audio/samples"], audio["row_size"].values, audio["rate"].values)
+    rows = rows_of(ds[name])
+    return rows.parts if rows is not None and rows.entire else ()
+
+
+def _sounds(ds: xr.Dataset) -> tuple[xr.Dataset, list[tuple[Sounds, int]]] | None:
+    """Sizes and rates of the waveforms, and where each is; None where there are none."""
+    parts = _parts(ds, "stimulus")
+    stored = {store: store.sounds() for store in dict.fromkeys(part.store for part in parts)}
     size, rate = np.zeros(ds.sizes["stim"], np.int64), np.full(ds.sizes["stim"], np.nan)
     where = []
     for s in range(ds.sizes["stim"]):
         for part in parts:
-            at = int(part.stim[s])
-            samples, sizes, rates = groups.get(part.path, (None, (), ()))
-            if at >= 0 and samples is not None and sizes[at]:
-                size[s], rate[s] = sizes[at], rates[at]
-                where.append((samples, int(sizes[:at].sum()), int(sizes[at])))
+            at, sounds = int(part.stim[s]), stored[part.store]
+            if at >= 0 and sounds is not None and sounds.size[at]:
+                size[s], rate[s] = sounds.size[at], sounds.rate[at]
+                where.append((sounds, at))
                 break
     if not where:
         return None
-    sample = xr.open_zarr(next(iter(groups)), group="audio", chunks=None)
+    sample = open_group(next(store for store, sounds in stored.items() if sounds is not None).path, "audio")
     table = sample[["row_size", "rate"]].isel(stim=np.zeros(len(size), int))
     return table.assign({n: table[n].copy(data=v) for n, v in (("row_size", size), ("rate", rate))}), where
 
 
-def _samples_dtype(sounds: list[tuple[Any, int, int]]) -> np.dtype[Any]:
-    dtypes = {array.dtype for array, _, _ in sounds}
+def _samples_dtype(where: list[tuple[Sounds, int]]) -> np.dtype[Any]:
+    dtypes = {sounds.samples.dtype for sounds, _ in where}
     return np.dtype(dtypes.pop() if len(dtypes) == 1 else np.float32)
 
 
-def _samples(sounds: list[tuple[Any, int, int]], dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
-    for array, start, size in sounds:
-        samples = np.asarray(array[start : start + size])
-        yield samples if array.dtype == dtype else to_float(samples)
+def _samples(where: list[tuple[Sounds, int]], dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+    for sounds, at in where:
+        samples = sounds.read(at)
+        yield samples if samples.dtype == dtype else to_float(samples)
 
 
 def _trials(ds: xr.Dataset) -> tuple[xr.Dataset, Iterator[NDArray[Any]]] | None:
     """Rows of the trials group, and the spikes of one neuron after the other; None where a store has no trials."""
     import xarray as xr
 
-    parts = response_reader.origin(ds)
-    if not parts or not all(_has(part.path, "trials") for part in parts):
+    parts = _parts(ds, "response")
+    if not parts or not all(has_group(part.store.path, "trials") for part in parts):
         return None
-    stored = {p: xr.open_zarr(p, group="trials", chunks=None) for p in dict.fromkeys(part.path for part in parts)}
+    stored = {p: open_group(p, "trials") for p in dict.fromkeys(part.store.path for part in parts)}
     stored = {p: t.assign({n: t[n].load() for n in t.variables if n != "spike_time"}) for p, t in stored.items()}
     words = {p: str(t["rejected_by"].attrs["flag_meanings"]).split() for p, t in stored.items()}
     tests = list(dict.fromkeys(word for several in words.values() for word in several))
@@ -194,7 +196,7 @@ def _trials(ds: xr.Dataset) -> tuple[xr.Dataset, Iterator[NDArray[Any]]] | None:
     del columns["spike_time"]
     where: list[tuple[str, NDArray[np.intp]]] = []
     for part in parts:
-        table, here = stored[part.path], np.flatnonzero(part.stim >= 0)
+        table, here = stored[part.store.path], np.flatnonzero(part.stim >= 0)
         place = np.full(int(table["stim_index"].max(initial=-1)) + 1 if table.sizes["trial"] else 0, -1)
         inside = part.stim[here] < len(place)
         place[part.stim[here][inside]] = here[inside]
@@ -207,10 +209,10 @@ def _trials(ds: xr.Dataset) -> tuple[xr.Dataset, Iterator[NDArray[Any]]] | None:
                 column.append(table[name].values[rows])
             columns["stim_index"][-1] = place[columns["stim_index"][-1]]
             columns["neuron_index"][-1] = np.full(len(rows), len(where))
-            columns["file_index"][-1] = columns["file_index"][-1] + first_file[part.path]
-            code = np.array([tests.index(word) for word in words[part.path]])
+            columns["file_index"][-1] = columns["file_index"][-1] + first_file[part.store.path]
+            code = np.array([tests.index(word) for word in words[part.store.path]])
             columns["rejected_by"][-1] = code[columns["rejected_by"][-1]]
-            where.append((part.path, rows))
+            where.append((part.store.path, rows))
     like = next(iter(stored.values()))
     out = xr.Dataset(
         {n: ("trial", np.concatenate(c).astype(like[n].dtype), dict(like[n].attrs)) for n, c in columns.items()},
@@ -253,12 +255,8 @@ def _cut(pieces: Iterator[NDArray[Any]], layout: Layout) -> Iterator[Chunk]:
 def _findings(paths: list[str]) -> xr.Dataset:
     import xarray as xr
 
-    groups = [xr.open_zarr(path, group="findings", chunks=None).load() for path in paths if _has(path, "findings")]
+    groups = [open_group(path, "findings").load() for path in paths if has_group(path, "findings")]
     return xr.concat(groups, "finding") if groups else xr.Dataset()
-
-
-def _has(path: str, group: str) -> bool:
-    return (Path(path) / group / "zarr.json").exists()
 
 
 def _stored_dtype(ds: xr.Dataset) -> str:
@@ -276,6 +274,8 @@ def _stored_dtype(ds: xr.Dataset) -> str:
 
 def _stimuli(array: xr.DataArray, span: list[slice]) -> Iterator[tuple[int, NDArray[Any]]]:
     """A part of a variable, stimulus after stimulus; small ones are read many at a time, as dask reads them."""
+    from strfcube.cube.lazy_array import READ_BYTES
+
     step = max(1, READ_BYTES // (4 * math.prod(s.stop - s.start for s in span[1:]) or 1))
     for low in range(span[0].start, span[0].stop, step):
         block = array[(slice(low, min(low + step, span[0].stop)), *span[1:])].values

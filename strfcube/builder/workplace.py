@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from strfcube import catalog
 from strfcube.builder.ledger import sync_one
-from strfcube.cube.store import REPLACED, beside
+from strfcube.cube.store import REPLACED, RESUME, beside
 from strfcube.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def recover(work: Path, target: str) -> None:
         os.rename(old, target)
 
 
-def resume_or_restart(work: Path, target: str, recipe: Recipe, fingerprint: str) -> None:
+def resume_or_restart(work: Path, target: str, recipe: Recipe, fingerprint: str, command: str = "") -> None:
     """Keep what an unfinished build of the same recipe and raw files left; clear anything else away."""
     from strfcube.version import __version__
 
@@ -157,6 +157,7 @@ def resume_or_restart(work: Path, target: str, recipe: Recipe, fingerprint: str)
     for name in STAGES:
         (work / name).mkdir(exist_ok=True)
     marker.write_bytes(stamp.encode())
+    (work / RESUME).write_bytes(os.fsencode(command))
 
 
 def clear(work: Path) -> None:
@@ -264,4 +265,4 @@ def _exchange(one: str, other: str) -> bool:
 def slug(name: str) -> str:
     """A file name for any source id."""
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[:80]
-    return f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"{safe}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"

@@ -1,105 +1,25 @@
-"""Reading responses into arrays of the caller: from a local cube's own shards, or through dask.
-
-The direct way (`strfcube.cube.shard_reader`) serves only an array that is still the very one that `strfcube.open` gave,
-or a selection or concatenation of it made by this package: `register` notes the name of its dask graph, which every
-transform changes. Everything else is read through dask.
-"""
+"""Reading responses into arrays of the caller, one stimulus at a time: from a cube's own shards, or through dask."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections import OrderedDict
-from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from strfcube.errors import StoreError
+from strfcube.cube.stored import decode, pieces
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Sequence
 
     import xarray as xr
 
-    from strfcube.cube.shard_reader import ShardedArray
+    from strfcube.cube.stored import Rows, Span, StoredArray
 
 Index = NDArray[np.intp]
-_REMEMBERED = 4096
-_ORIGINS: OrderedDict[str, tuple[Part, ...]] = OrderedDict()
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Where some neurons of an opened cube are stored.
-
-    Attributes
-    ----------
-    path : str
-        Local folder of the store.
-    stim : ndarray of int [shape=(stim,)]
-        Stored position of each stimulus; -1 for one that this store lacks.
-    neuron : ndarray of int
-        Stored position of each of the part's neurons; none for a ``stimulus``. Parts follow one another along it.
-    """
-
-    path: str
-    stim: Index
-    neuron: Index
-
-    def take(self, stim: Index, neuron: Index) -> Part:
-        """Cut to some positions."""
-        return Part(self.path, self.stim[stim], self.neuron[neuron])
-
-
-def register(ds: xr.Dataset, path: Path | str) -> None:
-    """Note that the lazy arrays of a Dataset are those of a local store, just opened and not yet transformed."""
-    if "://" not in str(path):
-        stim, neuron = (np.arange(ds.sizes[dim]) for dim in ("stim", "neuron"))
-        remember(ds, "response", (Part(str(path), stim, neuron),))
-        remember(ds, "stimulus", (Part(str(path), stim, neuron[:0]),))
-
-
-def remember(ds: xr.Dataset, variable: str, parts: tuple[Part, ...]) -> None:
-    """Note where the lazy ``response`` or ``stimulus`` of a Dataset is stored."""
-    name = _graph(ds, variable)
-    if name:
-        _ORIGINS[name] = parts
-        _ORIGINS.move_to_end(name)
-    while len(_ORIGINS) > _REMEMBERED:
-        _ORIGINS.popitem(last=False)
-
-
-def register_selected(selected: xr.Dataset, ds: xr.Dataset, stim: Index, neuron: Index) -> None:
-    """Note that the lazy arrays of a Dataset are those of another at these positions."""
-    if parts := origin(ds):
-        remember(selected, "response", cut(parts, stim, neuron))
-    if parts := origin(ds, "stimulus"):
-        remember(selected, "stimulus", tuple(part.take(stim, neuron[:0]) for part in parts))
-
-
-def origin(ds: xr.Dataset, variable: str = "response") -> tuple[Part, ...]:
-    """Where a lazy variable is stored; empty where it is not known to be an opened array."""
-    return _ORIGINS.get(_graph(ds, variable), ())
-
-
-def _graph(ds: xr.Dataset, variable: str) -> str:
-    """Name of a variable's dask graph; "" where it has none (asking an array that is not dask would load it)."""
-    return "" if ds[variable].chunks is None else str(ds[variable].data.name)
-
-
-def cut(parts: tuple[Part, ...], stim: Index, neuron: Index) -> tuple[Part, ...]:
-    """Parts of the neurons at these positions, in their order."""
-    first = np.cumsum([0, *(len(p.neuron) for p in parts)])
-    owner = np.searchsorted(first, neuron, side="right") - 1
-    edges = [0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), len(neuron)]
-    found = []
-    for a, b in itertools.pairwise(edges):
-        p = int(owner[a]) if b > a else 0
-        found.append(parts[p].take(stim, neuron[a:b] - first[p]))
-    return tuple(found)
 
 
 class ResponseReader:
@@ -107,33 +27,57 @@ class ResponseReader:
 
     Parameters
     ----------
-    parts : tuple of Part
-        Where they are; stimuli are addressed by their position in ``Part.stim``.
-    arrays : mapping of str to ShardedArray
-        The opened ``response`` of each path.
+    rows : Rows
+        Where they are, all of their dimensions in order.
 
     Raises
     ------
+    NotImplementedError
+        If they are stored otherwise than in chunks of one stimulus with all bins.
     StoreError
         On reading, where a shard that trials were kept in is lost or damaged.
     """
 
-    def __init__(self, parts: tuple[Part, ...], arrays: dict[str, ShardedArray]) -> None:
-        self.dtypes = {arrays[p.path].dtype for p in parts}
-        self.fill = arrays[parts[0].path].fill
-        # Of each run of neurons that one chunk holds: array, stored stimuli, chunk, positions here, rows there
-        self._blocks: list[tuple[ShardedArray, Index, int, slice, slice | Index]] = []
+    def __init__(self, rows: Rows) -> None:
+        arrays = [part.source.array for part in rows.parts]
+        if not rows.in_order or any(a.chunk[0] != 1 or a.chunk[3] < a.shape[3] for a in arrays):
+            raise NotImplementedError("stored otherwise")
+        self.dtypes = {array.dtype for array in arrays}
+        self.fill = arrays[0].fill
+        # Of the neurons that one chunk holds: array, stored stimuli, chunk, positions here, rows there
+        self._blocks: list[tuple[StoredArray, Index, int, Span, Span]] = []
         first = 0
-        for part in parts:
-            array = arrays[part.path]
-            block, rows = np.divmod(part.neuron, array.chunk[1])
-            edges = [0, *(np.flatnonzero(np.diff(block)) + 1).tolist(), len(block)]
-            for a, b in itertools.pairwise(edges):
-                row = rows[a:b]
-                straight = np.array_equal(row, np.arange(row[0], row[0] + len(row)))
-                there = slice(int(row[0]), int(row[0]) + len(row)) if straight else row
-                self._blocks.append((array, part.stim, int(block[a]), slice(first + a, first + b), there))
+        for part, array in zip(rows.parts, arrays, strict=True):
+            for block, at, there in pieces(part.neuron, array.chunk[1], array.shape[1])[0]:
+                here = slice(at.start + first, at.stop + first, at.step) if isinstance(at, slice) else at + first
+                self._blocks.append((part.source, part.stim, block, here, there))
             first += len(part.neuron)
+
+    @property
+    def remote(self) -> bool:
+        """Whether `fetch` is of use."""
+        return any(source.array.remote for source, *_ in self._blocks)
+
+    def fetch(self, stims: Sequence[int], n_repeats: NDArray[Any]) -> None:
+        """Ask for what will be read soon; see `strfcube.cube.shard_reader.ShardedArray.fetch`.
+
+        Parameters
+        ----------
+        stims : sequence of int
+            Positions.
+        n_repeats : ndarray of int [shape=(len(stims), neuron)]
+            Repeats that will be read.
+        """
+        if not self.remote:
+            return
+        wanted: dict[int, tuple[StoredArray, list[tuple[int, ...]]]] = {}
+        for source, stored, block, here, _ in self._blocks:
+            chunks = wanted.setdefault(id(source), (source, []))[1]
+            for stim, counts in zip(stims, n_repeats, strict=True):
+                if (at := int(stored[stim])) >= 0:
+                    chunks += [(at, block, k, 0) for k in range(-(-int(counts[here].max()) // source.array.chunk[2]))]
+        for source, chunks in wanted.values():
+            source.fetch(chunks)
 
     def read(
         self, stim: int, n_repeats: NDArray[Any], n_bins: int, out: NDArray[Any], mask: NDArray[np.bool_] | None = None
@@ -159,31 +103,27 @@ class ResponseReader:
             n_repeats = n_repeats.copy()
             for here in absent:
                 n_repeats[here] = 0
-        _clear(_runs(n_repeats, 0), n_bins, missing, out, mask)
-        for array, stored, block, here, there in self._blocks:
-            at = int(stored[stim])
-            runs = _runs(n_repeats[here], here.start)
-            step = array.chunk[2]
-            most = max(count for _, _, count in runs)
-            for k in range(-(-most // step)):
-                chunk = array.read((at, block, k, 0))
-                if chunk is None and array.lost((at, block, k, 0)):
-                    raise StoreError(
-                        f"{array.path}: the shard of stimulus {at} and neuron block {block} is not there, but "
-                        f"trials of it were kept; run strfcube verify, and build the cube again"
-                    )
+        _clear(_runs(n_repeats), n_bins, missing, out, mask)
+        for source, stored, block, here, there in self._blocks:
+            runs = _runs(n_repeats[here])
+            step = source.array.chunk[2]
+            part, seen = out[here], None if mask is None else mask[here]  # views, or copies that go back below
+            for k in range(-(-max(count for _, _, count in runs) // step)):
+                chunk = source.read((int(stored[stim]), block, k, 0))
                 values = None if chunk is None else chunk[0, there, :, :n_bins]
                 for a, b, count in runs:
                     repeats = slice(k * step, min(count, (k + 1) * step))
                     if repeats.start >= repeats.stop:
                         continue
-                    piece = None if values is None else values[
-                        a - here.start : b - here.start, : repeats.stop - repeats.start
-                    ]  # fmt: skip
+                    piece = None if values is None else values[a:b, : repeats.stop - repeats.start]
                     _decode(
-                        piece, array.fill, missing, out[a:b, repeats, :n_bins],
-                        None if mask is None else mask[a:b, repeats, :n_bins],
+                        piece, source.array.fill, missing, part[a:b, repeats, :n_bins],
+                        None if seen is None else seen[a:b, repeats, :n_bins],
                     )  # fmt: skip
+            if not isinstance(here, slice):
+                out[here] = part
+                if mask is not None:
+                    mask[here] = seen
 
 
 class LazyReader:
@@ -219,7 +159,7 @@ class LazyReader:
         self, values: NDArray[Any], n_repeats: NDArray[Any], n_bins: int, out: NDArray[Any], mask: NDArray[np.bool_]
     ) -> None:
         """Put fetched values into `out` and `mask`, as `ResponseReader.read` does."""
-        runs = _runs(n_repeats, 0)
+        runs = _runs(n_repeats)
         _clear(runs, n_bins, np.nan, out, mask)
         for a, b, count in runs:
             if count:
@@ -271,6 +211,9 @@ def _decode(
         if mask is not None:
             mask[...] = False
         return
+    if mask is None and out.dtype.kind == "f":
+        decode(values, fill, out)
+        return
     np.copyto(out, values, casting="unsafe")
     if mask is None:
         return
@@ -285,9 +228,9 @@ def _decode(
         np.copyto(out, missing, where=~mask)
 
 
-def _runs(counts: NDArray[Any], first: int) -> list[tuple[int, int, int]]:
-    """Neighbours with one count: (start, stop, count), counted from `first`."""
+def _runs(counts: NDArray[Any]) -> list[tuple[int, int, int]]:
+    """Neighbours with one count: (start, stop, count)."""
     if (counts == counts[0]).all():
-        return [(first, first + len(counts), int(counts[0]))]
+        return [(0, len(counts), int(counts[0]))]
     edges = [0, *(np.flatnonzero(np.diff(counts)) + 1).tolist(), len(counts)]
-    return [(first + a, first + b, int(counts[a])) for a, b in itertools.pairwise(edges)]
+    return [(a, b, int(counts[a])) for a, b in itertools.pairwise(edges)]

@@ -116,7 +116,7 @@ def write_shard(
         Index of the shard.
     chunks : iterable of (index, values)
         Chunk indices of the whole array and values cut to the array's shape. Chunks that are not given, or that hold
-        nothing but the fill value, are not stored.
+        nothing but the fill value, are not stored; the file of the shard is, whether it holds any or not.
 
     Returns
     -------
@@ -140,18 +140,28 @@ def write_shard(
             padded = np.full(layout.chunk, layout.fill, layout.dtype)
             padded[tuple(slice(n) for n in values.shape)] = values
             values = padded
-        part = blosc.compress(values, b"zstd", 5, _SHUFFLE[layout.shuffle], values.nbytes)
+        part = blosc.compress(values, b"zstd", 5, _SHUFFLE[layout.shuffle], _block_bytes(values))
         part += struct.pack("<I", google_crc32c.value(part))
         slot = np.ravel_multi_index([a - f for a, f in zip(at, first, strict=True)], layout.per_shard)
         index[slot] = offset, len(part)
         offset += len(part)
         parts.append(part)
-    if parts:
+    # One that holds nothing is written all the same, so that one that is not there is known to be lost
+    if parts or all(s < n for s, n in zip(shard, layout.grid, strict=True)):
         table = index.tobytes()
         parts += [table, struct.pack("<I", google_crc32c.value(table))]
         key = f"{layout.name}/c/" + "/".join(map(str, shard))
         put(store, key, b"".join(parts))
     return leaves
+
+
+def _block_bytes(values: NDArray[Any]) -> int:
+    """Bytes of the block that blosc shuffles: a chunk without what is left over of whole groups of eight values.
+
+    A block that has such a rest is stored without its bits being shuffled at all.
+    """
+    group = 8 * values.itemsize
+    return values.nbytes // group * group or values.nbytes
 
 
 def put(store: str, key: str, data: bytes) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import warnings
 from contextlib import contextmanager
@@ -16,16 +15,18 @@ from strfcube.catalog import data_dir, entries
 from strfcube.cube import digest
 from strfcube.cube.schema import FORMAT_VERSION, validate
 from strfcube.cube.transport import connect
-from strfcube.errors import StoreError
+from strfcube.errors import StoreError, StrfcubeError
 from strfcube.grid import dt_to_ns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     import xarray as xr
 
+    from strfcube.cube.stored import Rows
+
 REPLACED = "replaced"  # in a work folder: the old cube, while a build puts the new one into its place
-READ_BYTES = 16_000_000  # decoded float32 of one dask task: a shuffled epoch asks for one stimulus at a time
+RESUME = "resume.txt"  # in the folder of an unfinished build: the command that goes on with it
 
 
 @contextmanager
@@ -61,6 +62,8 @@ def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
     # A folder that only happens to have the name of a data set is not meant.
     if "://" in place or (Path(place) / "zarr.json" if name in entries() else Path(place)).exists():
         return place
+    if name not in entries() and (begun := _unfinished(f"{place}.building")):
+        raise StoreError(f"{place}: no such cube yet; {begun}")
     if name not in entries():
         raise StoreError(
             f"{name}: no such cube; give the path of a store, a URL, or a data set: {', '.join(entries())}"
@@ -76,7 +79,9 @@ def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
     return local(path)
 
 
-def open(store: str | os.PathLike[str], dt: float | None = None) -> xr.Dataset:
+def open(
+    store: str | os.PathLike[str], dt: float | None = None, *, cache_dir: str | os.PathLike[str] | None = None
+) -> xr.Dataset:
     """Open a cube: coordinates and coverage in memory, response and stimulus lazy.
 
     Parameters
@@ -85,6 +90,10 @@ def open(store: str | os.PathLike[str], dt: float | None = None) -> xr.Dataset:
         A store, or the name of a data set whose complete default cube is built.
     dt : float, optional
         Bin width in ms, with a name.
+    cache_dir : path, optional
+        Folder in which chunks of a cube behind a URL are kept, as they are stored there, for the next time and for
+        other processes; at most ``$STRFCUBE_CACHE_GB`` (20) gigabytes, the least recently used go first. Default:
+        ``$STRFCUBE_CACHE_DIR``, else nowhere.
 
     Returns
     -------
@@ -94,27 +103,76 @@ def open(store: str | os.PathLike[str], dt: float | None = None) -> xr.Dataset:
     Raises
     ------
     StoreError
-        If it is absent, no cube, unfinished, or of a newer format.
+        If it is absent, no cube, unfinished, damaged or of a newer format, or cannot be reached.
     """
-    import xarray as xr
-
-    from strfcube.cube.response_reader import register
+    from strfcube.cube.lazy_array import block_of, chunked
 
     path = locate(store, dt)
-    cube_attrs(path)
-    bare: xr.Dataset = xr.open_zarr(path, chunks=None)
-    small = [name for name in bare.variables if name not in ("response", "stimulus")]
-    loaded = {name: _plain_text(bare.variables[name].load()) for name in small}
+    ds, rows = opened(path, cache_dir=None if cache_dir is None else os.fspath(cache_dir))
+    validate(ds, path)
+    # One dask task a read block of several storage chunks, never one a chunk: graphs stay small at any size.
+    block = block_of(ds["response"].shape)
+    lazy = {n: ds.variables[n].chunk(stim=block) for n in ("response", "stimulus") if n not in rows}
+    lazy |= {n: ds.variables[n]._replace(data=chunked(r, block)) for n, r in rows.items()}
+    return ds.assign(lazy)
+
+
+def opened(path: str, drop: Iterable[str] = (), cache_dir: str | None = None) -> tuple[xr.Dataset, dict[str, Rows]]:
+    """A cube with ``response`` and ``stimulus`` in xarray's lazy indexing, and everything else in memory.
+
+    Parameters
+    ----------
+    path : str
+        Path or URL.
+    drop : iterable of str
+        Variables to leave out.
+    cache_dir : str, optional
+        As in `open`.
+
+    Returns
+    -------
+    xarray.Dataset
+    rows : dict of str to Rows
+        Which rows of the store the two are; those that only zarr can read are not in it.
+
+    Raises
+    ------
+    StoreError
+        If it is no cube that this strfcube reads.
+    """
+    from xarray.core.indexing import LazilyIndexedArray
+
+    from strfcube.cube.groups import open_group, unreadable
+    from strfcube.cube.lazy_array import LazyRows
+    from strfcube.cube.shard_reader import ShardedArray
+    from strfcube.cube.stored import Rows, Store, StoredArray
+
+    # Before anything is read: what is put there from now on is found out
+    here = Store.opened(path, str(cube_attrs(path).get("digest", "")), cache_dir)
+    bare: xr.Dataset = open_group(path, "", cache_dir).drop_vars(list(drop), errors="ignore")
+    small = [str(name) for name in bare.variables if name not in ("response", "stimulus")]
+    loaded = {}
+    for name in small:
+        try:
+            loaded[name] = _plain_text(bare.variables[name].load())
+        except StrfcubeError:
+            raise
+        except Exception as error:  # whatever a codec raises on damaged bytes
+            raise unreadable(f"{path}/{name}", error) from error
     ds: xr.Dataset = bare.assign({n: v for n, v in loaded.items() if n in bare.data_vars})
     ds = ds.assign_coords({n: v for n, v in loaded.items() if n in bare.coords})
-    # One dask task a read block of several storage chunks, never one a chunk: graphs stay small at any size.
-    per_stim = 4 * math.prod(ds["response"].shape[1:])
-    block = max(1, min(ds.sizes["stim"], READ_BYTES // max(1, per_stim)))
-    ds = ds.assign({name: bare.variables[name].chunk(stim=block) for name in ("response", "stimulus")})
+    rows: dict[str, Rows] = {}
+    files = here.files
+    for name in sorted({"response", "stimulus"} & set(ds.data_vars)):
+        try:
+            array = ShardedArray(files.at(name))
+        except NotImplementedError:  # written by somebody else
+            continue
+        heard = ds["n_repeats"].values if name == "response" and "n_repeats" in ds.variables else None
+        rows[name] = Rows.whole(StoredArray(here, array, heard))
+        ds[name] = ds.variables[name]._replace(data=LazilyIndexedArray(LazyRows(rows[name])))
     ds.encoding["source"] = path
-    validate(ds, path)
-    register(ds, path)
-    return ds
+    return ds, rows
 
 
 def _plain_text(values: xr.Variable) -> xr.Variable:
@@ -141,7 +199,8 @@ def existing_cube(path: str) -> dict[str, Any] | None:
         attrs = json.loads(text)["attributes"]
         version = int(attrs["format_version"])
     except (ValueError, KeyError, TypeError):
-        raise StoreError(f"{path} is no strfcube cube: give another path, or move it away") from None
+        what = _unfinished(path) or f"{path} is no strfcube cube: give another path, or move it away"
+        raise StoreError(what) from None
     if version > FORMAT_VERSION:
         raise StoreError(f"{path} is of cube format {version}, this strfcube reads {FORMAT_VERSION}: upgrade strfcube")
     return dict(attrs)
@@ -169,6 +228,16 @@ def _say_where_it_went(path: str) -> None:
                          "give the same build command again")  # fmt: skip
 
 
+def _unfinished(path: str) -> str:
+    """What a folder is that holds an unfinished build, or lies in one, and how to go on with it; else empty."""
+    for folder in (Path(path), Path(path).parent):
+        command = folder / RESUME
+        if "://" not in path and folder.name.endswith(".building") and command.is_file():
+            said = command.read_bytes().decode("utf-8", "replace")
+            return f"{folder} is an unfinished build; go on with it by: {said}"
+    return ""
+
+
 def _root_metadata(path: str) -> bytes | None:
     if "://" in path:
         return connect(path).get("zarr.json")
@@ -180,7 +249,8 @@ def _root_metadata(path: str) -> bytes | None:
     except OSError:
         if place.is_dir() and not any(place.iterdir()):
             return None
-        raise StoreError(f"{path} is no strfcube cube: give another path, or move it away") from None
+        what = _unfinished(path) or f"{path} is no strfcube cube: give another path, or move it away"
+        raise StoreError(what) from None
 
 
 def attributes_digest(path: str) -> str:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from strfcube.cube.response_reader import LazyReader, ResponseReader, computed, cut, origin
-from strfcube.cube.shard_reader import ShardedArray
+from strfcube.cube.response_reader import LazyReader, ResponseReader, computed
 from strfcube.loading.memory import Buffers
 from strfcube.loading.waveform import Waveforms
 
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
+    from strfcube.cube.stored import Rows, StoredArray
     from strfcube.loading.reading import Cache
 
 AUTO_BYTES = 256_000_000  # decoded bytes that cache="auto" keeps in memory
@@ -41,9 +40,6 @@ class Source:
         self.n_repeats: NDArray[Any] = cube["n_repeats"].transpose("stim", "neuron").values
         self.n_bins: NDArray[Any] = cube["n_bins"].values
         self.buffers = Buffers()
-        self.parts = origin(cube)
-        self.stimulus_parts = origin(cube, "stimulus")
-        self._arrays: dict[str, ShardedArray] = {}
         self._waveforms: dict[float, Waveforms] = {}
 
     @cached_property
@@ -51,28 +47,56 @@ class Source:
         """Whether decoded chunks stay in memory."""
         most = np.maximum(self.n_repeats.max(1, initial=0), 1)
         values = int(most.sum()) * self.cube.sizes["neuron"] * self.cube.sizes["time"]
-        return self.cache == "ram" or (self.cache == "auto" and values <= AUTO_BYTES)
+        stored = np.dtype(self.cube["response"].encoding.get("dtype", self.cube["response"].dtype))
+        return self.cache == "ram" or (self.cache == "auto" and values * stored.itemsize <= AUTO_BYTES)
+
+    @cached_property
+    def _responses(self) -> Rows | None:
+        """The stored rows of the responses, where the cube still holds them as they are stored."""
+        return self._rows("response")
+
+    @cached_property
+    def _stimuli(self) -> Rows | None:
+        rows = self._rows("stimulus")
+        whole = rows is not None and all(p.source.array.chunk == (1, *p.source.array.shape[1:]) for p in rows.parts)
+        return rows if whole else None
+
+    def _rows(self, name: str) -> Rows | None:
+        from strfcube.cube.lazy_array import rows_of
+
+        rows = rows_of(self.cube[name])
+        if rows is None or not rows.in_order:
+            return None
+        return rows.keeping() if self.keep else rows
 
     def responses(self, neuron: NDArray[np.intp]) -> ResponseReader | LazyReader:
-        """Reader of some neurons: of the shards where `cube` still holds its own opened array, else through dask."""
-        if self.parts:
-            parts = cut(self.parts, np.arange(self.cube.sizes["stim"]), neuron)
+        """Reader of some neurons: of the shards where `cube` still holds what is stored, else through dask."""
+        if self._responses is not None:
+            every = slice(None)
             try:
-                return ResponseReader(parts, {p.path: self._array(p.path, "response") for p in parts})
+                return ResponseReader(self._responses.take((every, neuron, every, every)))
             except NotImplementedError:
                 pass
         return LazyReader(self.cube["response"], neuron)
 
     def stimuli(self, stims: Sequence[int], *, threads: bool) -> list[NDArray[Any] | None]:
         """Spectrograms [shape=(frequency, time)]; None for one that the cube lacks."""
-        if self.stimulus_parts:
-            try:
-                return [self._stimulus(s) for s in stims]
-            except NotImplementedError:
-                pass
+        if self._stimuli is not None:
+            return [self._stimulus(s) for s in stims]
         lazy = self.cube["stimulus"].transpose("stim", "frequency", "time")
         found = computed([lazy.isel(stim=s) for s in stims], threads=threads)
         return [None if np.isnan(values).all() else values for values in found]
+
+    def fetch(self, stims: Sequence[int], fs: float | None) -> None:
+        """Ask for the spectrograms, or (where a rate is given) the waveforms, of stimuli that will be read soon."""
+        if fs is not None:
+            self.waveforms(fs).fetch(stims)
+        elif self._stimuli is not None:
+            wanted: dict[int, tuple[StoredArray, list[tuple[int, ...]]]] = {}
+            for array, at in map(self._stimulus_at, stims):
+                wanted.setdefault(id(array), (array, []))[1].append(at)
+            for array, chunks in wanted.values():
+                array.fetch(chunks)
 
     def without_stimulus(self, stims: Sequence[int], fs: float | None, *, look: bool) -> list[int]:
         """Those of some stimuli that have no waveform (where a rate is given) or no spectrogram.
@@ -88,47 +112,36 @@ class Source:
         """
         if fs is not None:
             return [s for s in stims if not self.waveforms(fs).has(s)]
-        try:
-            if self.stimulus_parts:
-                return [s for s in stims for array, at in [self._stimulus_at(s)] if not array.has(at)]
-        except NotImplementedError:
-            pass
+        if self._stimuli is not None:
+            places = [self._stimulus_at(s) for s in stims]
+            for array in {id(array): array for array, _ in places}.values():
+                array.open([at for of, at in places if of is array])
+            return [s for s, (array, at) in zip(stims, places, strict=True) if not array.has(at)]
         return [s for s in stims if look and self.stimuli([s], threads=False)[0] is None]
 
     def waveforms(self, fs: float) -> Waveforms:
         """Waveforms at a sampling rate."""
         if fs not in self._waveforms:
             dt = float(self.cube.attrs["dt_ms"]) / 1000
-            self._waveforms[fs] = Waveforms(self.stimulus_parts, self.cube, fs, dt, keep=self.cache != "none")
+            self._waveforms[fs] = Waveforms(self._stimuli, self.cube, fs, dt, keep=self.cache != "none")
         return self._waveforms[fs]
 
     def blocks(self) -> NDArray[np.intp]:
         """Number of the read block that holds each stimulus: what "block" shuffling keeps together."""
-        if self.parts:
-            try:
-                sizes = {p.path: self._array(p.path, "response").shard[0] for p in self.parts}
-            except NotImplementedError:
-                pass
-            else:
-                at = np.stack([np.where(p.stim < 0, -1, p.stim // sizes[p.path]) for p in self.parts])
-                return np.unique(at, axis=1, return_inverse=True)[1].ravel()
+        if self._responses is not None:
+            parts = self._responses.parts
+            at = np.stack([np.where(p.stim < 0, -1, p.stim // p.source.array.shard[0]) for p in parts])
+            return np.unique(at, axis=1, return_inverse=True)[1].ravel()
         chunks = self.cube["response"].chunksizes.get("stim", (self.cube.sizes["stim"],))
         return np.repeat(np.arange(len(chunks)), chunks)
 
     def _stimulus(self, stim: int) -> NDArray[Any] | None:
         array, at = self._stimulus_at(stim)
         values = array.read(at)
-        return None if values is None else values[0]
+        rows: Any = self._stimuli
+        return None if values is None else values[0, : rows.shape[1], : rows.shape[2]]
 
-    def _stimulus_at(self, stim: int) -> tuple[ShardedArray, tuple[int, int, int]]:
-        part = next(p for p in self.stimulus_parts if p.stim[stim] >= 0)
-        array = self._array(part.path, "stimulus")
-        if array.chunk != (1, *array.shape[1:]):
-            raise NotImplementedError(f"stimulus in chunks of {array.chunk}")
-        return array, (int(part.stim[stim]), 0, 0)
-
-    def _array(self, path: str, name: str) -> ShardedArray:
-        key = f"{path}/{name}"
-        if key not in self._arrays:
-            self._arrays[key] = ShardedArray(Path(key), keep=self.keep)
-        return self._arrays[key]
+    def _stimulus_at(self, stim: int) -> tuple[StoredArray, tuple[int, int, int]]:
+        rows: Any = self._stimuli
+        part = next(p for p in rows.parts if p.stim[stim] >= 0)
+        return part.source, (int(part.stim[stim]), 0, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,10 +10,12 @@ from strfcube.errors import UsageError
 from strfcube.sound.audio import to_float
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import xarray as xr
     from numpy.typing import NDArray
 
-    from strfcube.cube.response_reader import Part
+    from strfcube.cube.stored import Rows, Sounds, Store
 
 
 class Waveforms:
@@ -21,8 +23,8 @@ class Waveforms:
 
     Parameters
     ----------
-    parts : tuple of Part
-        The stores whose ``audio`` groups hold them.
+    rows : Rows or None
+        The stored spectrograms, beside which the ``audio`` groups of their cubes hold the sounds.
     cube : xarray.Dataset
         Labels and ``sound_onset``.
     fs : float
@@ -38,7 +40,7 @@ class Waveforms:
         If a bin is no whole number of samples, or the cube is not read from a store.
     """
 
-    def __init__(self, parts: tuple[Part, ...], cube: xr.Dataset, fs: float, dt: float, *, keep: bool) -> None:
+    def __init__(self, rows: Rows | None, cube: xr.Dataset, fs: float, dt: float, *, keep: bool) -> None:
         per_bin = fs * dt
         self.per_bin = round(per_bin)
         if self.per_bin < 1 or abs(per_bin - self.per_bin) > 1e-6:
@@ -47,20 +49,17 @@ class Waveforms:
                 f"audio_fs={fs:g} Hz: a bin of {dt * 1000:g} ms would be {per_bin:g} samples; give a rate with a whole "
                 f"number of samples a bin, such as {near[0]:g} or {near[1]:g} Hz"
             )
-        if not parts:
+        if rows is None:
             raise UsageError(
-                "mode='waveform' needs a cube opened from a local store, with its own stimulus; choose stimuli of it "
-                "with strfcube.select, or with sel and isel of the view"
+                "mode='waveform' needs a cube opened from a store, with its own stimulus; choose stimuli of it with "
+                "strfcube.select, or with sel and isel of the view"
             )
         self.fs = fs
-        self._parts, self._labels = parts, cube["stim"].values
+        self._parts, self._labels = rows.parts, cube["stim"].values
         # A written cube may begin later than its sounds
         self._onset = np.asarray(cube["sound_onset"].values, float) - float(cube["time"].values[0])
         self._kept: dict[int, NDArray[np.float32]] | None = {} if keep else None
-        self._groups: dict[str, tuple[Any, Any, Any, Any]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_groups": {}}
+        self._sounds: dict[Store, Sounds | None] = {}
 
     def has(self, stim: int) -> bool:
         """Whether the cube holds a stimulus's sound."""
@@ -84,10 +83,8 @@ class Waveforms:
             )
         import librosa
 
-        every, where, rate = stored
-        samples = every[where]
-
-        sound = to_float(samples).astype(np.float32)
+        sounds, at = stored
+        sound, rate = to_float(sounds.read(at)).astype(np.float32), float(sounds.rate[at])
         if rate != self.fs:
             sound = librosa.resample(sound, orig_sr=rate, target_sr=self.fs)
         out = np.zeros(n_bins * self.per_bin, np.float32)
@@ -98,25 +95,25 @@ class Waveforms:
             self._kept[stim] = out
         return out
 
-    def _stored(self, stim: int) -> tuple[Any, slice, float] | None:
-        """Array of samples, where in it a sound lies, and its rate."""
+    def fetch(self, stims: Sequence[int]) -> None:
+        """Ask for what will be read soon; see `strfcube.cube.shard_reader.ShardedArray.fetch`."""
+        wanted: dict[int, tuple[Sounds, list[int]]] = {}
+        for stim in stims:
+            stored = None if self._kept and stim in self._kept else self._stored(stim)
+            if stored is not None:
+                wanted.setdefault(id(stored[0]), (stored[0], []))[1].append(stored[1])
+        for sounds, several in wanted.values():
+            sounds.fetch(several)
+
+    def _stored(self, stim: int) -> tuple[Sounds, int] | None:
+        """The waveforms that a sound lies among, and its position there."""
         for part in self._parts:
             at = int(part.stim[stim])
             if at < 0:
                 continue
-            samples, start, size, rate = self._group(part.path)
-            if size is not None and size[at]:
-                return samples, slice(start[at], start[at] + size[at]), float(rate[at])
+            if part.store not in self._sounds:
+                self._sounds[part.store] = part.store.sounds()
+            sounds = self._sounds[part.store]
+            if sounds is not None and sounds.size[at]:
+                return sounds, at
         return None
-
-    def _group(self, path: str) -> tuple[Any, Any, Any, Any]:
-        if path not in self._groups:
-            import zarr
-
-            root: Any = zarr.open_group(path, mode="r")
-            if "audio" not in root:
-                self._groups[path] = (None, None, None, None)
-            else:
-                size = root["audio/row_size"][:]
-                self._groups[path] = (root["audio/samples"], np.cumsum(size) - size, size, root["audio/rate"][:])
-        return self._groups[path]

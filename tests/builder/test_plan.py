@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strfcube.builder.plan import make_plan, repeat_chunk, response_layout, stimulus_layout, trial_layouts
+from strfcube.builder.plan import make_plan, repeat_chunk, response_layout, shuffled, stimulus_layout, trial_layouts
 from strfcube.builder.spool import Summary
 
 SIZES = {  # most repeats of each stimulus, neurons, bins
@@ -49,6 +49,15 @@ def test_most_stimuli_heard_once():
     assert decoded(layout, repeats) <= 2 * sum(repeats) * neurons * time
 
 
+@pytest.mark.parametrize(
+    ("neurons", "values", "rounded"),
+    [(849, 150, 852), (201, 4500, 202), (398, 150, 400), (40, 7, 40), (3, 333, 3), (9, 1, 9), (15, 1, 16), (1, 8, 1)],
+)
+def test_chunks_are_whole_groups_of_eight_values(neurons, values, rounded):
+    assert shuffled(neurons, values) == rounded
+    assert rounded * values % 8 == 0 or rounded == neurons
+
+
 def test_a_small_set_is_one_block():
     layout = response_layout([10] * 30, 100, 500, "u1", {})
     assert layout.chunk == (1, 100, 10, 500)
@@ -69,7 +78,8 @@ def test_many_neurons_are_at_least_two_blocks():
 def test_every_layout_holds_the_array(repeats, neurons, time, dtype):
     layout = response_layout(repeats, neurons, time, dtype, {"units": "count"})
     assert layout.shape == (len(repeats), neurons, max(1, *repeats), time)
-    assert all(1 <= c <= max(n, 1) for c, n in zip(layout.chunk, layout.shape, strict=True))
+    assert all(1 <= c <= max(n, 1) for c, n in zip(layout.chunk, layout.shape, strict=True) if n != neurons)
+    assert 1 <= layout.chunk[1] <= 9 * neurons / 8  # a row more, where that lets blosc shuffle the bits
     assert all(s % c == 0 for s, c in zip(layout.shard, layout.chunk, strict=True))
     assert all(g * s >= n for g, s, n in zip(layout.grid, layout.shard, layout.shape, strict=True))
     assert layout.grid[2:] == (1, 1)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import xarray as xr
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,8 +13,8 @@ from stores import make_store
 
 import strfcube
 from strfcube import StoreError
-from strfcube.cube import response_reader
-from strfcube.cube.response_reader import LazyReader, Part, ResponseReader
+from strfcube.cube.lazy_array import rows_of
+from strfcube.cube.response_reader import LazyReader, ResponseReader
 from strfcube.cube.shard_reader import ShardedArray
 
 
@@ -28,7 +27,7 @@ def store(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def opened(store):
     ds = strfcube.open(store[1])
-    return ds, ds["response"].values, ShardedArray(f"{store[1]}/response")
+    return ds, ds["response"].values
 
 
 def read(made, stim, n_repeats, n_bins, shape):
@@ -73,16 +72,14 @@ def test_absent_chunks_are_not_stored(store):
 
 @settings(max_examples=30)
 @given(data=st.data())
-def test_any_neurons_equal_xarray(store, opened, data):
-    _, path = store
-    ds, values, array = opened
+def test_any_neurons_equal_xarray(opened, data):
+    ds, values = opened
     neurons = np.array(data.draw(st.lists(st.integers(0, 7), min_size=1, max_size=8, unique=True)))
     stim = data.draw(st.integers(0, 4))
     n_bins = int(ds["n_bins"][stim])
     n_repeats = ds["n_repeats"].values[stim, neurons]
     shape = (len(neurons), 5, n_bins + data.draw(st.integers(0, 3)))
-    parts = response_reader.cut(response_reader.origin(ds), np.arange(5), neurons)
-    made = ResponseReader(parts, {path: array})
+    made = ResponseReader(rows_of(ds["response"].isel(neuron=neurons)))
     wanted = expected(values[stim, neurons], n_repeats, n_bins, shape)
     out, mask = read(made, stim, n_repeats, n_bins, shape)
     np.testing.assert_array_equal(out, wanted)
@@ -96,7 +93,7 @@ def test_any_neurons_equal_xarray(store, opened, data):
 
 def test_bytes_stay_bytes(tmp_path):
     cube, path = make_store(tmp_path)
-    made = ResponseReader((Part(path, np.arange(4), np.arange(5)),), {path: ShardedArray(f"{path}/response")})
+    made = ResponseReader(rows_of(strfcube.open(path)["response"]))
     bins = int(cube["n_bins"][0])
     raw = np.zeros((5, 3, bins), np.uint8)
     made.read(0, cube["n_repeats"].values[0], bins, raw)
@@ -120,38 +117,6 @@ def test_pickle_carries_neither_files_nor_chunks(tmp_path):
     data = pickle.dumps(array)
     assert len(data) < 1000
     np.testing.assert_array_equal(pickle.loads(data).read((0, 0, 0, 0)), wanted)
-
-
-def test_only_the_opened_array_is_read_directly(tmp_path):
-    _, path = make_store(tmp_path)
-    ds = strfcube.open(path)
-    assert response_reader.origin(ds)
-    assert response_reader.origin(ds.assign_coords(note=("stim", np.arange(4))))
-    for changed in (
-        ds.shift(time=1), ds.roll(time=1), ds.assign(response=ds["response"] + 1), ds.isel(stim=[2, 0]),
-        ds.sortby("neuron", ascending=False), ds.load(), xr.open_zarr(path, chunks=None),
-    ):  # fmt: skip
-        assert not response_reader.origin(changed)
-    assert not response_reader.origin(ds.assign(stimulus=ds["stimulus"] * 2), "stimulus")
-
-
-def test_a_selection_is_still_read_directly(tmp_path):
-    _, path = make_store(tmp_path)
-    ds = strfcube.open(path)
-    chosen = strfcube.select(ds, neuron=["cell003", "cell000"], stim_type="conspecific")
-    (part,) = response_reader.origin(chosen)
-    assert part.neuron.tolist() == [0, 3]
-    assert [str(ds["stim"].values[i]) for i in part.stim] == chosen["stim"].values.tolist()
-
-
-def test_selections_of_selections_are_read_directly(tmp_path):
-    _, path = make_store(tmp_path, holes=False)
-    ds = strfcube.open(path)
-    neurons = strfcube.select(ds, area=["MLd", "OV"])  # leaves the stimuli, and so the very stimulus array
-    both = strfcube.select(neurons, stim_type="flatrip")
-    for chosen, stims, cells in ((ds, 4, 5), (neurons, 4, 4), (both, 2, 4)):
-        (part,), (sound,) = response_reader.origin(chosen), response_reader.origin(chosen, "stimulus")
-        assert (len(part.stim), len(part.neuron), len(sound.stim)) == (stims, cells, stims)
 
 
 @pytest.mark.parametrize("damage", ["index", "chunk"])

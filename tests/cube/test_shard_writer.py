@@ -8,6 +8,7 @@ import pytest
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numcodecs import blosc
 from stores import region
 
 from strfcube.cube import digest
@@ -158,3 +159,16 @@ def test_digest_of_leaves_does_not_depend_on_their_order():
         "x", "u1", (2, 2), (1, 1), leaves[::-1]
     )
     assert digest.combine({"a": "1", "b": "2"}) == digest.combine({"b": "2", "a": "1"})
+
+
+@pytest.mark.parametrize("size", [5, 8, 64, 999, 1000, 1001])
+def test_bits_are_shuffled_whatever_the_length(tmp_path, size):
+    values = np.random.default_rng(0).poisson(0.05, size).astype("f4")
+    layout = layout_of(values, (size,), (1,), float("nan"))
+    write(str(tmp_path), layout, values)
+    np.testing.assert_array_equal(zarr.open_array(str(tmp_path), path="x")[...], values)
+    np.testing.assert_array_equal(read_tensorstore(f"{tmp_path}/x"), values)
+    data = ShardedArray(f"{tmp_path}/x").encoded((0,))
+    if size >= 999:  # what blosc does to a length that is a multiple, for comparison
+        whole = len(blosc.compress(np.resize(values, 1000), b"zstd", 5, 2, 4000))
+        assert len(data) < 1.1 * whole + 40
