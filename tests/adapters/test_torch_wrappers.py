@@ -174,6 +174,15 @@ def test_a_generator_gives_the_seed(view):
         view.loader(2, seed=1, generator=torch.Generator())
 
 
+def test_no_seed_is_drawn_for_what_is_not_shuffled(view):
+    before = torch.random.get_rng_state()
+    loader = view.loader(2)
+    state = loader.state_dict()
+    loader.load_state_dict(state)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert len(list(loader)) == 6
+
+
 def test_accelerate(view):
     accelerator = pytest.importorskip("accelerate").Accelerator(cpu=True)
     wanted = epochs(view.loader(**WAYS))
