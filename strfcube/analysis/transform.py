@@ -5,6 +5,7 @@ Functions of labelled arrays, lazy where the input is dask; the store keeps raw 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -51,6 +52,15 @@ def blockwise(
     **kwargs
         Passed to `function`.
     """
+    if len(arrays) == 1 and arrays[0].chunks and list(core[0]) == ["repeat", "time"]:
+        from strfcube.cube.lazy_array import applied
+
+        array = arrays[0].transpose(..., "repeat", "time")
+        data = applied(array, partial(function, **kwargs), tuple(out.values()), dtype)
+        if data is not None:
+            gone = {"repeat", "time"} - set(out)
+            coords = {n: c for n, c in array.coords.items() if not gone & set(c.dims)}
+            return xr.DataArray(data, coords, [*array.dims[:-2], *out], array.name)
     arrays = [a.chunk(dict.fromkeys(dims, -1)) if a.chunks else a for a, dims in zip(arrays, core, strict=True)]
     result: xr.DataArray = xr.apply_ufunc(
         function, *arrays, input_core_dims=core, output_core_dims=[list(out)], kwargs=kwargs, dask="parallelized",
@@ -123,13 +133,21 @@ def smooth(values: xr.DataArray, dt_ms: float, smooth_ms: float) -> xr.DataArray
     return out.transpose(*values.dims).assign_attrs(values.attrs)
 
 
-def _mean(x: NDArray[Any]) -> NDArray[Any]:
+def _mean(x: NDArray[Any], scale: float = 1.0) -> NDArray[Any]:
     out = np.empty((*x.shape[:-2], x.shape[-1]), np.result_type(x.dtype, np.float32))
+    if x.shape[-2] == 1:
+        return np.multiply(x[..., 0, :], out.dtype.type(scale), out=out)
     for at in blocks(x.shape):
         part = x[at]
-        observed = ~np.isnan(part)
+        total = part.sum(-2)
+        missing = np.isnan(part)
+        if np.count_nonzero(missing) == part.shape[-2] * np.count_nonzero(np.isnan(total)):
+            # Every bin was observed in all repeats or in none
+            np.divide(total, out.dtype.type(part.shape[-2]), out=out[at])
+            out[at] *= out.dtype.type(scale)
+            continue
         with np.errstate(divide="ignore", invalid="ignore"):
-            out[at] = np.where(observed, part, 0).sum(-2) / observed.sum(-2)
+            out[at] = np.where(missing, 0, part).sum(-2) / (~missing).sum(-2) * scale
     return out
 
 
@@ -159,15 +177,14 @@ def psth(response: xr.DataArray, dt_ms: float, smooth_ms: float | None = None) -
     if units not in ("count", "mV", "mixed"):
         raise UsageError(f"response.attrs['units'] is {units!r}, expected 'count', 'mV' or 'mixed'")
     dtype = np.result_type(response.dtype, np.float32)
-    out = blockwise(_mean, [response], [["repeat", "time"]], {"time": response.sizes["time"]}, dtype)
+    per_s = 1000 / dt_ms
+    kwargs = {"scale": per_s if units == "count" else 1.0}
+    out = blockwise(_mean, [response], [["repeat", "time"]], {"time": response.sizes["time"]}, dtype, **kwargs)
     if smooth_ms is not None:
         out = smooth(out, dt_ms, smooth_ms)
-    scale: Any = out.dtype.type(1000 / dt_ms)
     if units == "mixed":
         counts = response["units"] == "count"
-        scale = counts.copy(data=np.where(counts, scale, out.dtype.type(1)))
-    if units != "mV":
-        out = out * scale
+        out = out * counts.copy(data=np.where(counts, per_s, 1).astype(out.dtype))
     if "units" in response.coords:
         own = response["units"]
         out = out.assign_coords(units=own.copy(data=np.where(own == "count", "spikes/s", own).astype(object)))
@@ -178,7 +195,9 @@ def psth(response: xr.DataArray, dt_ms: float, smooth_ms: float | None = None) -
 
 
 def standardize(stimulus: xr.DataArray, stims: Any = None, per: Literal["band", "all"] = "band") -> xr.DataArray:
-    """Subtract the mean of a spectrogram and divide by its standard deviation.
+    """Subtract the mean of a spectrogram and divide by its standard deviation, both of what is there.
+
+    Bins that are missing, past the end or in a band that a sound lacks, count in neither and stay missing.
 
     Parameters
     ----------
@@ -193,7 +212,8 @@ def standardize(stimulus: xr.DataArray, stims: Any = None, per: Literal["band", 
     Returns
     -------
     xarray.DataArray [dims=(stim, frequency, time)]
-        Dimensionless, of the dtype that came. A constant band becomes 0.
+        Dimensionless, of the dtype that came. A constant band becomes 0; one that no chosen stimulus has is left as it
+        is.
 
     Raises
     ------
@@ -216,7 +236,10 @@ def standardize(stimulus: xr.DataArray, stims: Any = None, per: Literal["band", 
             )
     part = stimulus.isel(stim=np.flatnonzero(chosen)).astype(np.float64)
     dims = ["stim", "time"] if per == "band" else list(part.dims)
-    mean, deviation = part.mean(dims), part.std(dims)
+    count = part.notnull().sum(dims)
+    count = count.where(count > 0)
+    mean = (part.sum(dims) / count).fillna(0)
+    deviation = (((part - mean) ** 2).sum(dims) / count) ** 0.5
     out = ((stimulus - mean) / deviation.where(deviation > 0, 1)).astype(stimulus.dtype)
     attrs = stimulus.attrs | {"units": "1", "estimator": f"standardised per {per} over {int(chosen.sum())} stimuli"}
     return out.transpose(*stimulus.dims).assign_attrs(attrs)

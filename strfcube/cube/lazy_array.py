@@ -7,16 +7,24 @@ an array that carries Rows holds them, by construction; `rows_of` finds them in 
 
 from __future__ import annotations
 
+import itertools
 import math
+import threading
+import warnings
+import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import dask.array as da
 import numpy as np
+from dask.array.core import finalize
+from dask.core import flatten
+from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import xarray as xr
     from numpy.typing import NDArray
@@ -24,23 +32,134 @@ if TYPE_CHECKING:
     from strfcube.cube.stored import Rows
 
 READ_BYTES = 16_000_000  # decoded float32 of one dask task
+_READ_MORE = 8  # times that, of a task that reads a stimulus at a time and keeps less
 
 
 class Reading:
-    """Rows as what dask makes tasks of: slices of it are values."""
+    """Rows as what dask makes tasks of."""
 
     def __init__(self, rows: Rows) -> None:
         self.rows = rows
         self.shape, self.ndim, self.dtype = rows.shape, rows.ndim, rows.dtype
 
-    def __getitem__(self, key: tuple[slice, ...]) -> NDArray[np.float32]:
+    def __getitem__(self, key: tuple[slice, ...]) -> NDArray[Any]:
         return self.rows.take(key).read()
+
+    def into(self, key: tuple[slice, ...], out: NDArray[Any]) -> None:
+        """Put what a key stands for into memory of the caller."""
+        self.rows.take(key).read(out)
 
     def __dask_tokenize__(self) -> Any:
         return self.rows.__dask_tokenize__()
 
 
-class StoredDask(da.Array):
+class _Dask(type):
+    """Makes a class count as `dask.array.Array` among types: xarray refuses to mix arrays of two, compared as such."""
+
+    def __eq__(cls, other: object) -> bool:
+        return other is da.Array or isinstance(other, _Dask)
+
+    def __hash__(cls) -> int:
+        return hash(da.Array)
+
+
+class DirectArray(da.Array, metaclass=_Dask):
+    """A dask array whose blocks are put straight into the result when it is computed itself.
+
+    Dask copies all blocks of a result into one array: twice the memory, and for data that were only read, more than
+    twice the time. What is made from the array, and what other processes compute, goes dask's own way.
+    """
+
+    @classmethod
+    def over(cls, source: Reading | Applied, chunks: Any) -> Self:
+        """The array of a source."""
+        meta = np.empty((0,) * source.ndim, source.dtype)
+        plain: Any = da.from_array(source, chunks=chunks, asarray=False, meta=meta)
+        return cls.__new__(cls, plain.dask, plain.name, plain.chunks, meta=plain._meta)
+
+    @staticmethod
+    def __dask_optimize__(dsk: Any, keys: Any, **kwargs: Any) -> Any:
+        """Let the blocks of sources be parts of one array each."""
+        graph = dsk if isinstance(dsk, HighLevelGraph) else HighLevelGraph.from_collections(str(id(dsk)), dsk, ())
+        layers, dependencies = dict(graph.layers), {k: set(v) for k, v in graph.dependencies.items()}
+        for name in graph.layers:
+            whole = f"original-{name}"
+            if whole not in layers or "chunks" not in (layers[name].collection_annotations or {}):
+                continue
+            chunks = layers[name].collection_annotations["chunks"]
+            shape = tuple(map(sum, chunks))
+            regions = itertools.product(*(_slices(c) for c in chunks))
+            tasks = {
+                (name, *at): (_fill, whole, list(region), f"room-{name}")
+                for at, region in zip(np.ndindex(*map(len, chunks)), regions, strict=True)
+            }
+            layers[f"room-{name}"] = MaterializedLayer({f"room-{name}": (_Room, list(shape))})
+            layers[name] = MaterializedLayer(tasks)
+            dependencies |= {f"room-{name}": set(), name: {whole, f"room-{name}"}}
+        return da.optimize(HighLevelGraph(layers, dependencies), keys, **kwargs)
+
+    def __dask_postcompute__(self) -> Any:
+        return _whole, (self.shape,)
+
+
+_PASS_OVER_MISSING = (np.nanmean, np.nansum, np.nanmin, np.nanmax, np.nanvar, np.nanstd)
+
+
+def _reduced(function: Callable[..., NDArray[Any]], values: NDArray[Any]) -> NDArray[Any]:
+    """Over repeats."""
+    if not values.shape[-2]:
+        values = np.full((*values.shape[:-2], 1, values.shape[-1]), np.nan, values.dtype)
+    with warnings.catch_warnings():  # of bins that nobody observed
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return function(values, axis=-2)
+
+
+class _Room:
+    """The memory of one result; in another process, memory of its own."""
+
+    def __init__(self, shape: Sequence[int]) -> None:
+        self._shape, self._lock = tuple(shape), threading.Lock()
+        self._array: NDArray[Any] | None = None
+
+    def __reduce__(self) -> Any:
+        return _Room, (self._shape,)
+
+    def array(self, dtype: Any) -> NDArray[Any]:
+        with self._lock:
+            if self._array is None:
+                self._array = np.empty(self._shape, dtype)
+            return self._array
+
+
+def _fill(source: Reading | Applied, region: list[slice], room: _Room) -> NDArray[Any]:
+    """One block, as a part of the whole."""
+    out = room.array(source.dtype)[tuple(region)]
+    source.into(tuple(region), out)
+    return out
+
+
+_given: weakref.WeakValueDictionary[int, NDArray[Any]] = weakref.WeakValueDictionary()
+_giving = threading.Lock()
+
+
+def _whole(results: Any, shape: tuple[int, ...]) -> Any:
+    """The array that all blocks are parts of; where they are not, or somebody has it already, a new one."""
+    blocks = list(flatten(results)) if isinstance(results, list) else [results]
+    base = blocks[0].base if blocks else None
+    if base is not None and base.shape == shape and all(block.base is base for block in blocks):
+        with _giving:
+            if _given.get(id(base)) is not base:
+                _given[id(base)] = base
+                return base
+    return finalize(results)
+
+
+def _slices(chunks: tuple[int, ...]) -> list[slice]:
+    edges = [0, *itertools.accumulate(chunks)]
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]
+
+
+class StoredDask(DirectArray):
     """A dask array of stored rows."""
 
     _held: tuple[str, Rows]
@@ -48,8 +167,7 @@ class StoredDask(da.Array):
     @classmethod
     def of(cls, rows: Rows, chunks: Any) -> Self:
         """The array of some rows, in these chunks."""
-        plain: Any = da.from_array(Reading(rows), chunks=chunks, asarray=False, meta=np.empty((0,) * rows.ndim, "f4"))
-        made: Self = cls.__new__(cls, plain.dask, plain.name, plain.chunks, meta=plain._meta)
+        made = cls.over(Reading(rows), chunks)
         made._held = made.name, rows
         return made
 
@@ -87,6 +205,17 @@ class StoredDask(da.Array):
     def copy(self) -> Any:
         """The same: dask arrays are not changed, but for what `rows` finds out."""
         return super().copy() if self.rows is None else StoredDask.of(self.rows, self.chunks)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """What numpy's functions do with it: those that pass over missing values need not read absent repeats."""
+        rows = self.rows
+        if func in _PASS_OVER_MISSING and len(args) == 1 and args[0] is self and rows is not None and rows.by_neuron:
+            axis = kwargs.get("axis")
+            axis = axis[0] if isinstance(axis, tuple) and len(axis) == 1 else axis
+            plain = not {k: v for k, v in kwargs.items() if k != "axis" and v is not None and v is not np._NoValue}
+            if isinstance(axis, int) and plain and rows.dims == (0, 1, 2, 3) and axis % 4 == 2:
+                return over(Applied(rows, partial(_reduced, func), rows.shape[3:], self.dtype))
+        return super().__array_function__(func, types, args, kwargs)
 
     def __deepcopy__(self, memo: Any) -> Any:
         return self.copy()
@@ -143,6 +272,67 @@ class LazyRows(BackendArray):
         return indexing.explicit_indexing_adapter(
             key, self.shape, indexing.IndexingSupport.OUTER, lambda k: self.rows.take(k).read()
         )
+
+
+class Applied:
+    """What a function makes of stored responses, as what dask makes tasks of: one stimulus after the other.
+
+    Parameters
+    ----------
+    rows : Rows
+        Its last two dimensions are repeat and time.
+    function : callable
+        Takes responses [shape=(..., repeat, time)], and gives values [shape=(..., *size)] that do not depend on repeats
+        of which nothing was observed: those that are not stored are left out.
+    size : tuple of int
+        Sizes that take the place of repeat and time.
+    dtype : dtype
+        Of the values.
+    """
+
+    def __init__(self, rows: Rows, function: Callable[..., NDArray[Any]], size: tuple[int, ...], dtype: Any) -> None:
+        self.rows, self.function = rows, function
+        self.shape, self.dtype = (*rows.shape[:-2], *size), np.dtype(dtype)
+        self.ndim = len(self.shape)
+
+    def __getitem__(self, key: tuple[slice, ...]) -> NDArray[Any]:
+        out = np.empty(tuple(len(range(n)[k]) for n, k in zip(self.shape, key, strict=True)), self.dtype)
+        self.into(key, out)
+        return out
+
+    def into(self, key: tuple[slice, ...], out: NDArray[Any]) -> None:
+        """Put what a key stands for into memory of the caller."""
+        lead = self.rows.ndim - 2
+        rows = self.rows.take((*key[:lead], slice(None), slice(None)))
+        stim = rows.dims.index(0) if 0 in rows.dims[:-2] else None
+        for at in [slice(None)] if stim is None else [slice(s, s + 1) for s in range(rows.shape[stim])]:
+            one = tuple(at if dim == stim else slice(None) for dim in range(lead))
+            out[one] = self.function(rows.take((*one, slice(None), slice(None))).recorded().read())[(..., *key[lead:])]
+
+    def __dask_tokenize__(self) -> Any:
+        from dask.base import normalize_token
+
+        return normalize_token((self.rows.__dask_tokenize__(), self.function, self.shape, self.dtype))
+
+
+def applied(
+    response: xr.DataArray, function: Callable[..., NDArray[Any]], size: tuple[int, ...], dtype: Any
+) -> da.Array | None:
+    """What a function makes of a lazy response [dims=(..., repeat, time)]; None where that holds no stored rows."""
+    rows = rows_of(response) if response.chunks else None
+    if rows is None or not rows.by_neuron or rows.dims[-2:] != (2, 3):
+        return None
+    return over(Applied(rows, function, size, dtype))
+
+
+def over(source: Applied) -> DirectArray:
+    """The array of applied values, in chunks of as many stimuli as may be read in one task."""
+    rows, chunks = source.rows, list(source.shape)
+    if 0 in rows.dims[:-2]:
+        stim = rows.dims.index(0)
+        size = max(source.dtype.itemsize * math.prod(source.shape), 4 * math.prod(rows.shape) // _READ_MORE)
+        chunks[stim] = max(1, source.shape[stim] * READ_BYTES // max(1, size))
+    return DirectArray.over(source, tuple(chunks))
 
 
 def chunked(rows: Rows, block: int) -> StoredDask:

@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import itertools
 import json
+import operator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -204,13 +205,14 @@ class StoredArray:
 
     def _settle(self, *chunks: Place) -> None:
         """Look once at the shard of each chunk."""
-        new = {tuple(a // n for a, n in zip(at, self.array.per_shard, strict=True)): at for at in chunks}
-        new = {shard: at for shard, at in new.items() if shard not in self._known}
+        per_shard, known = self.array.per_shard, self._known
+        new = {
+            shard: at for at in chunks if (shard := tuple(map(operator.floordiv, at, per_shard))) not in known
+        }  # fmt: skip
         if not new:
             return
-        lost = [
-            shard for shard, at in new.items() if self.array.lost(at)
-        ]  # opens it: from here on it is this very file
+        # Asking opens it: from here on it is this very file that is read
+        lost = [shard for shard, at in new.items() if self.array.lost(at)]
         self.store.check()
         for shard in lost:
             if self._expected[shard[: self._expected.ndim]]:
@@ -334,13 +336,36 @@ class Rows:
             parts = _of_neurons(parts, positions[1])
         return Rows(parts, tuple(r if p is None else r[p] for r, p in zip(self.rest, rest, strict=True)), tuple(dims))
 
+    def recorded(self) -> Rows:
+        """The same without the repeats that no chunk of these stimuli holds: all of them are missing values."""
+        if not self.by_neuron:
+            return self
+        there = np.zeros(len(self.rest[0]), bool)
+        for part in self.parts:
+            array = part.source.array
+            number = self.rest[0] // array.chunk[2]
+            inside = self.rest[0] < array.shape[2]
+            ats = [
+                (stim, block, time)
+                for stim in np.unique(part.stim[part.stim >= 0] // array.chunk[0]).tolist()
+                for block in np.unique(part.neuron // array.chunk[1]).tolist()
+                for time in range(array.grid[3])
+            ]
+            for k in np.unique(number[inside & ~there]).tolist():
+                if any(part.source.has((stim, block, k, time)) for stim, block, time in ats):
+                    there |= inside & (number == k)
+        return dataclasses.replace(self, rest=(self.rest[0][there], self.rest[1]))
+
     def transposed(self, order: Sequence[int]) -> Rows:
         """The same with its dimensions in another order."""
         return dataclasses.replace(self, dims=tuple(self.dims[i] for i in order))
 
-    def read(self) -> NDArray[np.float32]:
-        """The values."""
-        out = np.empty(self._full, np.float32)
+    def read(self, into: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """The values, in new memory or that of the caller."""
+        if into is not None and self.dims != tuple(range(len(self._full))):
+            into[...] = self.read()
+            return into
+        out = np.empty(self._full, np.float32) if into is None else into
         if self.by_neuron:
             first = 0
             for part in self.parts:
@@ -405,8 +430,16 @@ def _of_neurons(parts: tuple[Part, ...], neuron: Index) -> tuple[Part, ...]:
     return tuple(found)
 
 
+def _straight(index: Index) -> bool:
+    """Whether positions follow one another."""
+    size = len(index)
+    return size > 0 and index[-1] - index[0] == size - 1 and bool((index[1:] - index[:-1] == 1).all())
+
+
 def as_span(index: Index) -> Span:
     """Positions at equal steps as a slice, which reads faster; others as they are."""
+    if _straight(index):
+        return slice(int(index[0]), int(index[-1]) + 1, 1)
     if not len(index):
         return slice(0, 0)
     step = int(index[1] - index[0]) if len(index) > 1 else 1
@@ -425,6 +458,14 @@ def pieces(positions: Index, chunk: int, size: int) -> tuple[list[tuple[int, Spa
     outside : ndarray of int
         Positions here that are in no chunk.
     """
+    if _straight(positions):
+        first, last = int(positions[0]), int(positions[-1]) + 1
+        low, high = min(max(first, 0), last), max(min(last, size), first)
+        if high <= low:
+            return [], np.arange(len(positions))
+        bounds = [(k, max(low, k * chunk), min(high, (k + 1) * chunk)) for k in range(low // chunk, -(-high // chunk))]
+        straight = [(k, slice(a - first, b - first), slice(a - k * chunk, b - k * chunk)) for k, a, b in bounds]
+        return straight, np.r_[0 : low - first, high - first : last - first]
     inside = (positions >= 0) & (positions < size)
     here = np.flatnonzero(inside)
     number, within = np.divmod(positions[here], chunk)
@@ -448,21 +489,19 @@ def _read(source: StoredArray, positions: Sequence[Index], out: NDArray[np.float
             out[(slice(None),) * dim + (as_span(outside),)] = np.nan
         parts.append(found)
     source.fetch(tuple(number for number, _, _ in across) for across in itertools.product(*parts))
-    for outer in itertools.product(*parts[:-2]):
-        for last in parts[-1]:
-            absent = []
-            for middle in parts[-2]:
-                across = (*outer, middle, last)
-                chunk = source.read(tuple(number for number, _, _ in across))
-                if chunk is None:
-                    absent.append(middle[1])
-                    continue
+    rest = list(itertools.product(*parts[1:]))
+    for first in parts[0]:
+        wanted = [(first, *others) for others in rest]
+        stored = [across for across in wanted if source.has(tuple([number for number, _, _ in across]))]
+        if 2 * len(stored) < len(wanted) and isinstance(first[1], slice):
+            out[first[1]] = np.nan  # all of it at once takes half the time that parts of it do
+            wanted = stored
+        for across in wanted:
+            chunk = source.read(tuple([number for number, _, _ in across]))
+            if chunk is not None:
                 for dim, (_, _, there) in enumerate(across):
                     chunk = chunk[(slice(None),) * dim + (there,)]
-                _put(out, tuple(here for _, here, _ in across), chunk, array.fill)
-            if absent:  # most of what a set with one repeat here and twenty there has: all of it in one go
-                every = as_span(np.concatenate([_index(span) for span in absent]))
-                _put(out, (*(here for _, here, _ in outer), every, last[1]), None, array.fill)
+            _put(out, tuple([here for _, here, _ in across]), chunk, array.fill)
 
 
 def _index(span: Span) -> Index:
@@ -484,8 +523,7 @@ def _put(out: NDArray[np.float32], spans: tuple[Span, ...], values: NDArray[Any]
 def decode(values: NDArray[Any] | None, fill: float, out: NDArray[np.float32]) -> None:
     """Put stored values into `out`, missing ones as NaN; None means that all are missing."""
     if values is None:
-        # A row is copied at nearly twice the speed at which a scalar is spread
-        out[...] = np.full(out.shape[-2:], np.nan, out.dtype)
+        out[...] = np.nan
         return
     np.copyto(out, values, casting="unsafe")
     if values.dtype.kind != "f" and values.max(initial=0) == fill:

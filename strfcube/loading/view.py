@@ -305,9 +305,10 @@ class CubeView(Chosen):
 
     def __add__(self, other: Any) -> Self:
         """Pool the two cubes; both views must be read in one way."""
+        if isinstance(other, xr.Dataset):
+            raise UsageError(f"+ expected another {type(self).__name__}, got Dataset; strfcube.concat pools Datasets")
         if not isinstance(other, type(self)):
-            what = type(other).__name__
-            raise UsageError(f"+ expected another {type(self).__name__}, got {what}; strfcube.concat pools Datasets")
+            return NotImplemented
         scaled = [r for v in (self, other) for r in (v._reading.standardize, v._reading.normalize) if r is not None]
         if self._reading != other._reading or self._place != other._place or scaled:
             raise UsageError("the two views are read differently or scaled: add them first, then set options")

@@ -9,6 +9,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import dask
 import dask.array as da
 import numpy as np
 import pytest
@@ -140,6 +141,40 @@ def test_changing_an_array_in_place_takes_its_rows(made):
         ds["stimulus"][0] = 5
         assert rows_of(ds["stimulus"]) is None
         assert (ds["stimulus"][0] == 5).all()
+
+
+def test_they_mix_with_other_arrays_of_dask(made):
+    path, truth = made
+    ds = strfcube.open(path)
+    mixed = ds.assign(other=ds["stimulus"] * 2, third=("stim", da.arange(7, chunks=2)))
+    np.testing.assert_array_equal(mixed.compute()["other"], truth["stimulus"] * 2)
+    np.testing.assert_array_equal(mixed.persist()["response"], truth["response"])
+    np.testing.assert_array_equal(xr.concat([ds["stimulus"], ds["stimulus"] * 2], "x")[1], truth["stimulus"] * 2)
+    np.testing.assert_array_equal(ds["stimulus"].fillna(ds["stimulus"].mean()).values[truth["stimulus"] > 0],
+                                  truth["stimulus"][truth["stimulus"] > 0])  # fmt: skip
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "sync", "processes"])
+def test_results_are_whole_and_nobodys_but_the_callers(made, scheduler):
+    path, truth = made
+    data = strfcube.open(path).chunk(stim=2, neuron=3)["response"].data
+    with dask.config.set(scheduler=scheduler):
+        one, total = dask.compute(data, (~da.isnan(data)).sum())
+        assert total == np.count_nonzero(~np.isnan(truth["response"]))
+        (once,) = dask.optimize(data)
+        found = [
+            one,
+            data.compute(),
+            data.persist().compute(),
+            once.compute(),
+            once.compute(),
+            (data + 0).compute(),
+        ]
+        for values in found:
+            np.testing.assert_array_equal(values, truth["response"])
+            assert values.flags.c_contiguous
+            assert values.flags.writeable
+            values[:] = 0  # and none of the others
 
 
 def test_chunks_are_whole_read_blocks(made):
