@@ -49,6 +49,8 @@ class View:
     ) -> None:
         if not isinstance(source, xr.Dataset | str | os.PathLike):
             raise UsageError(f"expected a path, a URL or an xarray.Dataset, got {type(source).__name__}")
+        if isinstance(source, xr.Dataset) and cache_dir is not None:
+            raise UsageError("the cube is open already: give cache_dir to strfcube.open")
         opened = source if isinstance(source, xr.Dataset) else store.open(source, cache_dir=cache_dir)
         self._reading = reading
         cube = loaded(opened)
