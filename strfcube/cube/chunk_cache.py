@@ -238,12 +238,12 @@ def _kept(asked: Future[bytes], cache: ChunkCache, name: str) -> Future[bytes]:
     future: Future[bytes] = Future()
 
     def done(asked: Future[bytes]) -> None:
-        error = asked.exception()
-        if error is None:
+        try:
             cache.put(name, asked.result())
-            future.set_result(asked.result())
-        else:
+        except BaseException as error:  # whoever waits must hear of it, whatever it is
             future.set_exception(error)
+        else:
+            future.set_result(asked.result())
 
     asked.add_done_callback(done)
     return future
