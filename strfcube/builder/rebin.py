@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shlex
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -114,7 +115,10 @@ def rebin(
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     kept = {k: attrs[k] for k in ("sources", "fingerprint", "licence", "citation", "doi", "title") if k in attrs}
     history = f"{attrs['history']}\n{now} rebinned from {attrs['dt_ms']:g} ms to {recipe.dt_ms:g} ms"
-    request = Request(pipeline, recipe, target, attrs["fingerprint"], entry, {}, kept | {"history": history})
+    command = shlex.join(["strfcube", "rebin", path, "--dt", f"{recipe.dt_ms:g}", "--out", target])
+    request = Request(
+        pipeline, recipe, target, attrs["fingerprint"], entry, {}, kept | {"history": history}, command=command
+    )
     return run(request, jobs=jobs, force=force, progress=progress)
 
 

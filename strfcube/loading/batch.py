@@ -170,13 +170,6 @@ class BatchReader:
             np.subtract(out, shift, out=out)
             np.divide(out, scale, out=out)
 
-    def stims(self, items: Sequence[int]) -> NDArray[Any]:
-        """Stimuli [shape=(B, 1, frequency, time) or (B, 1, sample)] of some visible stimuli, zero past their ends."""
-        out = self._room(len(items), int(self.n_bins[items].max(initial=1)))
-        for b, item in enumerate(items):
-            self._stimulus(item, out[b])
-        return out
-
     def _room(self, count: int, n_time: int) -> NDArray[Any]:
         """Memory for stimuli."""
         fs = self.reading.audio_fs
@@ -193,19 +186,37 @@ class BatchReader:
             out[0, : len(wave)] = wave
             out[0, len(wave) :] = 0
             return
-        (values,) = self.source.stimuli([stim], threads=False)
-        if values is None:
-            raise self._lacks(self.source.without_stimulus(self.stim.tolist(), None, look=False) or [stim])
         here = out[0, :, :bins]
-        here[...] = values[:, :bins]
+        here[...] = self.spectrogram(item)
         out[0, :, bins:] = 0
         if self.reading.standardize is not None:
             mean, deviation = self.reading.standardize
             np.subtract(here, mean, out=here)
             np.divide(here, deviation, out=here)
-        unknown = np.isnan(here)  # bands above half the sampling rate of a sound have no value
-        if unknown.any():
-            here[unknown] = 0
+        np.copyto(here, 0, where=np.isnan(here))
+
+    def spectrogram(self, item: int) -> NDArray[Any]:
+        """Valid bins of one visible stimulus [shape=(frequency, time)]; NaN in bands above half its sampling rate.
+
+        Raises
+        ------
+        UsageError
+            If the cube lacks it, or bins inside the sound have no value.
+        """
+        stim, bins = int(self.stim[item]), int(self.n_bins[item])
+        (values,) = self.source.stimuli([stim], threads=False)
+        if values is None:
+            raise self._lacks(self.source.without_stimulus(self.stim.tolist(), None, look=False) or [stim])
+        here = values[:, :bins]
+        unknown = np.isnan(here)
+        holes = unknown & ~unknown.all(1, keepdims=True) if unknown.any() else unknown
+        if holes.any():
+            at = np.flatnonzero(holes.any(0))
+            raise UsageError(
+                f"stimulus {str(self.source.cube['stim'].values[stim])!r}: {len(at)} of its {bins} bins have no value "
+                f"in the spectrogram, such as bin {at[0]}, and are not read as silence: fill them in, or leave it out"
+            )
+        return np.asarray(here)
 
     def _extra(self, name: str, index: NDArray[np.intp], n_time: int) -> Any:
         if name not in self.source.cube.variables or "stim" not in self.source.cube[name].dims:

@@ -47,7 +47,8 @@ class Source:
         """Whether decoded chunks stay in memory."""
         most = np.maximum(self.n_repeats.max(1, initial=0), 1)
         values = int(most.sum()) * self.cube.sizes["neuron"] * self.cube.sizes["time"]
-        return self.cache == "ram" or (self.cache == "auto" and values <= AUTO_BYTES)
+        stored = np.dtype(self.cube["response"].encoding.get("dtype", self.cube["response"].dtype))
+        return self.cache == "ram" or (self.cache == "auto" and values * stored.itemsize <= AUTO_BYTES)
 
     @cached_property
     def _responses(self) -> Rows | None:
