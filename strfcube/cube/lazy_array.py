@@ -304,10 +304,15 @@ class Applied:
         """Put what a key stands for into memory of the caller."""
         lead = self.rows.ndim - 2
         rows = self.rows.take((*key[:lead], slice(None), slice(None)))
-        stim = rows.dims.index(0) if 0 in rows.dims[:-2] else None
-        for at in [slice(None)] if stim is None else [slice(s, s + 1) for s in range(rows.shape[stim])]:
-            one = tuple(at if dim == stim else slice(None) for dim in range(lead))
-            out[one] = self.function(rows.take((*one, slice(None), slice(None))).recorded().read())[(..., *key[lead:])]
+        # A stimulus and a chunk of neurons at a time: what fits the cache
+        steps = {0: 1, 1: max(part.source.array.chunk[1] for part in rows.parts)}
+        spans = [
+            [slice(low, low + steps[dim]) for low in range(0, size, steps[dim])]
+            for dim, size in zip(rows.dims[:lead], rows.shape, strict=False)
+        ]
+        for here in itertools.product(*spans):
+            values = rows.take((*here, slice(None), slice(None))).recorded().read()
+            out[here] = self.function(values)[(..., *key[lead:])]
 
     def __dask_tokenize__(self) -> Any:
         from dask.base import normalize_token

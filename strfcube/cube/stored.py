@@ -188,12 +188,14 @@ class StoredArray:
         StoreError
             If its shard is damaged or lost, or belongs to a cube that was built there since.
         """
-        self._settle(at)
+        if tuple(map(operator.floordiv, at, self.array.per_shard)) not in self._known:
+            self._settle(at)
         return self.array.read(at)
 
     def has(self, at: tuple[int, ...]) -> bool:
         """Whether a chunk is stored; raises as `read` does."""
-        self._settle(at)
+        if tuple(map(operator.floordiv, at, self.array.per_shard)) not in self._known:
+            self._settle(at)
         return self.array.has(at)
 
     def open(self, chunks: Iterable[Place]) -> None:

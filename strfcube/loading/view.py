@@ -97,6 +97,8 @@ class CubeView(Chosen):
         self._reading = Reading(mode, audio_fs, average_repeats, smooth_ms, cache, names, allow_mixed)
         if not isinstance(source, xr.Dataset | str | os.PathLike):
             raise UsageError(f"expected a path, a URL or an xarray.Dataset, got {type(source).__name__}")
+        if isinstance(source, xr.Dataset) and cache_dir is not None:
+            raise UsageError("the cube is open already: give cache_dir to strfcube.open")
         cube = loaded(source if isinstance(source, xr.Dataset) else store.open(source, cache_dir=cache_dir))
         self._source = Source(cube, cache)
         self._choice = _whole(cube)
