@@ -11,7 +11,7 @@ DEMO := demo
 # pytest-xdist pays for itself from two cores on.
 WORKERS ?= 2
 
-.PHONY: demo test test-without-torch lint format clean
+.PHONY: demo test test-without-torch test-lower-bounds lint format clean
 
 demo: $(VENV)/.demo
 	STRFCUBE_DATA_DIR=$(DEMO) $(BIN)/strfcube build demo
@@ -24,6 +24,10 @@ test: lint
 
 # The second leg of the continuous integration: a newer Python, the newest zarr, and no torch.
 test-without-torch: $(VENV)/.without-torch
+	$(BIN)/pytest -n $(WORKERS)
+
+# The third leg: the lowest versions that pyproject.toml declares, without torch; give it an environment of its own (VENV).
+test-lower-bounds: $(VENV)/.lower-bounds
 	$(BIN)/pytest -n $(WORKERS)
 
 # mypy and import-linter cannot see mapped packages in an editable install: they get a real one.
@@ -52,9 +56,14 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP_INSTALL) -e ".[torch,plot,test,lint]"
+	$(PIP_INSTALL) -e ".[torch,jax,plot,export,test,test-torch,lint]"
 	@touch $@
 
 $(VENV)/.without-torch: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP_INSTALL) -e ".[plot,test]"
+	$(PIP_INSTALL) -e ".[plot,export,test]"
+	@touch $@
+
+$(VENV)/.lower-bounds: $(BIN)/python pyproject.toml constraints.txt tests/lower_bounds.py
+	$(BIN)/python tests/lower_bounds.py > $(VENV)/lowest.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/lowest.txt -e ".[plot,test]"
 	@touch $@

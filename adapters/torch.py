@@ -1,57 +1,55 @@
-"""`CubeDataset`: a cube as a PyTorch map-style dataset over its stimuli.
-
-A view is the opened cube, two chosen sets and a way of reading. Views are immutable and share files and buffers.
-Nothing of ``response`` is read before a batch asks for it.
-"""
+"""`CubeDataset`: the views of a cube as a PyTorch map-style dataset, and their loader a `DataLoader`."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from strfcube.errors import UsageError
-from strfcube.loading.order import Batches, ahead
-from strfcube.loading.reading import Reading
-from strfcube.loading.view import View
+from strfcube.loading.alike import refuse_unlike
+from strfcube.loading.loader import Epochs, ahead, ask_ahead, batches_of, checked_prefetch, order_of
+from strfcube.loading.view import CubeView
 
 if TYPE_CHECKING:
     import os
 
     import xarray as xr
 
+    from strfcube.loading.order import Batches, Order
+    from strfcube.loading.reading import Options
+
 Batch = dict[str, Any]
 
 
-class CubeDataset(View, Dataset[Batch]):
-    """Stimuli of a cube and the responses to them.
+class Item(Batch):
+    """One stimulus of a view, as a dict; it knows its view, so that `collate` mixes no two kinds."""
+
+    view: CubeDataset
+
+    def __reduce__(self) -> Any:  # what leaves its process leaves the view behind
+        return dict, (dict(self),)
+
+
+class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding views pools their cubes
+    """Stimuli of a cube and the responses to them, in tensors.
 
     Parameters
     ----------
     source : path, URL, str or xarray.Dataset
         What `strfcube.open` takes, or a cube, lazily transformed or not.
-    mode : {"spectrogram", "waveform"}
-        What ``stims`` holds.
-    audio_fs : float, optional
-        Sampling rate in Hz of ``mode="waveform"``; a bin must be a whole number of samples.
-    average_repeats : bool
-        Mean response instead of the repeats: R = 1.
-    smooth_ms : float, optional
-        Full width in ms of a Hann window that sums to 1.
-    cache : {"none", "ram", "auto"}
-        Keep decoded responses in memory, one byte a bin; ``auto`` does where they are small.
-    extra : sequence of str
-        Variables or coordinates on stim that go into items and batches under their own name.
-    allow_mixed : bool
-        Read neurons of different units (spikes and mV) together.
     dtype : torch.dtype
         Of ``stims`` and ``responses``.
     device : torch.device or str, optional
-        Where batches go; counts travel as bytes and become floats and mask there.
+        Where batches go; counts travel as bytes and become floats and mask there. A worker process leaves them in its
+        own memory.
+    **options
+        ``mode``, ``audio_fs``, ``average_repeats``, ``smooth_ms``, ``cache``, ``extra``, ``allow_mixed`` and
+        ``cache_dir``: those of `strfcube.loading.CubeView`, which also says what items and batches hold.
 
     Raises
     ------
@@ -59,12 +57,6 @@ class CubeDataset(View, Dataset[Batch]):
         If there is no such cube.
     UsageError
         For an option that cannot be used as given.
-
-    Notes
-    -----
-    An item is a dict of ``stims`` [shape=(1, F, T)], zero past the end, ``responses`` [shape=(N, R, T)], NaN where
-    missing, ``valid_mask`` [shape=(N, R, T)], True where not, and ``stim_meta``, a dict. A batch has a leading
-    dimension, T and R of its longest item and the most repeats in it, and a list in ``stim_meta``.
 
     Examples
     --------
@@ -76,103 +68,69 @@ class CubeDataset(View, Dataset[Batch]):
         self,
         source: str | os.PathLike[str] | xr.Dataset,
         *,
-        mode: Literal["spectrogram", "waveform"] = "spectrogram",
-        audio_fs: float | None = None,
-        average_repeats: bool = False,
-        smooth_ms: float | None = None,
-        cache: Literal["none", "ram", "auto"] = "auto",
-        extra: Sequence[str] = (),
-        allow_mixed: bool = False,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
+        **options: Unpack[Options],
     ) -> None:
-        names = extra if isinstance(extra, str) else tuple(extra)
-        super().__init__(source, Reading(mode, audio_fs, average_repeats, smooth_ms, cache, names, allow_mixed))  # type: ignore[arg-type]
-        self._dtype, self._device = _floating(dtype), None if device is None else torch.device(device)
+        super().__init__(source, **options)
+        self._place = self._placed({"dtype": dtype, "device": device})
+
+    @staticmethod
+    def _placed(place: Mapping[str, Any]) -> Mapping[str, Any]:
+        dtype, device = place["dtype"], place["device"]
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise UsageError(
+                f"dtype={dtype!r}, expected torch.float32 or another floating dtype of torch: missing is NaN"
+            )
+        try:
+            return {"dtype": dtype, "device": None if device is None else torch.device(device)}
+        except (RuntimeError, TypeError) as error:
+            raise UsageError(f"device={device!r}, expected a device of torch, such as 'cuda': {error}") from None
 
     @property
     def _threads(self) -> int:
         return 1 if get_worker_info() is not None else super()._threads
 
-    def using(self, **options: Any) -> Self:
-        """Read the same choice with other options: those of the constructor, by name."""
-        changes: dict[str, Any] = {}
-        if "dtype" in options:
-            changes["_dtype"] = _floating(options.pop("dtype"))
-        if "device" in options:
-            device = options.pop("device")
-            changes["_device"] = None if device is None else torch.device(device)
-        return super().using(**options)._with(**changes)
+    @property
+    def _device(self) -> torch.device | None:
+        """Where batches go; None in a worker, which must not touch a device."""
+        return None if get_worker_info() is not None else self._place["device"]
 
-    def to(self, device: torch.device | str) -> Self:
+    @property
+    def _raw(self) -> bool:
+        return self._device is not None
+
+    def to(self, device: torch.device | str) -> CubeDataset:
         """Send batches to a device: counts travel as bytes, floats and mask are made there."""
         return self.using(device=device)
 
     def __getitem__(self, index: Any) -> Any:
-        single = _position(index)
-        if single is None:
-            return self.isel(stim=[None] if index is None else index)
-        batch = self.batch([single])
-        return {key: values[0] for key, values in batch.items()}
+        found = super().__getitem__(index)
+        if isinstance(found, dict):
+            found = Item(found)
+            found.view = self
+        return found
 
     def __getitems__(self, indices: Sequence[int]) -> Items:
         return Items(self, indices)
 
-    def __iter__(self) -> Iterator[Batch]:
-        return (self[i] for i in range(len(self)))
-
-    def __add__(self, other: Any) -> Self:  # type: ignore[override]
-        if not isinstance(other, CubeDataset):
-            return NotImplemented
-        if (self._dtype, self._device) != (other._dtype, other._device):
-            raise UsageError("the two views are read differently: add them first, then set options")
-        return self._pooled(other)
-
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """Read some stimuli.
-
-        Parameters
-        ----------
-        indices : sequence of int
-            Positions among the visible stimuli.
-
-        Raises
-        ------
-        IndexError
-            For a position past the end.
-        """
-        return self._finished(self._read(indices))
-
-    def _read(self, indices: Sequence[int]) -> Batch:
-        size = len(self)
-        items = [int(i) for i in indices]
-        for i in items:
-            if not -size <= i < size:
-                raise IndexError(f"index {i} past the end: there are {size} stimuli")
-        items = [i % size for i in items]
-        raw = self._device is not None and self._reader.raw_fill is not None
-        arrays = self._reader.batch(items, threads=self._threads, raw=raw)
-        batch: Batch = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in arrays.items()}
-        return batch | {"stim_meta": [dict(self.stim_meta[i]) for i in items]}
-
     def _finished(self, batch: Batch) -> Batch:
-        if self._device is not None:
-            batch = {
-                k: v.to(self._device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()
-            }
+        device, dtype = self._device, self._place["dtype"]
+        batch = _tensors(batch)
+        if device is not None:
+            batch = {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
         responses = batch["responses"]
         if "valid_mask" not in batch:
             mask = responses != self._reader.raw_fill
-            responses = responses.to(self._dtype).masked_fill_(~mask, torch.nan)
-            extra = {k: v for k, v in batch.items() if k not in ("stims", "responses", "stim_meta")}
-            batch = {"stims": batch["stims"], "responses": responses, "valid_mask": mask} | extra | {
-                "stim_meta": batch["stim_meta"]
-            }  # fmt: skip
-        if self._dtype != torch.float32:
-            batch |= {name: batch[name].to(self._dtype) for name in ("stims", "responses")}
+            responses = responses.to(dtype).masked_fill_(~mask, torch.nan)
+            batch = {"stims": batch["stims"], "responses": responses, "valid_mask": mask} | {
+                k: v for k, v in batch.items() if k not in ("stims", "responses")
+            }
+        if dtype != torch.float32:
+            batch |= {name: batch[name].to(dtype) for name in ("stims", "responses")}
         return batch
 
-    def loader(
+    def loader(  # type: ignore[override]
         self,
         batch_size: int = 8,
         *,
@@ -183,31 +141,26 @@ class CubeDataset(View, Dataset[Batch]):
         sampler: Iterable[int] | None = None,
         prefetch: int = 0,
         pin_memory: bool = False,
+        generator: torch.Generator | None = None,
         **options: Any,
     ) -> CubeLoader:
-        """Iterate over batches.
+        """Iterate over batches; see also `strfcube.loading.CubeView.loader`.
 
         Parameters
         ----------
-        batch_size : int
-            Stimuli in a batch.
-        shuffle : {False, True, "block"}
-            ``True``: a full permutation. ``"block"``: blocks that are read together stay together, in random order;
-            for cubes far away or lazily transformed ones.
+        batch_size, shuffle, drop_last, group_by_repeats, prefetch
+            As there.
         seed : int, optional
-            Fixes the order of every epoch; default: drawn from torch's generator.
-        drop_last : bool
-            Leave out a last batch that is not full.
-        group_by_repeats : bool
-            Stimuli with different numbers of repeats never share a batch, so that one with twenty does not pad seven
-            others to twenty.
+            Fixes the order of every epoch. Default: drawn from `generator`, or from torch's own, when the first epoch
+            begins; 0 where processes of `torch.distributed` share the work, so that they share one order.
         sampler : iterable of int, optional
-            Gives the order, such as a DistributedSampler. Without one, a stimulus that lacks its spectrogram is an
-            error here and not in the middle of an epoch.
-        prefetch : int
-            Batches that a thread reads ahead; each needs the memory of a batch.
+            Gives the order, such as a DistributedSampler, whose ``set_epoch`` is its owner's to call; it goes on to
+            the next epoch of itself. Without one, a stimulus that lacks its spectrogram is an error here and not in
+            the middle of an epoch.
         pin_memory : bool
             Batches in page-locked memory, where there is an accelerator.
+        generator : torch.Generator, optional
+            Gives the seed, and the workers theirs.
         **options
             Of `torch.utils.data.DataLoader`: ``num_workers``, ``multiprocessing_context``, ...
 
@@ -223,36 +176,21 @@ class CubeDataset(View, Dataset[Batch]):
         ours = sorted(options.keys() & {"collate_fn", "batch_sampler", "dataset"})
         if ours:
             raise UsageError(f"{ours[0]} is given by the view: for one of your own use torch's DataLoader(view, ...)")
-        if sampler is None:
-            self._reader.check()
-        # Neither is read, only counted: the number of repeats of an item and the block it lies in
-        groups = self._reader.n_repeats.max(1, initial=0).astype(np.intp) if group_by_repeats else None
-        blocks = self._source.blocks()[self._reader.stim]
-        drawn = int(torch.randint(2**31, ())) if seed is None else int(seed)
-        order = Batches(
-            len(self), batch_size, shuffle=shuffle, seed=drawn, drop_last=drop_last, blocks=blocks, groups=groups,
-            sampler=sampler,
+        if seed is not None and generator is not None:
+            raise UsageError("a generator gives the seed: leave one of the two away")
+        order = order_of(
+            self, batch_size, shuffle=shuffle, seed=(lambda: _drawn(generator)) if seed is None else seed,
+            drop_last=drop_last, group_by_repeats=group_by_repeats, sampler=sampler,
         )  # fmt: skip
         pin = pin_memory and torch.cuda.is_available()
-        return CubeLoader(self, order, prefetch, pin_memory=pin, **options)
+        return CubeLoader(self, order, prefetch=prefetch, pin_memory=pin, generator=generator, **options)
 
 
-def _position(index: Any) -> int | None:
-    """A single position: an int, or a scalar of numpy or torch; None for anything that chooses several."""
-    if isinstance(index, bool | np.bool_) or getattr(index, "dtype", None) in (torch.bool, np.dtype(bool)):
-        return None
-    if getattr(index, "ndim", 0):
-        return None
-    try:
-        return operator.index(index)
-    except TypeError:
-        return None
-
-
-def _floating(dtype: Any) -> torch.dtype:
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise UsageError(f"dtype={dtype!r}, expected torch.float32 or another floating dtype of torch: missing is NaN")
-    return dtype
+def _drawn(generator: torch.Generator | None) -> int:
+    shared = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if generator is None and shared and torch.distributed.get_world_size() > 1:
+        return 0
+    return int(torch.randint(2**31, (), generator=generator))
 
 
 class Items(Sequence[Batch]):
@@ -281,84 +219,111 @@ class Items(Sequence[Batch]):
 def collate(items: Sequence[Batch]) -> Batch:
     """Make one batch of items: the ``collate_fn`` of a DataLoader over any view, or over subsets and mixtures of them.
 
+    Torch's own collation of items comes here, too, so that ``DataLoader(view, batch_size=8)`` needs none.
+
     Parameters
     ----------
     items : sequence of dict
-        As ``CubeDataset`` gives them; with equal numbers of neurons and frequencies.
+        As ``CubeDataset`` gives them.
+
+    Raises
+    ------
+    UsageError
+        If they are of views with other neurons, frequencies, bin widths or units, on other devices, or read otherwise.
     """
     if isinstance(items, Items):
         return items.view.batch(items.indices)
+    first, *others = items
+    views = {id(item.view): item.view for item in items if isinstance(item, Item)}
+    for view in list(views.values())[1:]:
+        refuse_unlike("collate", next(iter(views.values())), view, batch=True)
+    for other in others:
+        _refuse_unlike_arrays(first, other)
     padding = {"stims": 0.0, "responses": torch.nan, "valid_mask": False}
     batch: Batch = {}
-    for key, first in items[0].items():
+    for key, one in first.items():
         values = [item[key] for item in items]
         if key in padding:
             shape = torch.tensor([v.shape for v in values]).max(0).values.tolist()
-            batch[key] = torch.full((len(values), *shape), padding[key], dtype=first.dtype, device=first.device)
+            batch[key] = torch.full((len(values), *shape), padding[key], dtype=one.dtype, device=one.device)
             for b, value in enumerate(values):
                 batch[key][(b, *(slice(n) for n in value.shape))] = value
+        elif key == "neuron":
+            batch[key] = one
         else:
-            batch[key] = torch.stack(values) if isinstance(first, torch.Tensor) else values
+            batch[key] = torch.stack(values) if isinstance(one, torch.Tensor) else values
     return batch
 
 
+def _refuse_unlike_arrays(first: Batch, other: Batch) -> None:
+    """Refuse what can be told without the views: items that were made into other dicts on their way."""
+    if first.keys() != other.keys():
+        raise UsageError(f"collate: the items hold different keys, {', '.join(first)} and {', '.join(other)}")
+    for key, axes in (("responses", (0,)), ("stims", tuple(range(first["stims"].ndim - 1)))):
+        shapes = [tuple(item[key].shape[axis] for axis in axes) for item in (first, other)]
+        if shapes[0] != shapes[1] or first[key].device != other[key].device:
+            what = f"{shapes[0]} on {first[key].device} and {shapes[1]} on {other[key].device}"
+            raise UsageError(f"collate: {key} of the items differ: {what}")
+    if "neuron" in first and not np.array_equal(first["neuron"], other["neuron"]):
+        raise UsageError("collate: the items are of different neurons; take their views from view.splits(...)")
+
+
+default_collate_fn_map[Item] = lambda items, *, collate_fn_map=None: collate(items)
+
+
 def _unfinished(items: Items) -> Batch:
-    """Collate in the loader: a worker must not touch the device."""
-    return items.view._read(items.indices)
+    """Collate in a CubeLoader, which finishes its batches itself: for a device, counts travel as bytes to it."""
+    view = items.view
+    return _tensors(view._read(items.indices, raw=view._place["device"] is not None))
 
 
-class CubeLoader(DataLoader[Batch]):
+def _tensors(batch: Batch) -> Batch:
+    return {k: torch.from_numpy(v) if k != "neuron" and isinstance(v, np.ndarray) else v for k, v in batch.items()}
+
+
+class CubeLoader(Epochs, DataLoader[Batch]):
     """A DataLoader over a view whose order is seeded and can be resumed.
 
-    Attributes
+    What takes it apart (accelerate, Lightning) finds batches in ``batch_sampler``, those of a new epoch each time that
+    they are iterated, and a ``collate_fn`` that gives them finished.
+
+    Parameters
     ----------
-    epoch : int
-        Epoch that the next iteration starts; set it to choose one.
+    dataset : CubeDataset
+        The view.
+    order : Order
+        The batches of an epoch.
+    batch_sampler : Batches, optional
+        The order, perhaps shared out among processes.
+    prefetch : int
+        Batches that a thread reads ahead.
+    **options
+        Of DataLoader.
     """
 
-    def __init__(self, view: CubeDataset, order: Batches, prefetch: int, **options: Any) -> None:
-        if prefetch < 0:
-            raise UsageError(f"prefetch={prefetch}, expected 0 or more batches")
-        self._order, self._prefetch = order, prefetch
-        self._next = self._at = (0, 0)
-        super().__init__(view, batch_sampler=order, collate_fn=_unfinished, **options)  # type: ignore[arg-type]
-
-    @property
-    def epoch(self) -> int:
-        """Epoch that the next iteration starts."""
-        return self._next[0]
-
-    @epoch.setter
-    def epoch(self, epoch: int) -> None:
-        self._next = self._at = (int(epoch), 0)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Start the next iteration with this epoch's order; a sampler with epochs is told, too."""
-        self.epoch = epoch
-
-    def state_dict(self) -> dict[str, int]:
-        """Where the iteration is: seed, epoch, and batches of it that were handed out."""
-        return {"seed": self._order.seed, "epoch": self._at[0], "batch": self._at[1]}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on where a `state_dict` was taken: the next iteration gives the rest of that epoch."""
-        self._order.seed = int(state["seed"])
-        self._next = self._at = (int(state["epoch"]), int(state["batch"]))
+    def __init__(
+        self,
+        dataset: CubeDataset,
+        order: Order,
+        *,
+        batch_sampler: Batches | None = None,
+        prefetch: int = 0,
+        **options: Any,
+    ) -> None:
+        self.order, self.prefetch = order, checked_prefetch(prefetch)
+        given = batches_of(order) if batch_sampler is None else batch_sampler
+        super().__init__(dataset, batch_sampler=given, **{"collate_fn": collate} | options)
+        if not self.num_workers:  # workers ask for their own
+            ask_ahead(dataset, given, order.batch_size)
+        # Where others look for what to share out: whole batches, or the caller's own sampler
+        vars(self)["sampler"] = order if order.sampler is None else order.sampler
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        epoch, done = self._next
-        self._order.epoch, self._order.skip = epoch, done
-        tell = getattr(self._order.sampler, "set_epoch", None)
-        if tell is not None:
-            tell(epoch)
-        self._next, self._at = (epoch + 1, 0), (epoch, done)
         view: CubeDataset = self.dataset  # type: ignore[assignment]
-        batches = super().__iter__()
-        source = ahead(batches, self._prefetch) if self._prefetch else batches
-        total = len(self._order)
-        while (batch := next(source, None)) is not None:
-            done += 1
-            self._at = (epoch, done) if done < total else (epoch + 1, 0)
-            yield view._finished(batch)
-            # A name that outlives the batch would keep its buffer from being used again.
-            del batch
+        finished, self.collate_fn = self.collate_fn, _unfinished
+        try:
+            batches: Iterator[Batch] = super().__iter__()
+        finally:
+            self.collate_fn = finished
+        source = ahead(batches, self.prefetch) if self.prefetch else batches
+        return self._handed_out(map(view._finished, source))

@@ -198,7 +198,7 @@ def measure(name, store, batch, rows):
         for grouped in (False, True) if name == "nat4" else (False,):
             # The order of the limit is that of the epochs measured
             loader = view.loader(batch, shuffle=True, seed=1, group_by_repeats=grouped)
-            order = list(loader._order)
+            order = list(loader.order)
 
             def run(loader=loader):
                 loader.epoch = 0

@@ -20,15 +20,18 @@ What to know about it
     * A stimulus is its wav: ``stim`` is the name of the wav without its ending.
     * A neuron is its cell folder, ``<bird>_<n>[_<rig>]``. 4_A and 4_B of one bird were recorded at the same time.
     * The texts have it that 10 sounds are songs and 20 noises; the files say the reverse.
-    * Spikes from 2 s before the sound on, and from after it, are in the files; what was recorded is not stated.
+    * Spikes from 2 s before the sound to 4 s after its onset are in the files; no file states what was recorded, and of
+      some cells nothing before the sound is there: windows begin at NaN and end at 4 s.
     * Many of these recordings are in aa-2 too, under the same names: match ``cell_id`` and ``md5``.
     * A file ``about.json`` beside the cell folders, which the published set lacks, says what the cells are instead. The
-      simulated birds of `strfcube.simulate` come in this layout, and must not pass for real ones.
+      simulated birds of `strfcube.simulate` come in this layout, and must not pass for real ones. Its key
+      ``recorded_after`` is the time recorded after the end of each sound, in s; without it, none is stated.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, ClassVar
 
 from strfcube.pipelines.raw_folder import listing
@@ -38,6 +41,8 @@ from strfcube.records import Finding, Report
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from strfcube.records import Stimulus
 
 _SUFFIX = "_cells"
 
@@ -74,6 +79,16 @@ class AA1(TextTrials):
             what = f"{wav} is played as {word}, but as {first} in {played[first]}"
             report(Finding("warning", played[word], what, f"it is one stimulus, of the class {first}"))
         return dict.fromkeys(played, (wav[:-4], first))
+
+    def recorded(self, root: Path, stimulus: Stimulus) -> float:
+        """Give until when a stimulus's trials were recorded, as aa-1 documents it, else as ``about.json`` says."""
+        file = root / "about.json"
+        if not file.is_file():
+            return super().recorded(root, stimulus)
+        try:
+            return stimulus.length.seconds + float(json.loads(file.read_text("utf-8"))["recorded_after"])
+        except (ValueError, TypeError, KeyError):
+            return math.nan
 
     def about(self, root: Path, report: Report) -> dict[str, str]:
         """Give the neuron coordinates that all cells share, from ``about.json`` where there is one."""

@@ -26,7 +26,9 @@ What to know about it
     * 32 class folders name a wav under two numbers: its trials are pooled. In ``oo1220_6_B`` some stim files lack their
       spike files, and the other way round.
     * 40 of the 145 wavs are played to no cell.
-    * Spikes from 2 s before the sound to 4 s after its onset are in the files; what was recorded is not stated.
+    * Spikes from 2 s before the sound to 4 s after its onset are in the files; no file states what was recorded, and of
+      some cells nothing before the sound is there: windows begin at NaN and end at 4 s, and later bins (``--post``) are
+      missing.
     * Areas come from ``cell_regions.csv`` alone; ``stim_data.csv`` is needed only for wavs that are absent.
 """
 

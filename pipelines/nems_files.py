@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import io
 import json
+import lzma
 import math
 import re
 import tarfile
@@ -13,7 +15,7 @@ import warnings
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -24,7 +26,7 @@ import numpy as np
 from strfcube.errors import RawDataError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from numpy.typing import NDArray
 
@@ -33,7 +35,10 @@ _KINDS: tuple[Kind, ...] = ("RasterizedSignal", "PointProcess", "TiledSignal")
 _PART = re.compile(r"(?:.+\.)?(?P<signal>(?!epoch\.csv$)[^.]+)\.(?P<kind>epoch\.csv|csv|json|h5)")
 _BLOCK = 2 << 20  # bytes of text parsed at a time
 _E18 = len("0.000000000000000000e+00")
-_DAMAGE = (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile)
+# What zip archives raise: cut short, encrypted (RuntimeError), or packed as zipfile cannot (NotImplementedError).
+ZIP_DAMAGE = (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+_DAMAGE = (*ZIP_DAMAGE, tarfile.TarError)
+_PACKED: tuple[tuple[bytes, Callable[..., Any]], ...] = ((b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open))
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,14 @@ def members(bundle: Bundle) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
         except FileNotFoundError:
             raise RawDataError("expected a NEMS recording, but there is none", bundle) from None
         except _DAMAGE as error:
-            raise RawDataError(f"expected a whole .tgz, but {error}; fetch it again", bundle) from error
+            raise RawDataError(f"expected a whole .tgz, but {why(error)}; fetch it again", bundle) from error
+
+
+def why(error: Exception) -> str:
+    """What is wrong with an archive; of a packing that Python does not know, with what to do."""
+    if isinstance(error, NotImplementedError):
+        return f"{str(error).lower()} (Deflate64?): pack it again as a usual zip archive"
+    return f"{error}: unpack it first" if isinstance(error, RuntimeError) else str(error)
 
 
 def _in_folder(bundle: Bundle) -> Generator[tuple[str, IO[bytes]], None, None]:
@@ -142,7 +154,12 @@ def _in_folder(bundle: Bundle) -> Generator[tuple[str, IO[bytes]], None, None]:
 
 def _in_tar(bundle: Bundle, raw: IO[bytes]) -> Generator[tuple[str, IO[bytes]], None, None]:
     seen: set[str] = set()
-    with gzip.open(raw) as text, tarfile.open(fileobj=text, mode="r|", bufsize=1 << 20) as tar:
+    begin = raw.read(512)
+    raw.seek(0)
+    # A name that ends in .tgz does not make it one: archives are also packed again, or unpacked on the way.
+    unpack = next((how for mark, how in _PACKED if begin.startswith(mark)), gzip.open)
+    plain = nullcontext(raw) if begin[257:262] == b"ustar" else unpack(raw)
+    with plain as text, tarfile.open(fileobj=text, mode="r|", bufsize=1 << 20) as tar:
         for member in tar:
             _check_inside(bundle, member.name)
             file = PurePosixPath(member.name).name

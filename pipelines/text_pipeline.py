@@ -1,8 +1,9 @@
 """The pipeline that reads the text trials of CRCNS aa-1 and aa-2 (grammar: `strfcube.pipelines.text_trials`).
 
 A cell folder holds one folder a stimulus class, in the data set's own word: conspecific, flatrip, songrip. The wavs are
-in ``all_stims``, with or without a subfolder a class. Neither set states what was recorded around the sound, so the
-windows are NaN.
+in ``all_stims``, with or without a subfolder a class. No file states what was recorded around the sound. Both sets hold
+spikes from 2 s before its onset to 4 s after it, as the recordings were cut, but of some cells none before it: windows
+begin at NaN and end at 4 s.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+RECORDED_S = 4.0  # from onset: all 186,403 spike times of the aa-2 files that were looked at come before it
 CATEGORY = {"conspecific": "song", "flatrip": "ml_noise", "songrip": "song_ripple"}
 MALFORMED = "malformed number"
 
@@ -95,6 +97,10 @@ class TextTrials(Pipeline):
         """Give the neuron coordinates that all cells share."""
         return {"species": "zebra finch", "sex": "male", "state": "anaesthetised"}
 
+    def recorded(self, root: Path, stimulus: Stimulus) -> float:
+        """Give until when a stimulus's trials were recorded, in s from onset."""
+        return RECORDED_S
+
     def survey(self, report: Report) -> Survey:
         """List stimuli and cells: every stim file is read here, once, and no spike file.
 
@@ -119,6 +125,7 @@ class TextTrials(Pipeline):
         ids = {wav: self.stimulus_ids(wav, words, report) for wav, words in sorted(played.items())}
         stimuli = {stimulus.id: stimulus for stimulus in self._stimuli(root, ids, report)}
         about = self.about(root, report)
+        until = {name: self.recorded(root, stimulus) for name, stimulus in stimuli.items()}
         neurons, sources = [], []
         for cell, classes in heard.items():
             kept = {
@@ -126,12 +133,13 @@ class TextTrials(Pipeline):
                 for word, numbered in classes.items()
             }
             neurons.append(Neuron(cell.id, cell.id, self._neuron_meta(cell, report) | about))
-            sources.append(Source(cell.id, (cell.folder, kept)))
+            ends = {name: until[name] for numbered in kept.values() for name in numbered.values()}
+            sources.append(Source(cell.id, (cell.folder, kept, ends)))
         return Survey(list(stimuli.values()), neurons, sources)
 
     def read(self, source: Source, report: Report) -> Iterator[Trial | Trials]:
         """Yield the trials of one cell: every spike file is read here, once."""
-        folder, classes = source.payload
+        folder, classes, ends = source.payload
         files, stimuli, texts = [], [], []
         for word, numbered in classes.items():
             for k, stimulus in numbered.items():
@@ -149,10 +157,15 @@ class TextTrials(Pipeline):
         kept = np.ones(len(number), bool)
         kept[list(parsed.malformed)] = False
         last = np.cumsum(parsed.row_size)
+        stop = np.array([ends[stimulus] for stimulus in stimulus_of], np.float64)
+        # A recording that went on for longer than is documented is not known to have ended anywhere.
+        row = np.repeat(np.arange(len(stop)), parsed.row_size)
+        stop[row[parsed.times_ms / 1000 >= stop[row]]] = math.nan
         for i in _rejected(parsed, lines, files, kept, report):
             times = parsed.times_ms[last[i] - parsed.row_size[i] : last[i]] / 1000
             trial = int(number[i])
-            yield Trial(stimulus_of[i], source.id, trial, times, file=file_of[i], rejected_by=MALFORMED)
+            window = (math.nan, float(stop[i]))
+            yield Trial(stimulus_of[i], source.id, trial, times, window=window, file=file_of[i], rejected_by=MALFORMED)
         rows = np.flatnonzero(kept).tolist()
         yield Trials(
             neuron=source.id,
@@ -160,6 +173,7 @@ class TextTrials(Pipeline):
             repeats=number[kept],
             row_size=parsed.row_size[kept],
             spike_times=parsed.times_ms[np.repeat(kept, parsed.row_size)] / 1000,
+            stop=stop[kept],
             files=[file_of[i] for i in rows],
         )
 

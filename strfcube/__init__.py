@@ -13,7 +13,7 @@ from strfcube.builder.build import build
 from strfcube.builder.rebin import rebin
 from strfcube.cube.store import open
 from strfcube.cube.verify import verify
-from strfcube.errors import RawDataError, SelectionError, StoreError, StrfcubeError, UsageError
+from strfcube.errors import FetchError, RawDataError, SelectionError, StoreError, StrfcubeError, UsageError
 from strfcube.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CubeDataset",
+    "FetchError",
     "RawDataError",
     "SelectionError",
     "StoreError",

@@ -144,7 +144,7 @@ def write_demo(
                 rates = np.maximum(0.0, field.spontaneous + field.gain * drive / scale)
                 (target / f"stim{k}").write_text(f"{name}\n", "ascii", newline="\n")
                 (target / f"spike{k}").write_text(_trials(rng, rates, repeats), "ascii", newline="\n")
-    about = {"species": "simulated zebra finch", "sex": "", "state": "simulated"}
+    about = {"species": "simulated zebra finch", "sex": "", "state": "simulated", "recorded_after": POST}
     truth = {cell: dataclasses.asdict(field) for cell, (_, field) in BIRDS.items()}
     for file, content in (("about.json", about), ("truth.json", {"seed": seed, "fields": truth})):
         (folder / file).write_text(json.dumps(content, indent=1) + "\n", "utf-8", newline="\n")

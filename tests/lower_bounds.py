@@ -1,6 +1,8 @@
-"""Print the lowest versions that ``pyproject.toml`` declares, as constraints for pip, but for what is only tested with.
+"""Print, as constraints for pip, the lowest versions that ``pyproject.toml`` declares of what strfcube runs with.
 
 Usage: python tests/lower_bounds.py > lowest.txt && pip install -c lowest.txt ".[plot,test]"
+
+What only runs the tests is of the versions in ``constraints.txt``, as everywhere.
 """
 
 import re
@@ -8,21 +10,30 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ("plot",)  # of what is shipped; the tools that only run the tests may be new
+INDIRECT = ["pyparsing<3.3"]  # of matplotlib: newer ones warn of names that old versions of it use, and warnings fail
 
 
-def lower_bounds():
-    """Requirement ``name==version`` for each ``name>=version``."""
+def named(requirement):
+    """Name of what a requirement or a constraint is about, as pip compares names."""
+    return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
+
+
+def lowest(requirement):
+    """Constraint ``name==version`` of ``name>=version``."""
+    match = re.fullmatch(r"([\w.-]+)>=([\d.]+)", requirement)
+    if match is None:
+        raise SystemExit(f"pyproject.toml: expected NAME>=VERSION, found {requirement!r}")
+    return "==".join(match.groups())
+
+
+def constraints():
+    """Every constraint, one a line."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = project["dependencies"] + [line for extra in EXTRAS for line in project["optional-dependencies"][extra]]
-    bounds = []
-    for line in needed:
-        match = re.fullmatch(r"([\w.-]+)>=([\d.]+)", line)
-        if match is None:
-            raise SystemExit(f"pyproject.toml: expected NAME>=VERSION, found {line!r}")
-        bounds.append("==".join(match.groups()))
-    return bounds
+    bounds = list(map(lowest, project["dependencies"] + project["optional-dependencies"]["plot"]))
+    tools = {named(requirement) for requirement in project["optional-dependencies"]["test"]}
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    return bounds + [line for line in pins if re.match(r"\w", line) and named(line) in tools] + INDIRECT
 
 
 if __name__ == "__main__":
-    print("\n".join(lower_bounds()))
+    print("\n".join(constraints()))

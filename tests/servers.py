@@ -80,19 +80,24 @@ class _Static(_Handler):
 class _Proxy(_Handler):
     """Passes every request on, later."""
 
+    def setup(self):
+        super().setup()
+        self.to = http.client.HTTPConnection("127.0.0.1", self.server.target)
+
+    def finish(self):
+        self.to.close()
+        super().finish()
+
     def do_GET(self):
         self.counted()
-        local = self.server.connections
-        if not hasattr(local, "to"):
-            local.to = http.client.HTTPConnection("127.0.0.1", self.server.target)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         # The host stays the one that the client signed
-        local.to.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+        self.to.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
             if name.lower() != "connection":
-                local.to.putheader(name, value)
-        local.to.endheaders(body)
-        found = local.to.getresponse()
+                self.to.putheader(name, value)
+        self.to.endheaders(body)
+        found = self.to.getresponse()
         data = found.read()
         kept = [(n, v) for n, v in found.getheaders() if n.lower() not in ("connection", "transfer-encoding")]
         return self.answer(found.status, data, kept)
@@ -155,7 +160,7 @@ def static(folder, **options):
 
 def proxy(port, **options):
     """A server that passes requests on to a port."""
-    return Server(_Proxy, target=port, connections=threading.local(), **options)
+    return Server(_Proxy, target=port, **options)
 
 
 def free_ports(count):

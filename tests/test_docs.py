@@ -1,9 +1,9 @@
 """Every code block of README.md, CONTRIBUTING.md and docs/*.md runs, in the order of its page.
 
 A page's ``python`` blocks share one namespace; its ``console`` blocks run in a shell, a command at a time, and output
-that is shown must be what comes (``...`` stands for anything). All of it happens in a temporary folder that holds the
-demo cube, which is also ``$STRFCUBE_DATA_DIR``. A block that needs something that not every machine has says so in a
-comment above it, which the reader of the source sees::
+that is shown must be what comes (``...`` stands for anything). All of it happens as for a new user: in an empty folder
+of its own, with the default data folder of a home that holds the demo cube and nothing else. A block that needs
+something that not every machine has says so in a comment above it, which the reader of the source sees::
 
     <!-- needs: torch -->           a package that can be imported
     <!-- needs: raw ns1 -->         the folder ns1 of the real recordings, found here as raw/ns1
@@ -114,24 +114,34 @@ def run_page(page, folder):
     return skipped
 
 
+def move_in(home, patch):
+    """Make `home` the user's, with the default data folder."""
+    patch.setenv("HOME", str(home))
+    for name in ("STRFCUBE_DATA_DIR", "XDG_DATA_HOME"):
+        patch.delenv(name, raising=False)
+
+
 @pytest.fixture(scope="session")
-def demo_folder(tmp_path_factory):
-    """A data folder that holds the demo cube and its raw files."""
-    folder = tmp_path_factory.mktemp("demo")
+def home(tmp_path_factory):
+    """A home whose data folder holds the demo cube and its raw files."""
+    folder = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STRFCUBE_DATA_DIR", str(folder))
-        strfcube.build("demo")
+        move_in(folder, patch)
+        cube = Path(strfcube.build("demo"))
+    assert cube.is_relative_to(folder)
     return folder
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_page(page, demo_folder, tmp_path, monkeypatch):
-    shutil.copytree(demo_folder, tmp_path, dirs_exist_ok=True)
+def test_page(page, home, tmp_path_factory, monkeypatch):
+    tmp_path = tmp_path_factory.mktemp("empty")
+    shutil.copytree(home, tmp_path / ".home")
+    move_in(tmp_path / ".home", monkeypatch)
+    (tmp_path / "raw").mkdir()
     data = Path(os.environ.get("STRFCUBE_TEST_DATA") or ROOT.parent / "shared" / "data")
     for folder in data.glob("*/") if data.is_dir() else ():
         (tmp_path / "raw" / folder.name).symlink_to(folder.resolve())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("STRFCUBE_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     monkeypatch.setenv("MPLBACKEND", "agg")
     # What a page installs goes into its folder, not into this environment.

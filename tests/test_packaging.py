@@ -1,8 +1,10 @@
 """Wheel, sdist and editable install: each carries the catalog, the pipelines and the adapters, and runs."""
 
 import json
+import re
 import sys
 import tarfile
+import tomllib
 import zipfile
 
 import pytest
@@ -77,3 +79,15 @@ def test_install_into_an_empty_environment(distributions, tmp_path, kind):
     assert all(name in listed for name in seen["pipelines"])
     version = run(python.parent / "strfcube", "--version", cwd=tmp_path)
     assert seen["version"] in version
+
+
+def test_the_lower_bounds_are_those_that_are_declared():
+    from lower_bounds import constraints
+
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    found = constraints()
+    for requirement in declared:
+        name, bound = requirement.split(">=")
+        assert f"{name}=={bound}" in found
+    assert any(line.startswith("pytest==") for line in found)
+    assert len({re.split("[=<]", line)[0] for line in found}) == len(found)

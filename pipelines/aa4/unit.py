@@ -7,6 +7,7 @@ used again, a trial takes about 30 µs; with h5py's groups and datasets it takes
 from __future__ import annotations
 
 import math
+import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def open_unit(path: Path, in_memory: bool = False) -> h5f.FileID:
     access = h5p.create(h5p.FILE_ACCESS)
     if in_memory and path.stat().st_size <= _IN_MEMORY:
         access.set_fapl_core(1 << 16, False)
-    return h5f.open(str(path).encode(), h5f.ACC_RDONLY, fapl=access)
+    return h5f.open(os.fsencode(path), h5f.ACC_RDONLY, fapl=access)
 
 
 def reason(error: BaseException) -> str:

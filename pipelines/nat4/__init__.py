@@ -41,7 +41,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -49,6 +49,7 @@ from strfcube.errors import RawDataError
 from strfcube.pipelines.nat4.area import BANDS, FS, survey_area
 from strfcube.pipelines.nat4.population import STIM, VAL, cut, presentations, report_unplaced, some, usable
 from strfcube.pipelines.nems import read_bundle
+from strfcube.pipelines.nems_files import ZIP_DAMAGE, why
 from strfcube.raw_files import walk
 from strfcube.records import (
     Finding,
@@ -283,8 +284,10 @@ def _wavs(raw: Path, report: Report) -> dict[str, Callable[[], Audio]]:
     try:
         with zipfile.ZipFile(archive) as opened:
             names = [n for n in opened.namelist() if n.lower().endswith(".wav") and "/." not in f"/{n}"]
-    except (OSError, zipfile.BadZipFile) as error:
-        report(Finding("error", archive.name, f"expected a whole zip archive, but {error}", "there are no waveforms"))
+    except ZIP_DAMAGE as error:
+        report(
+            Finding("error", archive.name, f"expected a whole zip archive, but {why(error)}", "there are no waveforms")
+        )
         return {}
     return {name.rpartition("/")[2].lower(): partial(read_zipped_wav, archive, name) for name in names}
 
@@ -307,8 +310,10 @@ def read_zipped_wav(archive: Path, member: str) -> Audio:
     label = f"{archive.name}/{member}"
     try:
         with zipfile.ZipFile(archive) as opened:
-            return read_wav(io.BytesIO(opened.read(member)))
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise RawDataError(f"expected a whole wav, but {error}; fetch the archive again", label) from error
+            stream: Any = io.BytesIO(opened.read(member))
+            stream.name = str(archive.parent / label)
+            return read_wav(stream)
+    except (KeyError, *ZIP_DAMAGE) as error:
+        raise RawDataError(f"expected a whole wav, but {why(error)}; fetch the archive again", label) from error
     except RawDataError as error:
         raise RawDataError(error.message, label) from error

@@ -12,7 +12,7 @@ import numpy as np
 from strfcube.errors import RawDataError
 from strfcube.pipelines.nat4.population import STIM, Recorded, population_only, report_unplaced, some
 from strfcube.pipelines.nems import read_bundle, read_head
-from strfcube.pipelines.nems_files import Bundle
+from strfcube.pipelines.nems_files import ZIP_DAMAGE, Bundle, why
 from strfcube.raw_files import walk
 from strfcube.records import Finding
 
@@ -169,8 +169,8 @@ def _bundles(raw: Path, area: str, report: Report) -> list[Bundle]:
         try:
             with zipfile.ZipFile(archive) as opened:
                 members = sorted(m for m in opened.namelist() if m.endswith(_ARCHIVE) and "/." not in f"/{m}")
-        except (OSError, zipfile.BadZipFile) as error:
-            what = f"expected a whole zip archive, but {error}"
+        except ZIP_DAMAGE as error:
+            what = f"expected a whole zip archive, but {why(error)}"
             report(Finding("error", archive.name, what, f"the sites of {area} are not read; fetch it again"))
             return []
         return [Bundle(archive, member, f"{archive.name}/{member}") for member in members]

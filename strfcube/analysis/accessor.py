@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
-from strfcube.cube.normalise import with_own_units
-from strfcube.errors import SelectionError, StoreError, UsageError
+from strfcube.cube.groups import open_group
+from strfcube.cube.normalise import check, with_own_units
+from strfcube.errors import SelectionError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,17 +42,11 @@ class StrfAccessor:
         names = [n for n in dir(type(self)) if not n.startswith("_")]
         return f"<ds.strf: {', '.join(names)}>"
 
-    def _need(self, *names: str) -> None:
-        missing = [n for n in names if n not in self._ds.variables]
-        if missing:
-            raise UsageError(f"expected a cube, but it has no {' or '.join(missing)}; open it with strfcube.open")
-
     def _response(self) -> xr.DataArray:
         return with_own_units(self._cube())["response"]
 
     def _cube(self) -> xr.Dataset:
-        self._need("response", "n_repeats")
-        return self._ds
+        return check(self._ds, "response", "n_repeats")
 
     def coverage(self, by: str | tuple[str, ...] | None = None) -> xr.DataArray:
         """Which pairs of stimulus and neuron have data; reads nothing but `n_repeats`.
@@ -73,8 +68,7 @@ class StrfAccessor:
         SelectionError
             If `by` is no coordinate on stim or on neuron alone.
         """
-        self._need("n_repeats")
-        has = self._ds["n_repeats"].transpose("stim", "neuron") > 0
+        has = check(self._ds, "n_repeats")["n_repeats"].transpose("stim", "neuron") > 0
         pairs, possible = int(has.sum()), int(has.size)
         attrs = {"long_name": "coverage", "units": "1", "pairs": pairs, "possible": possible}
         attrs["fraction"] = pairs / possible if possible else np.nan
@@ -111,7 +105,7 @@ class StrfAccessor:
         """
         from strfcube.analysis.select import select
 
-        return select(self._cube(), where=where, heard=heard, keep=keep, **keys)
+        return select(self._ds, where=where, heard=heard, keep=keep, **keys)
 
     def isel(self, *, stim: Any = None, neuron: Any = None) -> xr.Dataset:
         """Part of the cube, chosen by position; nothing is hidden.
@@ -128,10 +122,11 @@ class StrfAccessor:
         SelectionError
             For a position that comes twice, or a choice that leaves nothing.
         """
-        from strfcube.analysis.select import Choice, apply, some
+        from strfcube.analysis.select import Choice, apply, checked, some
 
-        choice = Choice.everything(self._cube()).at(stim, neuron)
-        return apply(self._ds, some(choice, {"stim": stim, "neuron": neuron}))
+        ds = checked(self._ds)
+        choice = Choice.everything(ds).at(stim, neuron)
+        return apply(ds, some(choice, {"stim": stim, "neuron": neuron}))
 
     def where(
         self, predicate: Callable[[xr.Dataset], xr.DataArray] | xr.DataArray, keep: Keep | None = None
@@ -156,7 +151,7 @@ class StrfAccessor:
         """
         from strfcube.analysis.select import published
 
-        return self.sel(keep=keep, **published(self._cube(), name))
+        return self.sel(keep=keep, **published(self._ds, name))
 
     def splits(self, *names: str) -> tuple[xr.Dataset, ...]:
         """Published parts of the stimuli, all with the same neurons: ``est, val = ds.strf.splits("est", "val")``.
@@ -178,9 +173,9 @@ class StrfAccessor:
         SelectionError
             If the cube has no such part.
         """
-        from strfcube.analysis.select import Choice, apply, parts
+        from strfcube.analysis.select import Choice, apply, checked, parts
 
-        ds = self._cube()
+        ds = checked(self._ds)
         return tuple(apply(ds, part) for part in parts(ds, Choice.everything(ds), names))
 
     def psth(self, smooth_ms: float | None = None) -> xr.DataArray:
@@ -333,8 +328,8 @@ class StrfAccessor:
             raise StoreError("the cube does not know its store any more: open it with strfcube.open, or give trials=")
         try:
             # Positions in the trials are those of the whole cube, which this may be a part of.
-            return xr.open_zarr(source, chunks=None), xr.open_zarr(source, group="trials", chunks=None)
-        except (FileNotFoundError, KeyError) as error:
+            return open_group(source), open_group(source, "trials")
+        except StoreError as error:
             raise StoreError(f"{source} is gone, or was built without its group 'trials': give trials=") from error
 
     def standardize(self, stims: Any = None, per: Literal["band", "all"] = "band") -> xr.Dataset:
@@ -355,7 +350,7 @@ class StrfAccessor:
         """
         from strfcube.analysis.transform import standardize
 
-        self._need("stimulus")
+        check(self._ds, "stimulus")
         chosen = self.subset(stims)["stim"].values if isinstance(stims, str) else stims
         return self._ds.assign(stimulus=standardize(self._ds["stimulus"], chosen, per))
 
@@ -364,4 +359,4 @@ class StrfAccessor:
         """Pictures: ``plot.response``, ``plot.coverage``, ``plot.prediction``, ``plot.strf``; needs matplotlib."""
         from strfcube.analysis.plot import Plots
 
-        return Plots(self._ds)
+        return Plots(check(self._ds, "response", "stimulus", "n_repeats", "n_bins"))

@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strfcube.analysis.select import as_slice, select
+from strfcube.analysis.sounds import diagonal, equal_spectrograms, owners, union
 from strfcube.cube.normalise import loaded
 from strfcube.cube.stored import joined
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import xarray as xr
 
@@ -73,15 +74,17 @@ def concat(
         One a cube; default its ``dataset`` attribute. They prefix the labels (``aa1:gg0304_10_B``) and fill the
         coordinates ``dataset`` on neuron and ``stim_dataset`` on stim.
     stimuli : {"separate", "shared"}
-        ``separate``: block-diagonal, each cube keeps its stimuli. ``shared``: a sound that stands in several cubes,
-        by its ``md5``, or without one by its ``stim_name`` and spectrogram, becomes one stimulus.
+        ``separate``: block-diagonal, each cube keeps its stimuli. ``shared``: a sound that stands in several cubes
+        becomes one stimulus. Within one data set that is a stimulus of one label, so that pooling the parts of a cube
+        gives the cube, also where it plays one sound as two classes; across data sets a sound of one ``md5``, or
+        without one of one ``stim_name`` and spectrogram. Its spectrogram is taken from the first that has one.
     bands : {"same", "by_number"}
         ``same``: the frequency axes and units of the spectrograms must be equal. ``by_number``: only the number of
         bands; the centre frequencies go to the coordinate ``band_frequency`` (stim, frequency).
     duplicates : {"warn", "drop", "keep"}
         What to do with a cell that stands in two cubes (same species and ``cell_id``): report it in a
-        `DuplicateWarning`, drop the later copy, or keep it silently. Sounds that stand in two cubes are reported too;
-        ``stimuli="shared"`` makes them one.
+        `DuplicateWarning`, drop the later copy, or keep it silently. Sounds that stand in two cubes, by their ``md5``
+        or where one has none by their spectrograms, are reported too; ``stimuli="shared"`` makes them one.
 
     Returns
     -------
@@ -91,7 +94,8 @@ def concat(
     Raises
     ------
     UsageError
-        If bin widths, frequency axes or units differ (the message has both values), or names repeat.
+        If bin widths, frequency axes, units, the alignment of frames or the settings of the front ends differ (the
+        message has both values), or names repeat.
     """
     if isinstance(cubes, str | os.PathLike) or hasattr(cubes, "data_vars"):
         raise UsageError("concat: expected several cubes in a list, got one")
@@ -100,7 +104,9 @@ def concat(
         raise UsageError("concat: expected at least one cube, got none")
     labels = [str(ds.attrs.get("dataset", "cube")) for ds in opened] if names is None else list(map(str, names))
     if len(labels) != len(opened) or len(set(labels)) < len(labels):
-        raise UsageError(f"concat: expected {len(opened)} different names, got {labels}; give names=[...]")
+        raise UsageError(
+            f"concat: expected {len(opened)} different names, got {labels}; give each a name: names=['a', 'b']"
+        )
     for option, given, allowed in (
         ("stimuli", stimuli, ("separate", "shared")),
         ("bands", bands, ("same", "by_number")),
@@ -112,19 +118,23 @@ def concat(
         _refuse_unlike(opened[0], ds, labels[0], label, bands)
     if duplicates == "drop":
         opened = _without_copies(opened, labels)
-    elif duplicates == "warn":
-        found = [d for d in find_duplicates(opened, labels) if d.kind == "cell" or stimuli == "separate"]
+    stims = union(opened, labels) if stimuli == "shared" else diagonal([ds.sizes["stim"] for ds in opened])
+    if duplicates == "warn":
+        found = [d for one in find_duplicates(opened, labels) if (d := _apart(one, opened, labels, stims))]
         if found:
             advice = (
-                "drop copied cells with duplicates='drop', merge sounds with stimuli='shared', or accept with 'keep'"
+                "drop copied cells with duplicates='drop', merge sounds with stimuli='shared', or accept with "
+                "duplicates='keep'"
             )
             warnings.warn(f"{'; '.join(map(str, found))}. {advice}", DuplicateWarning, stacklevel=2)
-    stims = _union(opened, labels) if stimuli == "shared" else _diagonal([ds.sizes["stim"] for ds in opened])
     return _pool(opened, labels, stims, bands)
 
 
 def find_duplicates(cubes: Sequence[xr.Dataset], names: Sequence[str]) -> list[Duplicate]:
-    """Cells (same species and ``cell_id``) and sounds (same ``md5``) that stand in two cubes."""
+    """Cells (same species and ``cell_id``) and sounds that stand in two cubes.
+
+    Sounds are the same by their ``md5``, or where one has none, by the moments of their spectrograms.
+    """
     found = []
     for second in range(1, len(cubes)):
         for first in range(second):
@@ -132,10 +142,28 @@ def find_duplicates(cubes: Sequence[xr.Dataset], names: Sequence[str]) -> list[D
             for kind, dim, keys in (("cell", "neuron", ("species", "cell_id")), ("sound", "stim", ("md5",))):
                 there = {k: i for i, k in enumerate(_identities(a, keys)) if k}
                 pairs = [(there[k], j) for j, k in enumerate(_identities(b, keys)) if k in there]
+                if kind == "sound":
+                    pairs = sorted({*pairs, *equal_spectrograms(a, b)})
                 if pairs:
                     labels = tuple((str(a[dim].values[i]), str(b[dim].values[j])) for i, j in pairs)
                     found.append(Duplicate(kind, names[first], names[second], labels))  # type: ignore[arg-type]
     return found
+
+
+def _apart(
+    found: Duplicate, cubes: Sequence[xr.Dataset], names: Sequence[str], stims: Sequence[Index]
+) -> Duplicate | None:
+    """What is left of it once shared sounds are one: parts of one data set have the same, and that is no news."""
+    if found.kind == "cell":
+        return found
+    where = []
+    for name in (found.first, found.second):
+        c = list(names).index(name)
+        row = {int(s): r for r, s in enumerate(stims[c]) if s >= 0}
+        where.append({str(v): row[s] for s, v in enumerate(cubes[c]["stim"].values)})
+    merged = set(where[0].values()) & set(where[1].values())
+    labels = tuple((i, j) for i, j in found.labels if where[0][i] not in merged and where[1][j] not in merged)
+    return replace(found, labels=labels) if labels else None
 
 
 def _identities(ds: xr.Dataset, keys: Sequence[str]) -> list[tuple[str, ...]]:
@@ -181,6 +209,7 @@ def _refuse_unlike(a: xr.Dataset, b: xr.Dataset, first: str, second: str, bands:
     f, g = np.asarray(a["frequency"].values, float), np.asarray(b["frequency"].values, float)
     if len(f) != len(g):
         raise differ("frequency axes", f"{len(f)} bands", f"{len(g)} bands", "build both with the same front end")
+    _refuse_recipes(a, b, differ, bands)
     if bands == "by_number":
         return
     advice = "build both with the same front end, or pool band by band with bands='by_number'"
@@ -191,50 +220,27 @@ def _refuse_unlike(a: xr.Dataset, b: xr.Dataset, first: str, second: str, bands:
         raise differ("units of the spectrograms", repr(one), repr(other), advice)
 
 
-def _diagonal(sizes: Sequence[int]) -> list[Index]:
-    """Position in each cube of each pooled stimulus; -1 where the cube lacks it."""
-    total, first, found = sum(sizes), 0, []
-    for size in sizes:
-        at = np.full(total, -1)
-        at[first : first + size] = np.arange(size)
-        first += size
-        found.append(at)
-    return found
+def _refuse_recipes(a: xr.Dataset, b: xr.Dataset, differ: Callable[..., UsageError], bands: str) -> None:
+    """Where a frame stands in its bin, and what is in it, must be one thing in one cube."""
+    one, other = (_recipes(json.loads(ds.attrs.get("recipe") or "{}")) for ds in (a, b))
+    for x, y in itertools.product(one, other):
+        pairs = [("align", x.get("align"), y.get("align"))]
+        if bands == "same":
+            f, g = x.get("front_end", {}), y.get("front_end", {})
+            known = dict.fromkeys([*f, *g]) if f and g else {}
+            pairs += [(f"front ends ({key})", f.get(key), g.get(key)) for key in known]
+        for what, p, q in pairs:
+            if p != q and not (what == "align" and None in (p, q)):
+                raise differ(what, repr(p), repr(q), "build both with one recipe")
 
 
-def _union(cubes: Sequence[xr.Dataset], names: Sequence[str]) -> list[Index]:
-    """As `_diagonal`, with equal sounds as one stimulus."""
-    rows: list[list[int]] = []
-    known: dict[tuple[str, str], int] = {}
-    for c, ds in enumerate(cubes):
-        md5 = [k[0] if k else "" for k in _identities(ds, ("md5",))] or [""] * ds.sizes["stim"]
-        for s, (digest, name) in enumerate(zip(md5, map(str, ds["stim_name"].values), strict=True)):
-            row = known.get(("md5", digest)) if digest else None
-            if row is None and not digest and ("name", name) in known:
-                candidate = known["name", name]
-                owner = next(i for i, at in enumerate(rows[candidate]) if at >= 0)
-                row = candidate if _same_sound(cubes[owner], rows[candidate][owner], ds, s) else None
-            elif row is not None:
-                owner = next(i for i, at in enumerate(rows[row]) if at >= 0)
-                if int(cubes[owner]["n_bins"][rows[row][owner]]) != int(ds["n_bins"][s]):
-                    raise UsageError(
-                        f"concat: the sound {name} (md5 {digest}) has {int(cubes[owner]['n_bins'][rows[row][owner]])} "
-                        f"bins in {names[owner]} and {int(ds['n_bins'][s])} in {names[c]}; build both with one --post"
-                    )
-            if row is None or rows[row][c] >= 0:
-                row = len(rows)
-                rows.append([-1] * len(cubes))
-            rows[row][c] = s
-            known.setdefault(("md5", digest) if digest else ("name", name), row)
-    return [np.array([row[c] for row in rows], np.intp) for c in range(len(cubes))]
-
-
-def _same_sound(a: xr.Dataset, i: int, b: xr.Dataset, j: int) -> bool:
-    if int(a["n_bins"][i]) != int(b["n_bins"][j]):
-        return False
-    bins = int(a["n_bins"][i])
-    one, other = (ds["stimulus"][k, :, :bins].values for ds, k in ((a, i), (b, j)))
-    return bool(np.allclose(one, other, rtol=1e-4, atol=1e-6, equal_nan=True))
+def _recipes(recipe: Any) -> list[dict[str, Any]]:
+    """The recipe of a cube, or those of a pool."""
+    if not isinstance(recipe, dict):
+        return []
+    if "pool" in recipe:
+        return [found for part in recipe["pool"].values() for found in _recipes(part)]
+    return [recipe] if recipe else []
 
 
 def _pool(cubes: Sequence[xr.Dataset], names: Sequence[str], stims: Sequence[Index], bands: str) -> xr.Dataset:
@@ -243,11 +249,10 @@ def _pool(cubes: Sequence[xr.Dataset], names: Sequence[str], stims: Sequence[Ind
     n_time = max(ds.sizes["time"] for ds in cubes)
     n_repeat = max(ds.sizes["repeat"] for ds in cubes)
     longest = max(cubes, key=lambda ds: ds.sizes["time"])
-    # The first cube that has a stimulus says what it is.
-    owner = np.argmax(np.stack(stims) >= 0, axis=0)
+    owner, sounding = owners(cubes, stims)
     at = np.stack(stims)[owner, np.arange(len(owner))]
     sizes = {"repeat": n_repeat, "time": n_time}
-    response, stimulus = _stored(cubes, stims, sizes)
+    response, stimulus = _stored(cubes, stims, sounding, sizes)
     if response is None:
         response = _along([_placed(ds["response"], s, sizes) for ds, s in zip(cubes, stims, strict=True)], 1)
     if stimulus is None:
@@ -286,16 +291,19 @@ def _pool(cubes: Sequence[xr.Dataset], names: Sequence[str], stims: Sequence[Ind
     return xr.Dataset(variables, coords, _root_attrs(cubes, names))
 
 
-def _stored(cubes: Sequence[xr.Dataset], stims: Sequence[Index], sizes: Mapping[str, int]) -> tuple[Any, Any]:
+def _stored(
+    cubes: Sequence[xr.Dataset], stims: Sequence[Index], sounding: Sequence[Index], sizes: Mapping[str, int]
+) -> tuple[Any, Any]:
     """Responses and stimuli as arrays of stored rows; None where one of the cubes holds something else."""
     from strfcube.cube.lazy_array import block_of, chunked, rows_of
 
     shape = (len(stims[0]), sum(ds.sizes["neuron"] for ds in cubes), sizes["repeat"], sizes["time"])
     found = []
-    for name, rest in (("response", shape[2:]), ("stimulus", (cubes[0].sizes["frequency"], sizes["time"]))):
+    bands = cubes[0].sizes["frequency"]
+    for name, at, rest in (("response", stims, shape[2:]), ("stimulus", sounding, (bands, sizes["time"]))):
         rows = [rows_of(ds[name]) for ds in cubes]
         known = [r for r in rows if r is not None and r.entire]
-        found.append(chunked(joined(known, stims, rest), block_of(shape)) if len(known) == len(rows) else None)
+        found.append(chunked(joined(known, at, rest), block_of(shape)) if len(known) == len(rows) else None)
     return found[0], found[1]
 
 

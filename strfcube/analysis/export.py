@@ -10,6 +10,7 @@ from uuid import uuid4
 import numpy as np
 
 from strfcube.analysis.tables import neurons, stimuli
+from strfcube.cube.groups import has_group, open_group
 from strfcube.cube.store import locate
 from strfcube.cube.store import open as open_cube
 from strfcube.errors import StoreError, UsageError
@@ -96,13 +97,7 @@ class _Files:
 
 def _group(store: str, name: str) -> xr.Dataset | None:
     """One group beside the root; None where the cube has none."""
-    import xarray as xr
-
-    try:
-        group: xr.Dataset = xr.open_zarr(store, group=name, chunks=None, decode_timedelta=False)
-    except (FileNotFoundError, KeyError):
-        return None
-    return group
+    return open_group(store, name) if has_group(store, name) else None
 
 
 def _spans(row_size: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

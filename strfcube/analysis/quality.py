@@ -1,115 +1,26 @@
 """How reliable a response is, and what a model can at best explain of it.
 
 Functions of labelled arrays, lazy where the input is dask, for responses with dims (stim, neuron, repeat, time) in any
-order, NaN where nothing was observed. Each (stim, neuron) pair is used with its own number of repeats and its own bins:
-the repeats with at least one observed bin, and the bins that all of them observed. A pair with a single repeat has no
-noise estimate: NaN, never 0.
+order, NaN where nothing was observed. The powers themselves are computed in `strfcube.analysis.powers`. A pair with a
+single repeat has no noise estimate: NaN, never 0.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
+from strfcube.analysis.powers import Per, powers
 from strfcube.analysis.predictions import aligned
-from strfcube.analysis.transform import blocks, blockwise
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Per = Literal["pair", "neuron"]
-
-_COLUMNS = ("repeats", "bins", "signal_power", "total_power", "psth_power", "covariance", "prediction_power")
 _SAHANI = "Sahani and Linden 2003, unbiased variances"
 _POOLED = "; powers averaged over stimuli, weighted by duration"
-
-
-def _power_columns(x: NDArray[Any], prediction: NDArray[Any] | None = None) -> NDArray[np.float64]:
-    """Compute `_COLUMNS` of responses (..., repeat, time); the last two beside predictions (..., time)."""
-    if prediction is None:
-        out = np.empty((*x.shape[:-2], 5))
-        for at in blocks(x.shape):
-            out[at] = _powers(x[at], None)
-        return out
-    lead = np.broadcast_shapes(x.shape[:-2], prediction.shape[:-1])
-    x = np.broadcast_to(x, (*lead, *x.shape[-2:]))
-    prediction = np.broadcast_to(prediction, (*lead, prediction.shape[-1]))
-    out = np.empty((*lead, 7))
-    for at in blocks(x.shape):
-        out[at] = _powers(x[at], prediction[at])
-    return out
-
-
-def _powers(x: NDArray[Any], prediction: NDArray[Any] | None) -> NDArray[np.float64]:
-    observed = ~np.isnan(x)
-    present = observed.any(-1)
-    repeats = present.sum(-1)
-    used = (observed | ~present[..., None]).all(-2) & (repeats > 0)[..., None]
-    if prediction is not None:
-        used &= np.isfinite(prediction)
-    bins = used.sum(-1)
-    # Sums in float64: of a trace at -60 mV in float32 the variance would lose its digits.
-    x = np.where(observed & used[..., None, :], x, np.float64(0))
-    total = x.sum(-2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        squares = np.einsum("...rt,...rt->...", x, x) - (x.sum(-1) ** 2).sum(-1) / bins
-        total_power = squares / (repeats * (bins - 1.0))
-        psth_power = (np.einsum("...t,...t->...", total, total) - total.sum(-1) ** 2 / bins) / (
-            repeats**2 * (bins - 1.0)
-        )
-        signal_power = (repeats * psth_power - total_power) / (repeats - 1.0)
-        columns = [repeats, bins, signal_power, total_power, psth_power]
-        if prediction is not None:
-            p = np.where(used, prediction, np.float64(0))
-            p -= p.sum(-1, keepdims=True) / bins[..., None]
-            p *= used
-            columns += [(p * total).sum(-1) / (repeats * (bins - 1.0)), (p * p).sum(-1) / (bins - 1.0)]
-    out = np.stack(np.broadcast_arrays(*columns), -1).astype(np.float64)
-    out[..., 2:][(repeats < 2) | (bins < 2)] = np.nan
-    return out
-
-
-def powers(response: xr.DataArray, prediction: xr.DataArray | None = None, per: Per = "pair") -> xr.Dataset:
-    """All the variances that the measures are made of, in one pass over the response.
-
-    Parameters
-    ----------
-    response : xarray.DataArray [dims=(..., repeat, time)]
-        NaN where nothing was observed.
-    prediction : xarray.DataArray [dims=(..., time)], optional
-        Bins where it is not finite are left out.
-    per : {"pair", "neuron"}
-        Of each pair, or averaged over ``stim`` with the number of used bins as weight.
-
-    Returns
-    -------
-    xarray.Dataset [dims=(...)]
-        ``repeats``, ``bins``; ``signal_power``, ``total_power``, ``psth_power`` (variance of the mean of the repeats);
-        with a prediction ``covariance`` (with the mean of the repeats) and ``prediction_power``. ``repeats`` and
-        ``bins`` are only there per pair.
-
-    Raises
-    ------
-    UsageError
-        If `per` is neither.
-    """
-    if per not in ("pair", "neuron"):
-        raise UsageError(f"per={per!r}, expected 'pair' or 'neuron'")
-    arrays, core = [response], [["repeat", "time"]]
-    if prediction is not None:
-        arrays, core = [*arrays, prediction], [*core, ["time"]]
-    columns = _COLUMNS[: 5 if prediction is None else 7]
-    table = blockwise(_power_columns, arrays, core, {"column": len(columns)}, np.float64)
-    result = xr.Dataset({name: table.isel(column=i) for i, name in enumerate(columns)})
-    if per == "pair" or "stim" not in result.dims:
-        return result
-    values = result.drop_vars(["repeats", "bins"])
-    weight = result["bins"].where(result["signal_power"].notnull())
-    mean: xr.Dataset = (values * weight).sum("stim", min_count=1) / weight.sum("stim", min_count=1)
-    return mean
 
 
 def _named(value: xr.DataArray, name: str, long_name: str, units: str, estimator: str, per: Per) -> xr.DataArray:
@@ -123,7 +34,7 @@ def _squared(response: xr.DataArray) -> str:
 
 
 def measures(response: xr.DataArray, per: Per = "neuron") -> xr.Dataset:
-    """Signal power, noise power, SNR and CCmax in one pass over the response.
+    """Signal power with its standard error and significance, noise power, SNR and CCmax, in one pass.
 
     Parameters
     ----------
@@ -135,21 +46,54 @@ def measures(response: xr.DataArray, per: Per = "neuron") -> xr.Dataset:
     Returns
     -------
     xarray.Dataset [dims=(stim, neuron) or (neuron,)]
-        ``signal_power``, ``noise_power``, ``snr``, ``ccmax``, as the functions of these names give them.
+        ``signal_power``, ``noise_power``, ``snr``, ``ccmax``, as the functions of these names give them;
+        ``signal_power_se``, the standard error of the signal power over repetitions of the experiment; ``p_signal``,
+        the probability of so much signal power or more where no part of the response repeats. A CCmax is 0 where the
+        signal power is not positive, so that of noise alone its average is above 0: look at ``p_signal`` beside it.
+
+    Notes
+    -----
+    The signal power is the mean of the covariances c of all pairs of repeats. Without a signal they are uncorrelated,
+    and its variance is ``2 tr(N^2) / (R (R - 1) (T - 1)^2)`` with N the covariance of the noise over time (Sahani and
+    Linden 2003), where ``tr(N^2)`` is estimated from the spectrum of differences of neighbouring repeats, so that
+    noise may be correlated in time (Bartlett 1946, doi 10.2307/2983611). ``p_signal`` is that of the F ratio of an
+    analysis of variance, bins against bins x repeats, with the degrees of freedom that give that variance (Box 1954,
+    doi 10.1214/aoms/1177728786). With a signal a term is added that the jackknife over repeats gives.
     """
     p = powers(response, per=per)
     signal, total, mean = p["signal_power"], p["total_power"], p["psth_power"]
     noise = total - signal
     # A signal power of 0 or less is an estimate of no signal: a ceiling of 0, not an unknown one.
     ceiling: xr.DataArray = (signal.clip(min=0) / mean.where(mean > 0)) ** 0.5
+    error = np.maximum(p["variance"], p["null_variance"]) ** 0.5
+    chance = xr.apply_ufunc(_chance, signal, noise, p["repeats"], p["null_variance"], dask="parallelized",
+                            output_dtypes=[np.float64])  # fmt: skip
     unit = _squared(response)
     columns = [
         _named(signal, "signal_power", "signal power", unit, _SAHANI, per),
+        _named(error, "signal_power_se", "standard error of the signal power", unit,
+               "variance without signal from the noise spectrum, and with it from the jackknife over repeats", per),
+        _named(chance, "p_signal", "probability of the signal power without a signal", "1",
+               "F ratio of bins, degrees of freedom from the noise spectrum, Box 1954", per),
         _named(noise, "noise_power", "noise power", unit, _SAHANI, per),
         _named(signal / noise.where(noise != 0), "snr", "signal-to-noise ratio", "1", f"SP / NP, {_SAHANI}", per),
         _named(ceiling, "ccmax", "CCmax", "1", "sqrt(R SP / ((R - 1) SP + TP)), Schoppe et al. 2016", per),
-    ]
+    ]  # fmt: skip
     return xr.Dataset({str(c.name): c for c in columns})
+
+
+def _chance(
+    signal: NDArray[Any], noise: NDArray[Any], repeats: NDArray[Any], variance: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Upper tail of the F ratio ``1 + R SP / NP`` whose signal power has this variance without a signal."""
+    from scipy.special import fdtrc
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.maximum(1 + repeats * signal / noise, 0)
+        bins = 2 * noise**2 / (repeats * (repeats - 1) * variance)
+        known = (noise > 0) & (variance > 0) & np.isfinite(bins)
+        found = fdtrc(np.where(known, bins, 1), np.where(known, bins * (repeats - 1), 1), np.where(known, ratio, 1))
+    return np.where(known, found, np.nan)
 
 
 def signal_power(response: xr.DataArray, per: Per = "neuron") -> xr.DataArray:
@@ -157,7 +101,8 @@ def signal_power(response: xr.DataArray, per: Per = "neuron") -> xr.DataArray:
 
     ``SP = (R var(mean of the repeats) - TP) / (R - 1)`` with TP the mean over repeats of the variance over time, which
     is the mean covariance of all pairs of repeats (Sahani and Linden 2003, "How linear are auditory cortical
-    responses?", NIPS 15). Unbiased, so it can be negative where there is no signal.
+    responses?", NIPS 15). Unbiased, so it can be negative where there is no signal. Where windows differ, each pair of
+    repeats counts with the bins that both observed.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strfcube.analysis.matching import coordinate, dims_of, matches, predicate
-from strfcube.cube.normalise import with_own_units
+from strfcube.cube.normalise import check, with_own_units
 from strfcube.errors import SelectionError, UsageError
 
 if TYPE_CHECKING:
@@ -158,6 +158,7 @@ def select(
     --------
     >>> strfcube.select(ds, area=["MLd", "OV"], stim_type="conspecific")  # doctest: +SKIP
     """
+    ds = checked(ds)
     choice = Choice.everything(ds).narrowed(*masks(ds, keys, where, heard), counts_of(ds), keep)
     return apply(ds, some(choice, keys, where, heard))
 
@@ -298,6 +299,11 @@ def some(choice: Choice, keys: Mapping[str, Any], where: Any = None, heard: Any 
         f"{', '.join(asked) or 'the selection'}: leaves no stimulus that a chosen neuron heard; "
         f"loosen it, or see ds.strf.coverage()"
     )
+
+
+def checked(ds: xr.Dataset) -> xr.Dataset:
+    """A Dataset that a part can be taken of: each of the variables of a cube that it has is as a cube has it."""
+    return check(ds, "response", "n_repeats", *(n for n in ("stimulus", "n_bins") if n in ds.variables))
 
 
 def counts_of(ds: xr.Dataset) -> NDArray[Any]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from strfcube.errors import SelectionError
+from strfcube.cube.groups import open_group
+from strfcube.errors import SelectionError, StoreError
 from strfcube.grid import NS_PER_S, bin_of, dt_to_ns
 
 if TYPE_CHECKING:
@@ -111,8 +112,6 @@ def of_pair(ds: xr.Dataset, stim: str | int, neuron: str | int) -> SpikeTrains |
 
 def _stored(ds: xr.Dataset, stim: int, neuron: int) -> tuple[str, int, int] | None:
     """Store of a pair, and its positions there."""
-    import xarray as xr
-
     from strfcube.cube.lazy_array import rows_of
 
     rows = rows_of(ds["response"].isel(stim=[stim], neuron=[neuron]))
@@ -123,8 +122,8 @@ def _stored(ds: xr.Dataset, stim: int, neuron: int) -> tuple[str, int, int] | No
     if source is None:
         return None
     try:
-        whole = xr.open_zarr(source, chunks=None)
-    except (FileNotFoundError, KeyError, OSError):
+        whole = open_group(source)
+    except StoreError:
         return None
     found = []
     for dim, at in (("stim", stim), ("neuron", neuron)):
@@ -137,11 +136,9 @@ def _stored(ds: xr.Dataset, stim: int, neuron: int) -> tuple[str, int, int] | No
 
 def _rows(path: str, stim: int, neuron: int) -> tuple[NDArray[Any], NDArray[Any], list[NDArray[np.int64]]] | None:
     """Windows, repeats and spike times in ns of the kept trials of a stored pair; None where a store has no such."""
-    import xarray as xr
-
     try:
-        trials = xr.open_zarr(path, group="trials", chunks=None)
-    except (FileNotFoundError, KeyError, OSError):
+        trials = open_group(path, "trials")
+    except StoreError:
         return None
     low, high = np.searchsorted(trials["neuron_index"].values, [neuron, neuron + 1])
     table = trials.drop_dims("spike").isel(trial=slice(int(low), int(high))).load()

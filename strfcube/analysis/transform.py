@@ -199,7 +199,9 @@ def psth(response: xr.DataArray, dt_ms: float, smooth_ms: float | None = None) -
 
 
 def standardize(stimulus: xr.DataArray, stims: Any = None, per: Literal["band", "all"] = "band") -> xr.DataArray:
-    """Subtract the mean of a spectrogram and divide by its standard deviation.
+    """Subtract the mean of a spectrogram and divide by its standard deviation, both of what is there.
+
+    Bins that are missing, past the end or in a band that a sound lacks, count in neither and stay missing.
 
     Parameters
     ----------
@@ -214,7 +216,8 @@ def standardize(stimulus: xr.DataArray, stims: Any = None, per: Literal["band", 
     Returns
     -------
     xarray.DataArray [dims=(stim, frequency, time)]
-        Dimensionless, of the dtype that came. A constant band becomes 0.
+        Dimensionless, of the dtype that came. A constant band becomes 0; one that no chosen stimulus has is left as it
+        is.
 
     Raises
     ------
@@ -237,7 +240,10 @@ def standardize(stimulus: xr.DataArray, stims: Any = None, per: Literal["band", 
             )
     part = stimulus.isel(stim=np.flatnonzero(chosen)).astype(np.float64)
     dims = ["stim", "time"] if per == "band" else list(part.dims)
-    mean, deviation = part.mean(dims), part.std(dims)
+    count = part.notnull().sum(dims)
+    count = count.where(count > 0)
+    mean = (part.sum(dims) / count).fillna(0)
+    deviation = (((part - mean) ** 2).sum(dims) / count) ** 0.5
     out = ((stimulus - mean) / deviation.where(deviation > 0, 1)).astype(stimulus.dtype)
     attrs = stimulus.attrs | {"units": "1", "estimator": f"standardised per {per} over {int(chosen.sum())} stimuli"}
     return out.transpose(*stimulus.dims).assign_attrs(attrs)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -136,7 +135,7 @@ def run(
             if _up_to_date(request, work, force):  # another build finished it while this one waited
                 discard(work)
                 return target
-            resume_or_restart(work, target, request.recipe, request.fingerprint)
+            resume_or_restart(work, target, request.recipe, request.fingerprint, request.command)
             with tasks.workers(tasks.default_jobs() if jobs is None else jobs) as pool:
                 built = _build(request, work, pool, strict, progress)
                 if pool is not None:
@@ -207,6 +206,8 @@ def _build(request: Request, work: Path, pool: Any, strict: bool, progress: task
     for s in summaries:
         for finding in s.findings:
             tell(finding)
+    if recipe.post_ns:
+        _report_windows(recipe, summaries, tell)
     made, unheard, unplayed = plan.make_plan(summaries, spools, bins, len(survey.neurons))
     if not len(made.stims) and request.missing.files:
         raise RawDataError(f"{request.missing.what()}: {request.missing.remedy()}", pipeline.raw)
@@ -268,7 +269,10 @@ def _front_end(
                 + ("" if any(s.audio for s in survey.stimuli) else ", which the raw folder does not have")
             )
         return front_end, {}, np.asarray(survey.ready_made.frequencies), attrs | {"units": survey.ready_made.units}
-    rates = _rates(survey)
+    rates, unread = _rates(survey)
+    if unread is not None and not rates and survey.ready_made is not None:
+        raise RawDataError(f"--spec {front_end.kind} needs the waveforms, and none can be read: {unread.message}",
+                           unread.file)  # fmt: skip
     if not rates and survey.ready_made is not None:
         raise UsageError(f"--spec {front_end.kind} needs the waveforms, and the raw folder has none")
     if not rates:
@@ -279,14 +283,17 @@ def _front_end(
     return resolved, kernels, resolved.frequencies(), attrs | {"units": resolved.units, "lowest_rate": lowest}
 
 
-def _rates(survey: Survey) -> set[float]:
-    """Sampling rates of the waveforms, read from those whose rate the survey does not state."""
+def _rates(survey: Survey) -> tuple[set[float], RawDataError | None]:
+    """Sampling rates of the waveforms, read from those whose rate the survey does not state, and what the last says."""
     rates = {s.rate for s in survey.stimuli if s.audio and not math.isnan(s.rate)}
+    unread = None
     for stimulus in survey.stimuli:
         if stimulus.audio and math.isnan(stimulus.rate):
-            with suppress(RawDataError):  # reported where its spectrogram is made
+            try:
                 rates.add(stimulus.audio().rate)
-    return rates
+            except RawDataError as error:  # reported where its spectrogram is made
+                unread = error
+    return rates, unread
 
 
 def _check_survey(survey: Survey) -> None:
@@ -311,6 +318,17 @@ def _check_sources(survey: Survey, summaries: Sequence[spool.Summary]) -> None:
         if twice := sorted(seen & mine):
             raise StrfcubeError(f"neuron '{survey.neurons[twice[0]].id}' has trials in two sources")
         seen |= mine
+
+
+def _report_windows(recipe: Recipe, summaries: Sequence[spool.Summary], report: Callable[[Finding], None]) -> None:
+    """Say of how many trials nothing, or less, is known of the time that is kept after the sound."""
+    post = f"{recipe.post_ns / 1e6:g} ms after the sound"
+    if unstated := sum(s.unstated for s in summaries):
+        what = f"{unstated:,} trials do not state until when they were recorded, and {post} are kept (post)"
+        report(Finding("warning", "", what, "a bin that nobody recorded reads 0 there, as one without a spike does"))
+    if short := sum(s.short for s in summaries):
+        what = f"{short:,} trials were not recorded until {post} (post)"
+        report(Finding("warning", "", what, "their bins from the end of the recording on are missing"))
 
 
 def _report_left_out(

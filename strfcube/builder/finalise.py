@@ -233,7 +233,8 @@ def _text(values: Sequence[str]) -> NDArray[Any]:
     # Object arrays become Zarr's variable-length strings; fixed-width ones have no settled specification.
     # Of an empty object array nobody can tell that it is text, so that one says it.
     out = np.empty(len(values), object if len(values) else np.dtypes.StringDType())
-    out[:] = [str(v) for v in values]
+    # Names of files are bytes; where they are no text, they are shown as Python shows such bytes.
+    out[:] = [str(v).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for v in values]
     return out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shlex
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,8 +17,11 @@ from strfcube import catalog
 from strfcube.builder.build import run
 from strfcube.builder.recipe import Recipe
 from strfcube.builder.request import Request, default_recipe
+from strfcube.cube.groups import has_group, open_group
+from strfcube.cube.shard_reader import ShardedArray
 from strfcube.cube.store import local, locate
 from strfcube.cube.store import open as open_cube
+from strfcube.cube.transport import connect
 from strfcube.errors import UsageError
 from strfcube.grid import dt_to_ns
 from strfcube.records import (
@@ -111,7 +115,10 @@ def rebin(
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     kept = {k: attrs[k] for k in ("sources", "fingerprint", "licence", "citation", "doi", "title") if k in attrs}
     history = f"{attrs['history']}\n{now} rebinned from {attrs['dt_ms']:g} ms to {recipe.dt_ms:g} ms"
-    request = Request(pipeline, recipe, target, attrs["fingerprint"], entry, {}, kept | {"history": history})
+    command = shlex.join(["strfcube", "rebin", path, "--dt", f"{recipe.dt_ms:g}", "--out", target])
+    request = Request(
+        pipeline, recipe, target, attrs["fingerprint"], entry, {}, kept | {"history": history}, command=command
+    )
     return run(request, jobs=jobs, force=force, progress=progress)
 
 
@@ -127,16 +134,11 @@ class StoredCube(Pipeline):
 
     @cached_property
     def _root(self) -> xr.Dataset:
-        import xarray as xr
-
-        root: xr.Dataset = xr.open_zarr(self.path, chunks=None)
-        return root
+        return open_group(self.path)
 
     @cached_property
     def _trials(self) -> xr.Dataset:
-        import xarray as xr
-
-        ds: xr.Dataset = xr.open_zarr(self.path, group="trials", chunks=None)
+        ds = open_group(self.path, "trials")
         return ds.assign({n: ds[n].load() for n in ds.variables if n != "spike_time"})
 
     def sampled(self) -> list[str]:
@@ -147,9 +149,7 @@ class StoredCube(Pipeline):
 
     def survey(self, report: Report) -> Survey:
         """Stimuli and neurons from the coordinates; the stored findings are reported again."""
-        import xarray as xr
-
-        for row in _rows(xr.open_zarr(self.path, group="findings", chunks=None)):
+        for row in _rows(open_group(self.path, "findings")):
             report(Finding(**row))
         published = isinstance(Recipe.from_json(self._root.attrs["recipe"]).front_end, Published)
         ready = None
@@ -172,12 +172,10 @@ class StoredCube(Pipeline):
         )
 
     def _stimuli(self, published: bool) -> Iterator[Stimulus]:
-        import xarray as xr
-
         root = self._root
         sizes, rates = np.zeros(root.sizes["stim"], np.int64), np.zeros(root.sizes["stim"])
-        if (Path(self.path) / "audio").is_dir() or "://" in self.path:
-            audio = xr.open_zarr(self.path, group="audio", chunks=None)
+        if has_group(self.path, "audio"):
+            audio = open_group(self.path, "audio")
             sizes, rates = audio["row_size"].values, audio["rate"].values
         starts = np.cumsum(sizes) - sizes
         metas = _metas(root, "stim")
@@ -252,12 +250,12 @@ def _rows(ds: xr.Dataset) -> list[dict[str, Any]]:
 
 
 def _audio(path: str, start: int, size: int, rate: float) -> Audio:
-    import zarr
-
-    return Audio(np.asarray(zarr.open_array(path, path="audio/samples", mode="r")[start : start + size]), rate)
+    return Audio(ShardedArray(connect(path).at("audio/samples")).values(start, start + size), rate)
 
 
 def _spectrogram(path: str, stim: int) -> NDArray[Any]:
     import zarr
 
-    return np.asarray(zarr.open_array(path, path="stimulus", mode="r")[stim])
+    from strfcube.cube.zarr_store import zarr_store
+
+    return np.asarray(zarr.open_array(zarr_store(connect(path)), path="stimulus", mode="r")[stim])

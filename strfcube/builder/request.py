@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import math
 import os
+import shlex
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,8 @@ class Request:
         Root attributes that replace the computed ones.
     missing : Missing
         Raw files whose content is not there.
+    command : str
+        What a user enters to go on with an unfinished build.
     """
 
     pipeline: Pipeline
@@ -61,6 +64,7 @@ class Request:
     figures: Mapping[str, int] = field(default_factory=dict)
     attrs: Mapping[str, Any] = field(default_factory=dict)
     missing: Missing = field(default_factory=Missing)
+    command: str = "the call of strfcube.build that began it"
 
     def listener(self, report: Report) -> Report:
         """Reports what a pipeline finds, once; not what is wrong with files whose content is not there.
@@ -117,7 +121,40 @@ def prepare(
     pipeline = kind(_raw_folder(name, raw), **options) if isinstance(dataset, str) else dataset
     files = pipeline.listing()
     figures = dict(entry.figures) if entry and recipe.to_json() == default.to_json() else {}
-    return Request(pipeline, recipe, target, fingerprint(files), entry, figures, missing=Missing.of(files))
+    request = Request(pipeline, recipe, target, fingerprint(files), entry, figures, missing=Missing.of(files))
+    return dataclasses.replace(request, command=_command(request, default)) if entry else request
+
+
+def _command(request: Request, default: Recipe) -> str:
+    """The ``strfcube build`` that makes this request, with the flags that are not by default."""
+    recipe, given = request.recipe, ["strfcube", "build", request.recipe.dataset, "--dt", _text(request.recipe.dt_ms)]
+    if request.entry is None or not request.entry.simulated:
+        given += ["--raw", str(request.pipeline.raw)]
+    for key, values in recipe.only.items():
+        given += ["--only", f"{key}={','.join(values)}"]
+    if recipe.post_ns:
+        given += ["--post", _text(recipe.post_ns / 1e6)]
+    if recipe.align != default.align:
+        given += ["--align", recipe.align]
+    if not recipe.audio:
+        given += ["--no-audio"]
+    fields, usual = ({"spec": r.front_end.kind, **dataclasses.asdict(r.front_end)} for r in (recipe, default))
+    if fields["spec"] != usual["spec"]:
+        usual = dataclasses.asdict(FRONT_ENDS[str(fields["spec"])]())
+    options = dict(recipe.options) | {k: v for k, v in fields.items() if v is not None}
+    for name, value in options.items():
+        if value != (dict(default.options) | usual).get(name):
+            flag = name.replace("_", "-")
+            if isinstance(value, bool):
+                given += [f"--{flag}" if value else f"--no-{flag}"]
+            else:
+                given += [f"--{flag}", _text(value)]
+    return shlex.join([*given, "--out", request.target])
+
+
+def _text(value: Any) -> str:
+    """A number as short as it can be, but whole; anything else as it is."""
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
 def preview(request: Request) -> dict[str, int]:

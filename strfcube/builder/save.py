@@ -17,10 +17,10 @@ from strfcube.builder.finalise import write_group
 from strfcube.builder.plan import response_layout, samples_layout, spikes_layout, stimulus_layout
 from strfcube.builder.workplace import writable
 from strfcube.cube import digest
+from strfcube.cube.groups import has_group, open_group
 from strfcube.cube.normalise import loaded
 from strfcube.cube.shard_writer import Layout, create, write_shard
 from strfcube.cube.store import attributes_digest, local, no_consolidation_warning
-from strfcube.cube.zarr_store import has_group, open_group
 from strfcube.errors import StoreError
 from strfcube.sound.audio import to_float
 

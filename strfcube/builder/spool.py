@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from strfcube.grid import bin_of
+from strfcube.grid import bin_of, observed_bins
 from strfcube.records import Finding
 
 if TYPE_CHECKING:
@@ -80,6 +80,9 @@ class Summary:
         Whether there are traces, and whether all their values are whole numbers.
     findings : tuple of Finding
         What the pipeline reported.
+    unstated, short : int
+        Kept spike trials whose files do not state until when they were recorded, and those that were recorded for less
+        than the bins of their stimulus.
     """
 
     neurons: NDArray[np.int64]
@@ -91,6 +94,8 @@ class Summary:
     traces: bool
     whole: bool
     findings: tuple[Finding, ...]
+    unstated: int = 0
+    short: int = 0
 
 
 def save(
@@ -139,7 +144,11 @@ def save(
     neurons = np.stack([r["neuron"][by_neuron], total(np.ones(len(kept), int), by_neuron),
                         total(r["spikes"], by_neuron), total(r["bins"], by_neuron)], 1)  # fmt: skip
     finite = columns.values[np.isfinite(columns.values)]
+    _, last = observed_bins(r["start"], r["stop"], bins, dt_ns)
+    spiking = kept & (r["exact"] > 0) & (bins > 0)
     meta = {
+        "unstated": int((spiking & np.isnan(r["stop"])).sum()),
+        "short": int((spiking & (last < bins)).sum()),
         "files": files, "tests": tests,
         "max_count": int(max(np.diff(edges).max(initial=0), finite.max(initial=0))),
         "traces": bool(columns.values.size),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from strfcube import catalog
+from strfcube.cube.store import RESUME
 from strfcube.errors import StoreError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def half_written(target: str, work: Path) -> bool:
     return "://" in target and (work / MARKER).exists()
 
 
-def resume_or_restart(work: Path, target: str, recipe: Recipe, fingerprint: str) -> None:
+def resume_or_restart(work: Path, target: str, recipe: Recipe, fingerprint: str, command: str = "") -> None:
     """Keep what an unfinished build of the same recipe and raw files left; clear anything else away."""
     from strfcube.version import __version__
 
@@ -67,6 +68,7 @@ def resume_or_restart(work: Path, target: str, recipe: Recipe, fingerprint: str)
     for name in STAGES:
         (work / name).mkdir(parents=True, exist_ok=True)
     marker.write_text(stamp)
+    (work / RESUME).write_bytes(os.fsencode(command))
 
 
 def _tidy(store: Path) -> None:
@@ -168,4 +170,4 @@ def _load(path: str, stamp: int) -> Any:
 def slug(name: str) -> str:
     """A file name for any source id."""
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)[:80]
-    return f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"{safe}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import textwrap
 from collections import Counter
@@ -14,8 +15,6 @@ import numpy as np
 from strfcube.catalog import Entry, pipeline_class, raw_dir
 
 if TYPE_CHECKING:
-    import os
-
     import xarray as xr
 
 _LABEL = 12
@@ -136,11 +135,10 @@ def _quoted(name: str) -> str:
 
 def findings(path: str | os.PathLike[str], width: int, *, every: bool = False) -> list[str]:
     """The findings of a cube by kind, or every one of them."""
-    import xarray as xr
-
     from strfcube.cube.findings import told
+    from strfcube.cube.groups import open_group
 
-    table = xr.open_zarr(path, group="findings", chunks=None).load()
+    table = open_group(os.fspath(path), "findings").load()
     lines = told(table, width, every=every)
     if lines and not every and any(" times: " in line for line in lines):
         lines.append(f"  every one of them: strfcube inspect {shlex.quote(str(path))} --findings")

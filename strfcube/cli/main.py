@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import textwrap
 import time
@@ -228,9 +229,13 @@ def concat(stores: tuple[str, ...], out: str, names: str | None, **how: Any) -> 
     started = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DuplicateWarning)
-        pooled = pool(list(stores), None if names is None else names.split(","), **how)
+        try:
+            pooled = pool(list(stores), None if names is None else names.split(","), **how)
+        except UsageError as error:
+            raise UsageError(_as_flags(str(error))) from None
     for warning in caught:
-        click.echo(textwrap.fill(f"warning: {warning.message}", WIDTH, subsequent_indent="  "), err=True)
+        text = f"warning: {_as_flags(str(warning.message))}"
+        click.echo(textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False), err=True)
     report(write(pooled, out), time.perf_counter() - started)
 
 
@@ -255,8 +260,8 @@ def export(store: str, dt: float | None, out: str) -> None:
 @cli.command()
 @click.argument("store")
 @_DT
-@click.option("--stim", help="Stimulus label. [default: the first that was heard]")
-@click.option("--neuron", help="Neuron label. [default: the first that has data]")
+@click.option("--stim", help="Stimulus: a label, or a position from 0 on. [default: the first that was heard]")
+@click.option("--neuron", help="Neuron: a label, or a position from 0 on. [default: the first that has data]")
 @click.option("--out", type=click.Path(), default="strfcube.png", show_default=True, help="Picture to write.")
 def plot(store: str, dt: float | None, stim: str | None, neuron: str | None, out: str) -> None:
     """Draw one stimulus with the raster and PSTH of one neuron.
@@ -267,12 +272,30 @@ def plot(store: str, dt: float | None, stim: str | None, neuron: str | None, out
     """
     from strfcube.cube.store import open
 
-    figure = open(store, dt).strf.plot.response(stim=stim, neuron=neuron)
+    ds = open(store, dt)
+    chosen = {dim: _label_or_position(ds[dim].values, text) for dim, text in (("stim", stim), ("neuron", neuron))}
+    figure = ds.strf.plot.response(**chosen)
     try:
         figure.savefig(os.path.expanduser(out), dpi=150)
     except (OSError, ValueError) as error:
         raise StrfcubeError(f"cannot write {out}: {error}") from None
     click.echo(out)
+
+
+def _as_flags(text: str) -> str:
+    """Advice to a user of Python in the words of the command line: ``stimuli='shared'`` is ``--stimuli shared``."""
+    text = text.replace("names=['a', 'b']", "--names a,b")
+    return re.sub(r"\b(stimuli|bands|duplicates)='(\w+)'", r"--\1 \2", text)
+
+
+def _label_or_position(labels: Any, text: str | None) -> str | int | None:
+    """As in Python, where 0 is a position and "0" a label: a label where there is such a one."""
+    if text is None or text in {str(label) for label in labels}:
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 def main(args: Sequence[str] | None = None) -> None:

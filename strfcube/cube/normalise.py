@@ -13,27 +13,76 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_DIMS = {
+    "response": ("stim", "neuron", "repeat", "time"), "stimulus": ("stim", "frequency", "time"),
+    "n_repeats": ("stim", "neuron"), "n_bins": ("stim",),
+}  # fmt: skip
+
+
+def check(ds: xr.Dataset, *names: str) -> xr.Dataset:
+    """Refuse a Dataset whose variables are not those of a cube any more; counts that became floats are whole again.
+
+    Parameters
+    ----------
+    names : str
+        Variables that are needed.
+
+    Raises
+    ------
+    UsageError
+        If one is missing, or has lost a dimension, got another, or holds missing values; the message says what does
+        that in xarray, and what to do.
+    """
+    missing = [n for n in names if n not in ds.variables]
+    if missing:
+        raise UsageError(f"expected a cube, but it has no {' or '.join(missing)}; open it with strfcube.open")
+    lost = [d for d in dict.fromkeys(d for n in names for d in _DIMS[n]) if d not in ds.dims]
+    if lost:
+        what = " and ".join(lost)
+        raise UsageError(f"expected a cube, but it has no dimension {what}; take one with a list: isel({lost[0]}=[0])")
+    for name in names:
+        if set(ds[name].dims) != set(_DIMS[name]):
+            raise UsageError(
+                f"expected a cube, but '{name}' is on {ds[name].dims} and not on {_DIMS[name]}: ds.where(...) spreads "
+                "every variable over the dims of its condition; use ds.strf.where(...) or ds.strf.sel(...)"
+            )
+    for dim in dict.fromkeys(d for n in names for d in _DIMS[n]):
+        labels = ds[dim].values
+        if (labels != labels).any():
+            raise UsageError(
+                f"expected a cube, but {int((labels != labels).sum())} labels of '{dim}' are missing (ds.pad and "
+                "outer joins do that): label them, or leave them out"
+            )
+    whole = {}
+    for name in ("n_repeats", "n_bins"):
+        if name not in names or ds[name].dtype.kind in "ui":
+            continue
+        counts = np.asarray(ds[name].values)
+        if counts.dtype.kind != "f" or not (counts == np.rint(counts)).all() or (counts < 0).any():
+            raise UsageError(
+                f"expected whole numbers in '{name}', got {counts.dtype} with missing or broken values: where there is "
+                f"none it is 0, as in ds.{name}.where(condition, 0)"
+            )
+        whole[name] = ds[name].copy(data=counts.astype(np.uint16 if name == "n_repeats" else np.int32))
+    return ds.assign(whole) if whole else ds
+
+
 def loaded(ds: xr.Dataset) -> xr.Dataset:
     """Load everything of a cube but ``response`` and ``stimulus``; count only the repeats and bins that are left in it.
 
     Raises
     ------
     UsageError
-        If it lacks what a cube has.
+        If it lacks what a cube has: see `check`.
     """
-    missing = [n for n in ("response", "stimulus", "n_repeats", "n_bins") if n not in ds.variables]
-    if missing:
-        raise UsageError(f"expected a cube, but it has no {' or '.join(missing)}; open it with strfcube.open")
-    flat = [dim for dim in ("stim", "neuron", "repeat", "time", "frequency") if dim not in ds.dims]
-    if flat:
-        what = " and ".join(flat)
-        raise UsageError(f"expected a cube, but it has no dimension {what}; take one with a list: isel({flat[0]}=[0])")
+    ds = check(ds, *_DIMS)
     if "dt_ms" not in ds.attrs:
         raise UsageError(
             "expected a cube, but it has lost its attribute dt_ms: put it back with ds.assign_attrs(dt_ms=...)"
         )
     if ds["response"].dtype.kind in "ui" and "_FillValue" in ds["response"].attrs:
         raise UsageError("response holds stored bytes; open the cube without mask_and_scale=False")
+    _refuse_uncounted(ds)
     ds = ds.transpose("stim", "neuron", "repeat", "frequency", "time", ...)
     lazy = [n for n, v in ds.variables.items() if n not in ("response", "stimulus") and v.ndim <= 2]
     ds = ds.assign_coords({n: ds[n].load() for n in lazy if n in ds.coords and n not in ds.indexes}).assign(
@@ -45,6 +94,22 @@ def loaded(ds: xr.Dataset) -> xr.Dataset:
         if len(labels) < counts.max(initial=0) or (np.diff(labels) <= 0).any():
             ds = ds.assign({name: ds[name].copy(data=_reached(labels, counts))})
     return with_own_units(ds)
+
+
+def _refuse_uncounted(ds: xr.Dataset) -> None:
+    """Refuse what ``ds.where``, ``ds.pad`` and the like leave: counts without a value, labels without one."""
+    advice = "choose with ds.strf.sel, isel or where, or with ds.isel; ds.where and ds.pad leave counts without a value"
+    for name, dims in (("n_repeats", {"stim", "neuron"}), ("n_bins", {"stim"})):
+        counts = ds[name]
+        if counts.dtype.kind not in "ui" or set(counts.dims) != dims:
+            shown = f"{counts.dtype} on {', '.join(map(str, counts.dims))}"
+            raise UsageError(f"{name} holds {shown}, expected whole numbers on {' and '.join(sorted(dims))}; {advice}")
+    for name, dims in (("response", {"stim", "neuron", "repeat", "time"}), ("stimulus", {"stim", "frequency", "time"})):
+        if set(ds[name].dims) != dims:
+            raise UsageError(f"{name} is on {', '.join(map(str, ds[name].dims))}, expected {', '.join(sorted(dims))}")
+    for name in ("stim", "neuron", "time"):
+        if name in ds.coords and ds[name].isnull().any():
+            raise UsageError(f"{name} has labels without a value; {advice}")
 
 
 def _reached(labels: NDArray[Any], counts: NDArray[Any]) -> NDArray[Any]:

@@ -183,12 +183,13 @@ class _Helper:
         return process
 
     def _listen(self, answers: IO[bytes]) -> None:
-        while True:
-            try:
-                number, found = pickle.load(answers)
-            except Exception:
-                break
-            self._waiting.pop(number).set_result(found)
+        with answers:
+            while True:
+                try:
+                    number, found = pickle.load(answers)
+                except Exception:  # it ended, at whatever point
+                    break
+                self._waiting.pop(number).set_result(found)
         with self._lock:
             left, self._waiting = self._waiting, {}
         for future in left.values():

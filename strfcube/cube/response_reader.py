@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from strfcube.cube.stored import decode, pieces
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import xarray as xr
 
     from strfcube.cube.stored import Rows, Span, StoredArray
@@ -50,6 +52,32 @@ class ResponseReader:
                 here = slice(at.start + first, at.stop + first, at.step) if isinstance(at, slice) else at + first
                 self._blocks.append((part.source, part.stim, block, here, there))
             first += len(part.neuron)
+
+    @property
+    def remote(self) -> bool:
+        """Whether `fetch` is of use."""
+        return any(source.array.remote for source, *_ in self._blocks)
+
+    def fetch(self, stims: Sequence[int], n_repeats: NDArray[Any]) -> None:
+        """Ask for what will be read soon; see `strfcube.cube.shard_reader.ShardedArray.fetch`.
+
+        Parameters
+        ----------
+        stims : sequence of int
+            Positions.
+        n_repeats : ndarray of int [shape=(len(stims), neuron)]
+            Repeats that will be read.
+        """
+        if not self.remote:
+            return
+        wanted: dict[int, tuple[StoredArray, list[tuple[int, ...]]]] = {}
+        for source, stored, block, here, _ in self._blocks:
+            chunks = wanted.setdefault(id(source), (source, []))[1]
+            for stim, counts in zip(stims, n_repeats, strict=True):
+                if (at := int(stored[stim])) >= 0:
+                    chunks += [(at, block, k, 0) for k in range(-(-int(counts[here].max()) // source.array.chunk[2]))]
+        for source, chunks in wanted.values():
+            source.fetch(chunks)
 
     def read(
         self, stim: int, n_repeats: NDArray[Any], n_bins: int, out: NDArray[Any], mask: NDArray[np.bool_] | None = None

@@ -226,10 +226,7 @@ class ShardedArray:
             return
         self._own()
         wanted = [at for at in dict.fromkeys(chunks) if at not in self._coming and not (self.kept and at in self.kept)]
-        new = [s for s in dict.fromkeys(map(self._shard_of, wanted)) if s not in self._shards]
-        if new:
-            tails = self._files.tails([self._key(s) for s in new], self._index_bytes)
-            self._shards |= {s: self._parsed(s, tail) for s, tail in zip(new, tails, strict=True)}
+        self.open(wanted)
         places: dict[str, tuple[_Shard, list[Place], list[tuple[int, int]]]] = {}
         for at in wanted:
             found = self._locate(at)
@@ -249,9 +246,20 @@ class ShardedArray:
                     self._coming.pop(at, None)
             self._coming |= asked
 
+    def open(self, chunks: Iterable[Place]) -> None:
+        """Read the indexes of the shards of some chunks: of a remote array all at once."""
+        self._own()
+        new = [s for s in dict.fromkeys(map(self.shard_of, chunks)) if s not in self._shards]
+        if not isinstance(self._files, Remote):
+            for shard in new:
+                self._opened(shard)
+        elif new:
+            tails = self._files.tails([self._key(s) for s in new], self._index_bytes)
+            self._shards |= {s: self._parsed(s, tail) for s, tail in zip(new, tails, strict=True)}
+
     def lost(self, at: Place) -> bool:
         """Whether the file of a chunk's shard is not there: all of its chunks are missing values, or it is lost."""
-        return self._opened(self._shard_of(at)) is None
+        return self._opened(self.shard_of(at)) is None
 
     def has(self, at: Place) -> bool:
         """Whether a chunk is stored: one that holds only missing values is not."""
@@ -259,7 +267,7 @@ class ShardedArray:
 
     def _locate(self, at: Place) -> tuple[_Shard, int, int] | None:
         """Shard, offset and size of a chunk; None where it is not stored."""
-        shard = self._opened(self._shard_of(at))
+        shard = self._opened(self.shard_of(at))
         if shard is None:
             return None
         slot = 0
@@ -268,7 +276,8 @@ class ShardedArray:
         offset, size = shard.table[slot]
         return None if offset == _NOT_STORED else (shard, offset, size)
 
-    def _shard_of(self, at: Place) -> Place:
+    def shard_of(self, at: Place) -> Place:
+        """Index of the shard that holds a chunk."""
         return tuple(a // n for a, n in zip(at, self.per_shard, strict=True))
 
     def _opened(self, shard: Place) -> _Shard | None:
@@ -295,10 +304,15 @@ class ShardedArray:
         tail, version = found
         if not self.sharded:
             return _Shard(self._key(shard), version, [(0, version.size)])
-        if len(tail) != self._index_bytes or self._crc(tail) != _CHECKED:
+        if not self._indexes(tail) and self.remote:  # the way from the server may be at fault
+            tail, version = self._files.tail(self._key(shard), self._index_bytes) or (b"", version)
+        if not self._indexes(tail):
             raise StoreError(f"{self.path}: shard {shard} is damaged (its index); run strfcube verify")
         places = np.frombuffer(tail[:-4], "<u8").reshape(-1, 2).tolist()
         return _Shard(self._key(shard), version, [(a, b) for a, b in places])
+
+    def _indexes(self, tail: bytes) -> bool:
+        return len(tail) == self._index_bytes and self._crc(tail) == _CHECKED
 
     def _sound(self, data: bytes, size: int) -> bool:
         return len(data) == size and (not self.checked or self._crc(data) == _CHECKED)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from strfcube.cube.stored import Rows
 
+RESUME = "resume.txt"  # in the folder of an unfinished build: the command that goes on with it
+
 
 @contextmanager
 def no_consolidation_warning() -> Iterator[None]:
@@ -52,6 +54,8 @@ def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
     # A folder that only happens to have the name of a data set is not meant.
     if "://" in place or (Path(place) / "zarr.json" if name in entries() else Path(place)).exists():
         return place
+    if name not in entries() and (begun := _unfinished(f"{place}.building")):
+        raise StoreError(f"{place}: no such cube yet; {begun}")
     if name not in entries():
         raise StoreError(
             f"{name}: no such cube; give the path of a store, a URL, or a data set: {', '.join(entries())}"
@@ -129,10 +133,10 @@ def opened(path: str, drop: Iterable[str] = (), cache_dir: str | None = None) ->
     """
     from xarray.core.indexing import LazilyIndexedArray
 
+    from strfcube.cube.groups import open_group, unreadable
     from strfcube.cube.lazy_array import LazyRows
     from strfcube.cube.shard_reader import ShardedArray
     from strfcube.cube.stored import Rows, Store, StoredArray
-    from strfcube.cube.zarr_store import open_group, unreadable
 
     # Before anything is read: what is put there from now on is found out
     here = Store.opened(path, str(cube_attrs(path).get("digest", "")), cache_dir)
@@ -186,7 +190,8 @@ def existing_cube(path: str) -> dict[str, Any] | None:
         attrs = json.loads(text)["attributes"]
         version = int(attrs["format_version"])
     except (ValueError, KeyError, TypeError):
-        raise StoreError(f"{path} is no strfcube cube: give another path, or move it away") from None
+        what = _unfinished(path) or f"{path} is no strfcube cube: give another path, or move it away"
+        raise StoreError(what) from None
     if version > FORMAT_VERSION:
         raise StoreError(f"{path} is of cube format {version}, this strfcube reads {FORMAT_VERSION}: upgrade strfcube")
     return dict(attrs)
@@ -206,6 +211,16 @@ def cube_attrs(path: str) -> dict[str, Any]:
     return attrs
 
 
+def _unfinished(path: str) -> str:
+    """What a folder is that holds an unfinished build, or lies in one, and how to go on with it; else empty."""
+    for folder in (Path(path), Path(path).parent):
+        command = folder / RESUME
+        if "://" not in path and folder.name.endswith(".building") and command.is_file():
+            said = command.read_bytes().decode("utf-8", "replace")
+            return f"{folder} is an unfinished build; go on with it by: {said}"
+    return ""
+
+
 def _root_metadata(path: str) -> bytes | None:
     if "://" in path:
         return connect(path).get("zarr.json")
@@ -217,7 +232,8 @@ def _root_metadata(path: str) -> bytes | None:
     except OSError:
         if place.is_dir() and not any(place.iterdir()):
             return None
-        raise StoreError(f"{path} is no strfcube cube: give another path, or move it away") from None
+        what = _unfinished(path) or f"{path} is no strfcube cube: give another path, or move it away"
+        raise StoreError(what) from None
 
 
 def attributes_digest(path: str) -> str:

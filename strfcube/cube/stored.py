@@ -88,7 +88,7 @@ class Store:
         StoreError
             As `check`, or if they cannot be read.
         """
-        from strfcube.cube.zarr_store import has_group, open_group
+        from strfcube.cube.groups import has_group, open_group
 
         there = has_group(self.path, "audio")
         self.check()
@@ -197,6 +197,13 @@ class StoredArray:
         if tuple(map(operator.floordiv, at, self.array.per_shard)) not in self._known:
             self._settle(at)
         return self.array.has(at)
+
+    def open(self, chunks: Iterable[Place]) -> None:
+        """Ask at once for the indexes of the shards of some chunks. Raises as `read` does."""
+        if self.array.remote:
+            chunks = list(chunks)
+            self.array.open(chunks)
+            self._settle(*chunks)
 
     def _settle(self, *chunks: Place) -> None:
         """Look once at the shard of each chunk."""

@@ -44,7 +44,7 @@ def connect(place: Path | str, cache_dir: Path | str | None = None) -> Transport
     place : path or URL
         A folder.
     cache_dir : path, optional
-        Where chunks of a remote one are kept; default: ``$STRFCUBE_CACHE_DIR``, else nowhere.
+        Where chunks of a remote one are kept: "" is nowhere. Default: ``$STRFCUBE_CACHE_DIR``, else nowhere.
 
     Raises
     ------
@@ -57,5 +57,5 @@ def connect(place: Path | str, cache_dir: Path | str | None = None) -> Transport
     from strfcube.cube.chunk_cache import Cached
     from strfcube.cube.urls import remote
 
-    folder = os.fspath(cache_dir or os.environ.get("STRFCUBE_CACHE_DIR") or "")
+    folder = os.environ.get("STRFCUBE_CACHE_DIR", "") if cache_dir is None else os.fspath(cache_dir)
     return Cached(remote(url), os.path.abspath(os.path.expanduser(folder))) if folder else remote(url)

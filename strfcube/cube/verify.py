@@ -154,15 +154,26 @@ def array_digest(name: str, array: ShardedArray) -> tuple[str, str]:
         The array.
     """
     leaves: list[digest.Leaf] = []
-    damaged: list[str] = []
+    damaged: dict[str, None] = {}
+    unindexed: set[tuple[int, ...]] = set()
     chunks = itertools.product(*map(range, array.grid))
     while several := list(itertools.islice(chunks, max(1, _AHEAD_BYTES // array.chunk_bytes))):
+        try:
+            array.open(several)
+        except StoreError:  # one of them
+            for at in {array.shard_of(at): at for at in several}.values():
+                try:
+                    array.open([at])
+                except StoreError as error:
+                    unindexed.add(array.shard_of(at))
+                    damaged[_what(array, error)] = None
+        several = [at for at in several if array.shard_of(at) not in unindexed]
         array.fetch(several)
         for at in several:
             try:
                 chunk = array.read(at)
             except StoreError as error:
-                damaged.append(str(error).removeprefix(f"{array.path}: ").partition("; ")[0])
+                damaged[_what(array, error)] = None
                 continue
             if chunk is None:
                 continue
@@ -171,7 +182,11 @@ def array_digest(name: str, array: ShardedArray) -> tuple[str, str]:
             if not (np.isnan(values).all() if array.fill != array.fill else (values == array.fill).all()):
                 leaves.append((at, digest.leaf(values)))
     more = f", and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
-    return digest.of_leaves(name, array.dtype, array.shape, array.chunk, leaves), "; ".join(damaged[:_NAMED]) + more
+    return digest.of_leaves(name, array.dtype, array.shape, array.chunk, leaves), "; ".join([*damaged][:_NAMED]) + more
+
+
+def _what(array: ShardedArray, error: StoreError) -> str:
+    return str(error).removeprefix(f"{array.path}: ").partition("; ")[0]
 
 
 def _line(error: Exception) -> str:

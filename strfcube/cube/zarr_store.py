@@ -10,13 +10,10 @@ from typing import TYPE_CHECKING, Any, cast
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
 from strfcube.cube.remote_files import Remote
-from strfcube.cube.transport import connect
-from strfcube.errors import StoreError, StrfcubeError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
 
-    import xarray as xr
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
@@ -123,47 +120,6 @@ def zarr_store(files: Transport, *groups: str) -> str | RemoteStore:
     known: dict[str, bytes | None] = {"zarr.json": root}
     wanted = [key for name, key in _single_chunks(root or b"{}") if name.rpartition("/")[0] in groups]
     return RemoteStore(files, known | dict(zip(wanted, files.get_many(wanted), strict=True)))
-
-
-def open_group(path: str, group: str = "", cache_dir: str | None = None) -> xr.Dataset:
-    """A group of a cube as xarray reads it, wherever the cube lies: lazy, and its small variables at hand.
-
-    Parameters
-    ----------
-    path : str
-        Path or URL of the cube.
-    group : str
-        "" is the root.
-    cache_dir : str, optional
-        As `strfcube.cube.transport.connect` takes it.
-
-    Raises
-    ------
-    StoreError
-        If there is no such group, or xarray cannot open it.
-    """
-    import xarray as xr
-
-    place = zarr_store(connect(path, cache_dir), group)
-    try:
-        return xr.open_zarr(place, group=group or None, chunks=None)
-    except StrfcubeError:
-        raise
-    except FileNotFoundError:
-        raise StoreError(f"{path} has no group '{group}'; build the cube again") from None
-    except Exception as error:  # whatever damaged metadata, or damaged labels, lead to
-        raise unreadable(f"{path}/{group}".rstrip("/"), error) from error
-
-
-def has_group(path: str, group: str) -> bool:
-    """Whether a cube has a group."""
-    return connect(path, "").get(f"{group}/zarr.json") is not None
-
-
-def unreadable(place: str, error: Exception) -> StoreError:
-    """The error of something in a store that zarr or xarray refused, in one line."""
-    text = " ".join(str(error).split())[:200]
-    return StoreError(f"{place} cannot be read ({type(error).__name__}: {text}); run strfcube verify")
 
 
 def _single_chunks(root: bytes) -> list[tuple[str, str]]:

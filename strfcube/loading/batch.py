@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from strfcube.loading.reading import Reading
     from strfcube.loading.source import Source
 
+_AHEAD_BYTES = 256_000_000  # decoded, of the chunks that a remote cube is asked for ahead; some tenth of it encoded
 _PARALLEL_BYTES = 1_000_000  # a smaller batch is not worth a thread
 
 
@@ -85,6 +86,23 @@ class BatchReader:
             f"when the cube was built; leave them out with .with_stimulus(), or build it again with them"
         )
 
+    @property
+    def remote(self) -> bool:
+        """Whether `fetch` is of use."""
+        return isinstance(self._responses, ResponseReader) and self._responses.remote
+
+    def window(self, batch_size: int) -> int:
+        """Batches that may be asked for ahead of their time."""
+        each = len(self.neuron) * int(self.n_repeats.max(initial=1)) * self.source.cube.sizes["time"] * batch_size
+        return max(1, _AHEAD_BYTES // max(1, each))
+
+    def fetch(self, items: Sequence[int]) -> None:
+        """Ask for what a batch of some visible stimuli reads; of no effect where it is at hand."""
+        index = np.asarray(items, np.intp)
+        self.source.fetch(self.stim[index].tolist(), self.reading.audio_fs)
+        if isinstance(self._responses, ResponseReader):
+            self._responses.fetch(self.stim[index].tolist(), self.n_repeats[index])
+
     def batch(self, items: Sequence[int], *, threads: int = 1, raw: bool = False) -> dict[str, Any]:
         """Arrays of some visible stimuli, trimmed to the longest, and to the most repeats, of them.
 
@@ -104,6 +122,7 @@ class BatchReader:
             [shape=(B, neuron, repeat, time)], and the extra variables.
         """
         index = np.asarray(items, np.intp)
+        self.fetch(items)
         n_bins = self.n_bins[index]
         shape = (len(index), len(self.neuron), int(self.n_repeats[index].max(initial=1)), int(n_bins.max(initial=1)))
         if self.reading.average_repeats:
@@ -151,13 +170,6 @@ class BatchReader:
             np.subtract(out, shift, out=out)
             np.divide(out, scale, out=out)
 
-    def stims(self, items: Sequence[int]) -> NDArray[Any]:
-        """Stimuli [shape=(B, 1, frequency, time) or (B, 1, sample)] of some visible stimuli, zero past their ends."""
-        out = self._room(len(items), int(self.n_bins[items].max(initial=1)))
-        for b, item in enumerate(items):
-            self._stimulus(item, out[b])
-        return out
-
     def _room(self, count: int, n_time: int) -> NDArray[Any]:
         """Memory for stimuli."""
         fs = self.reading.audio_fs
@@ -174,19 +186,37 @@ class BatchReader:
             out[0, : len(wave)] = wave
             out[0, len(wave) :] = 0
             return
-        (values,) = self.source.stimuli([stim], threads=False)
-        if values is None:
-            raise self._lacks(self.source.without_stimulus(self.stim.tolist(), None, look=False) or [stim])
         here = out[0, :, :bins]
-        here[...] = values[:, :bins]
+        here[...] = self.spectrogram(item)
         out[0, :, bins:] = 0
         if self.reading.standardize is not None:
             mean, deviation = self.reading.standardize
             np.subtract(here, mean, out=here)
             np.divide(here, deviation, out=here)
-        unknown = np.isnan(here)  # bands above half the sampling rate of a sound have no value
-        if unknown.any():
-            here[unknown] = 0
+        np.copyto(here, 0, where=np.isnan(here))
+
+    def spectrogram(self, item: int) -> NDArray[Any]:
+        """Valid bins of one visible stimulus [shape=(frequency, time)]; NaN in bands above half its sampling rate.
+
+        Raises
+        ------
+        UsageError
+            If the cube lacks it, or bins inside the sound have no value.
+        """
+        stim, bins = int(self.stim[item]), int(self.n_bins[item])
+        (values,) = self.source.stimuli([stim], threads=False)
+        if values is None:
+            raise self._lacks(self.source.without_stimulus(self.stim.tolist(), None, look=False) or [stim])
+        here = values[:, :bins]
+        unknown = np.isnan(here)
+        holes = unknown & ~unknown.all(1, keepdims=True) if unknown.any() else unknown
+        if holes.any():
+            at = np.flatnonzero(holes.any(0))
+            raise UsageError(
+                f"stimulus {str(self.source.cube['stim'].values[stim])!r}: {len(at)} of its {bins} bins have no value "
+                f"in the spectrogram, such as bin {at[0]}, and are not read as silence: fill them in, or leave it out"
+            )
+        return np.asarray(here)
 
     def _extra(self, name: str, index: NDArray[np.intp], n_time: int) -> Any:
         if name not in self.source.cube.variables or "stim" not in self.source.cube[name].dims:

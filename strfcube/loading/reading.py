@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+import numpy as np
 
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 Cache = Literal["none", "ram", "auto"]
+
+
+class Options(TypedDict, total=False):
+    """The options of `strfcube.loading.CubeView`, for those that hand them on."""
+
+    mode: Literal["spectrogram", "waveform"]
+    audio_fs: float | None
+    average_repeats: bool
+    smooth_ms: float | None
+    cache: Cache
+    extra: Sequence[str]
+    allow_mixed: bool
+    cache_dir: str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True)
@@ -55,8 +74,11 @@ class Reading:
                 raise UsageError(f"{name}={getattr(self, name)!r}, expected one of {', '.join(allowed)}")
         if (self.mode == "waveform") != (self.audio_fs is not None):
             raise UsageError(f"mode={self.mode!r}, audio_fs={self.audio_fs!r}: waveforms, and only they, need a rate")
-        if self.audio_fs is not None and not self.audio_fs > 0:
+        if self.audio_fs is not None and not (isinstance(self.audio_fs, int | float | np.number) and self.audio_fs > 0):
             raise UsageError(f"audio_fs={self.audio_fs!r}, expected a positive rate in Hz")
+        number = isinstance(self.smooth_ms, int | float | np.number) and not isinstance(self.smooth_ms, bool)
+        if self.smooth_ms is not None and not (number and 0 <= self.smooth_ms < math.inf):
+            raise UsageError(f"smooth_ms={self.smooth_ms!r}, expected the width of the window in ms, from 0")
         if isinstance(self.extra, str):
             raise UsageError(f"extra={self.extra!r}, expected a sequence of names: extra=({self.extra!r},)")
         if self.mode == "waveform" and self.standardize is not None:

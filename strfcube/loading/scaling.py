@@ -39,7 +39,7 @@ def _plain(reader: BatchReader, **changes: Any) -> BatchReader:
 
 
 def stimulus_moments(reader: BatchReader, per: Literal["band", "all"]) -> Pair:
-    """Mean and standard deviation of the spectrograms over their valid bins.
+    """Mean and standard deviation of the spectrograms over what is there of their valid bins.
 
     Returns
     -------
@@ -49,9 +49,11 @@ def stimulus_moments(reader: BatchReader, per: Literal["band", "all"]) -> Pair:
     axes = (1,) if per == "band" else (0, 1)
     moments = _Moments()
     for item in range(len(plain.stim)):
-        values = plain.stims([item])[0, 0].astype(np.float64)
-        mean = values.mean(axes, keepdims=True)
-        moments.add(values.size // mean.size, mean, ((values - mean) ** 2).sum(axes, keepdims=True))
+        values = plain.spectrogram(item).astype(np.float64)
+        there = ~np.isnan(values)  # a sound has no value in bands above half its sampling rate
+        count = there.sum(axes, keepdims=True)
+        mean = values.sum(axes, keepdims=True, where=there) / np.maximum(count, 1)
+        moments.add(count, mean, ((values - mean) ** 2).sum(axes, keepdims=True, where=there))
     return np.asarray(moments.mean, np.float32), np.asarray(moments.deviation, np.float32)
 
 
@@ -60,8 +62,8 @@ def response_scaling(reader: BatchReader, method: Literal["max", "zscore"], thre
 
     Returns
     -------
-    tuple of ndarray [shape=(neuron of the whole cube,)]
-        0 and 1 for neurons that the view does not show.
+    tuple of ndarray [shape=(visible neuron,)]
+        0 and 1 for neurons without data.
     """
     plain = _plain(reader, normalize=None)
     moments, top = _Moments(), np.zeros(len(plain.neuron))
@@ -73,10 +75,6 @@ def response_scaling(reader: BatchReader, method: Literal["max", "zscore"], thre
         count = seen.sum((1, 2))
         mean = values.sum((1, 2)) / np.maximum(count, 1)
         moments.add(count, mean, (np.where(seen, values - mean[:, None, None], 0) ** 2).sum((1, 2)))
-    size = plain.source.cube.sizes["neuron"]
-    shift, scale = np.zeros(size), np.ones(size)
     if method == "zscore":
-        shift[plain.neuron], scale[plain.neuron] = moments.mean, moments.deviation
-    else:
-        scale[plain.neuron] = np.where(top > 0, top, 1)
-    return shift, scale
+        return np.asarray(moments.mean), np.asarray(moments.deviation)
+    return np.zeros(len(top)), np.where(top > 0, top, 1)

@@ -47,7 +47,8 @@ class Source:
         """Whether decoded chunks stay in memory."""
         most = np.maximum(self.n_repeats.max(1, initial=0), 1)
         values = int(most.sum()) * self.cube.sizes["neuron"] * self.cube.sizes["time"]
-        return self.cache == "ram" or (self.cache == "auto" and values <= AUTO_BYTES)
+        stored = np.dtype(self.cube["response"].encoding.get("dtype", self.cube["response"].dtype))
+        return self.cache == "ram" or (self.cache == "auto" and values * stored.itemsize <= AUTO_BYTES)
 
     @cached_property
     def _responses(self) -> Rows | None:
@@ -86,6 +87,17 @@ class Source:
         found = computed([lazy.isel(stim=s) for s in stims], threads=threads)
         return [None if np.isnan(values).all() else values for values in found]
 
+    def fetch(self, stims: Sequence[int], fs: float | None) -> None:
+        """Ask for the spectrograms, or (where a rate is given) the waveforms, of stimuli that will be read soon."""
+        if fs is not None:
+            self.waveforms(fs).fetch(stims)
+        elif self._stimuli is not None:
+            wanted: dict[int, tuple[StoredArray, list[tuple[int, ...]]]] = {}
+            for array, at in map(self._stimulus_at, stims):
+                wanted.setdefault(id(array), (array, []))[1].append(at)
+            for array, chunks in wanted.values():
+                array.fetch(chunks)
+
     def without_stimulus(self, stims: Sequence[int], fs: float | None, *, look: bool) -> list[int]:
         """Those of some stimuli that have no waveform (where a rate is given) or no spectrogram.
 
@@ -101,7 +113,10 @@ class Source:
         if fs is not None:
             return [s for s in stims if not self.waveforms(fs).has(s)]
         if self._stimuli is not None:
-            return [s for s in stims for array, at in [self._stimulus_at(s)] if not array.has(at)]
+            places = [self._stimulus_at(s) for s in stims]
+            for array in {id(array): array for array, _ in places}.values():
+                array.open([at for of, at in places if of is array])
+            return [s for s, (array, at) in zip(stims, places, strict=True) if not array.has(at)]
         return [s for s in stims if look and self.stimuli([s], threads=False)[0] is None]
 
     def waveforms(self, fs: float) -> Waveforms:

@@ -1,11 +1,14 @@
-"""A view of a cube: two chosen sets and a way of reading, immutable. Knows no torch."""
+"""`CubeView`: a cube as a sequence of its stimuli and the responses to them, in plain arrays. Knows no framework.
+
+A view is the opened cube, two chosen sets and a way of reading. Views are immutable and share files and buffers.
+Nothing of ``response`` is read before a batch asks for it.
+"""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
+import operator
 import os
-from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -13,48 +16,95 @@ import numpy as np
 import xarray as xr
 
 from strfcube.analysis.concat import concat
-from strfcube.analysis.select import Choice, Keep, apply, masks, published, some
+from strfcube.analysis.select import Choice, counts_of
 from strfcube.cube import store
 from strfcube.cube.normalise import loaded
 from strfcube.errors import UsageError
+from strfcube.loading.alike import refuse_unlike
 from strfcube.loading.batch import BatchReader
-from strfcube.loading.reading import Reading
+from strfcube.loading.choosing import Chosen
+from strfcube.loading.loader import BatchLoader, order_of
+from strfcube.loading.reading import Cache, Reading
 from strfcube.loading.scaling import response_scaling, stimulus_moments
 from strfcube.loading.source import Source
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-Predicate = Callable[[xr.Dataset], xr.DataArray] | xr.DataArray
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 
-class View:
-    """Stimuli and neurons chosen from a cube, and how they are read.
+class CubeView(Chosen):
+    """Stimuli of a cube and the responses to them, in batches of plain arrays.
 
     Parameters
     ----------
     source : path, URL, str or xarray.Dataset
-        What `strfcube.open` takes, or a cube.
-    reading : Reading
-        How to read it.
+        What `strfcube.open` takes, or a cube, lazily transformed or not.
+    mode : {"spectrogram", "waveform"}
+        What ``stims`` holds.
+    audio_fs : float, optional
+        Sampling rate in Hz of ``mode="waveform"``; a bin must be a whole number of samples.
+    average_repeats : bool
+        Mean response instead of the repeats: R = 1.
+    smooth_ms : float, optional
+        Full width in ms of a Hann window that sums to 1.
+    cache : {"none", "ram", "auto"}
+        Keep responses in memory as they are stored (counts: one byte a bin); ``auto`` does where they are small.
+    extra : sequence of str
+        Variables or coordinates on stim that go into items and batches under their own name.
+    allow_mixed : bool
+        Read neurons of different units (spikes and mV) together.
+    cache_dir : path, optional
+        Folder that keeps what was read of a cube behind a URL, for the next epoch and the next process; see
+        `strfcube.open`.
+
+    Raises
+    ------
+    StoreError
+        If there is no such cube.
+    UsageError
+        For an option that cannot be used as given.
+
+    Notes
+    -----
+    An item is a dict of ``stims`` [shape=(1, F, T)], zero past the end, ``responses`` [shape=(N, R, T)], NaN where
+    missing, ``valid_mask`` [shape=(N, R, T)], True where not, ``stim_meta``, a dict, and ``neuron`` [shape=(N,)], the
+    labels. A batch has a leading dimension, T and R of its longest item and the most repeats in it, a list in
+    ``stim_meta``, and the labels once. The adapters give the same in the arrays of their framework.
+
+    Examples
+    --------
+    >>> train = CubeView("aa1-dt5.zarr").sel(area="MLd", split="train")  # doctest: +SKIP
+    >>> for batch in train.loader(batch_size=8, shuffle=True): ...  # doctest: +SKIP
     """
 
-    def __init__(self, source: str | os.PathLike[str] | xr.Dataset, reading: Reading) -> None:
+    # What the arrays of a framework are made with, by the names of the options: dtype and device
+    _place: Mapping[str, Any] = {}
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | xr.Dataset,
+        *,
+        mode: Literal["spectrogram", "waveform"] = "spectrogram",
+        audio_fs: float | None = None,
+        average_repeats: bool = False,
+        smooth_ms: float | None = None,
+        cache: Cache = "auto",
+        extra: Sequence[str] = (),
+        allow_mixed: bool = False,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        names: Any = extra if isinstance(extra, str) else tuple(extra)
+        self._reading = Reading(mode, audio_fs, average_repeats, smooth_ms, cache, names, allow_mixed)
         if not isinstance(source, xr.Dataset | str | os.PathLike):
             raise UsageError(f"expected a path, a URL or an xarray.Dataset, got {type(source).__name__}")
-        opened = source if isinstance(source, xr.Dataset) else store.open(source)
-        self._reading = reading
-        cube = loaded(opened)
-        self._source = Source(cube, reading.cache)
-        self._choice = Choice.everything(cube).heard(self._source.n_repeats)
+        cube = loaded(source if isinstance(source, xr.Dataset) else store.open(source, cache_dir=cache_dir))
+        self._source = Source(cube, cache)
+        self._choice = _whole(cube)
 
     @property
     def _threads(self) -> int:
         """Threads that reading may use."""
         return min(4, os.cpu_count() or 1)
-
-    def __len__(self) -> int:
-        return len(self._reader.stim)
 
     def __repr__(self) -> str:
         reader, cube = self._reader, self._source.cube
@@ -65,162 +115,228 @@ class View:
             f"up to {reader.n_repeats.max(initial=0)} repeats, {reader.dt_ms:g} ms bins>"
         )
 
-    def _with(self, **changes: Any) -> Self:
-        view = copy.copy(self)
-        # What a view has worked out belongs to its own choice and reading.
-        view.__dict__ = {k: v for k, v in self.__dict__.items() if k not in ("_reader", "ds", "stim_meta")} | changes
-        return view
+    # Reading --------------------------------------------------------------------------------------------------------
 
-    @cached_property
-    def _reader(self) -> BatchReader:
-        return BatchReader(self._source, self._choice, self._reading)
+    def __getitem__(self, index: Any) -> Any:
+        single = _position(index)
+        if single is None:
+            return self.isel(stim=[None] if index is None else index)
+        shared = ("neuron",)
+        return {key: values if key in shared else values[0] for key, values in self.batch([single]).items()}
 
-    @cached_property
-    def ds(self) -> xr.Dataset:
-        """The view as a lazy Dataset, before any reading transform."""
-        return apply(self._source.cube, self._choice)
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[i] for i in range(len(self)))
 
-    @cached_property
-    def stim_meta(self) -> tuple[dict[str, Any], ...]:
-        """Coordinates, ``n_bins`` and ``duration`` of each stimulus."""
-        cube, index = self._source.cube, self._reader.stim
-        names = [n for n, c in cube.coords.items() if c.dims == ("stim",)]
-        names += [n for n in ("n_bins", "duration") if n in cube.data_vars]
-        columns = {str(n): cube[n].values[index].tolist() for n in names}
-        return tuple(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    def batch(self, indices: Iterable[int]) -> dict[str, Any]:
+        """Read some stimuli.
 
-    @property
-    def n_repeats(self) -> NDArray[Any]:
-        """Trials of each visible pair [shape=(stim, neuron)]."""
-        return np.array(self._reader.n_repeats)
+        Parameters
+        ----------
+        indices : iterable of int
+            Positions among the visible stimuli.
 
-    # Selection ------------------------------------------------------------------------------------------------------
-
-    def sel(
-        self,
-        *,
-        where: Predicate | None = None,
-        heard: Mapping[str, Any] | None = None,
-        keep: Keep | None = None,
-        **keys: Any,
-    ) -> Self:
-        """Choose by coordinates; see `strfcube.select`.
-
-        Values, ``where`` and ``heard`` are looked up in the whole cube: the order of selections does not matter.
-
-        Raises
-        ------
-        SelectionError
-            For an unknown key, a value that nothing has, or a choice that leaves nothing.
-        """
-        found = masks(self._source.cube, keys, where, heard)
-        return self._narrowed(self._choice.narrowed(*found, self._source.n_repeats, keep), keys, where, heard)
-
-    def where(self, predicate: Predicate) -> Self:
-        """Choose by a predicate on the cube, such as ``lambda ds: ds.depth > 300``; see `strfcube.select`."""
-        return self.sel(where=predicate)
-
-    def subset(self, name: str) -> Self:
-        """Choose a published part: a value of ``split`` or ``subset``, or a coordinate of bools (``valid_unit``)."""
-        return self.sel(**published(self._source.cube, name))
-
-    def isel(self, *, stim: Any = None, neuron: Any = None) -> Self:
-        """Choose visible stimuli and neurons by position: ints, slices, lists of ints or bools, in that order.
+        Returns
+        -------
+        dict
+            ``stims``, ``responses``, ``valid_mask``, ``stim_meta``, ``neuron`` and the extra variables.
 
         Raises
         ------
         IndexError
             For a position past the end.
-        SelectionError
-            For a choice that leaves nothing.
+        UsageError
+            For what is no position.
         """
-        return self._narrowed(self._choice.at(stim, neuron), {"stim": stim, "neuron": neuron})
+        return self._finished(self._read(indices, raw=self._raw))
 
-    def with_stimulus(self) -> Self:
-        """Leave out the stimuli whose sound was missing when the cube was built.
+    def loader(
+        self,
+        batch_size: int = 8,
+        *,
+        shuffle: bool | Literal["block"] = False,
+        seed: int | None = None,
+        drop_last: bool = False,
+        group_by_repeats: bool = False,
+        sampler: Iterable[int] | None = None,
+        prefetch: int = 0,
+    ) -> BatchLoader:
+        """Iterate over batches.
 
-        They have responses, but no spectrogram (with ``mode="waveform"``: no waveform). They are never hidden of
-        themselves; a batch of them is an error.
+        Parameters
+        ----------
+        batch_size : int
+            Stimuli in a batch.
+        shuffle : {False, True, "block"}
+            ``True``: a full permutation. ``"block"``: blocks that are read together stay together, in random order;
+            for cubes far away or lazily transformed ones.
+        seed : int, optional
+            Fixes the order of every epoch; default: drawn from NumPy's global generator.
+        drop_last : bool
+            Leave out a last batch that is not full.
+        group_by_repeats : bool
+            Stimuli with different numbers of repeats never share a batch, so that one with twenty does not pad seven
+            others to twenty.
+        sampler : iterable of int, optional
+            Gives the order. Without one, a stimulus that lacks its spectrogram is an error here and not in the middle
+            of an epoch.
+        prefetch : int
+            Batches that a thread reads ahead; each needs the memory of a batch.
+
+        Raises
+        ------
+        UsageError
+            For an option that cannot be used as given, or stimuli without a spectrogram: see `with_stimulus`.
         """
-        stims = self._reader.stim
-        lacking = self._source.without_stimulus(stims.tolist(), self._reading.audio_fs, look=True)
-        chosen = dataclasses.replace(self._choice, stim=stims[~np.isin(stims, lacking)])
-        return self._narrowed(chosen, {"with_stimulus": True})
+        drawn = (lambda: int(np.random.randint(2**31))) if seed is None else seed
+        order = order_of(
+            self, batch_size, shuffle=shuffle, seed=drawn, drop_last=drop_last, group_by_repeats=group_by_repeats,
+            sampler=sampler,
+        )  # fmt: skip
+        return BatchLoader(self, order, prefetch)
 
-    def _narrowed(self, choice: Choice, keys: Mapping[str, Any], where: Any = None, heard: Any = None) -> Self:
-        return self._with(_choice=some(choice, keys, where, heard))
+    def _read(self, indices: Iterable[int], *, raw: bool) -> dict[str, Any]:
+        """Arrays of some stimuli; if `raw`, counts as they are stored and without a mask, where they can be."""
+        size = len(self)
+        items = []
+        for one in indices:
+            if (i := _position(one)) is None:
+                raise UsageError(f"batch: {one!r} is no position, expected whole numbers below {size}")
+            if not -size <= i < size:
+                raise IndexError(f"index {i} past the end: there are {size} stimuli")
+            items.append(i % size)
+        meta = [dict(self._meta[i]) for i in items]
+        arrays = self._reader.batch(items, threads=self._threads, raw=raw and self._reader.raw_fill is not None)
+        return arrays | {"stim_meta": meta, "neuron": self._labels}
 
-    # Reading --------------------------------------------------------------------------------------------------------
+    @property
+    def _raw(self) -> bool:
+        """Whether counts are decoded where the framework puts its arrays."""
+        return False
+
+    def _finished(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Make a batch of what was read, in the framework's arrays."""
+        return batch
+
+    @cached_property
+    def _reader(self) -> BatchReader:
+        return BatchReader(self._source, self._choice, self._reading)
+
+    # Options --------------------------------------------------------------------------------------------------------
 
     def using(self, **options: Any) -> Self:
         """Read the same choice with other options: those of the constructor, by name.
 
         What `standardize` and `normalize` found stays as it is: set ``average_repeats`` and ``smooth_ms`` before them.
         """
-        known = {f.name for f in dataclasses.fields(Reading)} - {"standardize", "normalize"}
+        known = {f.name for f in dataclasses.fields(Reading)} - {"standardize", "normalize"} | self._place.keys()
         if not options.keys() <= known:
             raise UsageError(f"using({', '.join(sorted(options.keys() - known))}): expected {', '.join(sorted(known))}")
+        place = self._placed({name: options.pop(name, value) for name, value in self._place.items()})
         if "extra" in options:
             options["extra"] = options["extra"] if isinstance(options["extra"], str) else tuple(options["extra"])
-        changes: dict[str, Any] = {"_reading": dataclasses.replace(self._reading, **options)}
+        changes: dict[str, Any] = {"_reading": dataclasses.replace(self._reading, **options), "_place": place}
         if options.get("cache", self._source.cache) != self._source.cache:
             changes["_source"] = Source(self._source.cube, options["cache"])
         return self._with(**changes)
 
-    def standardize(self, fit: Self | None = None, per: Literal["band", "all"] = "band") -> Self:
+    @staticmethod
+    def _placed(place: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Check ``dtype`` and ``device``, where there are such."""
+        return place
+
+    def standardize(self, fit: CubeView | None = None, per: Literal["band", "all"] = "band") -> Self:
         """Subtract the mean of the spectrograms and divide by their standard deviation, on reading.
 
         Parameters
         ----------
-        fit : Self, optional
+        fit : CubeView, optional
             The view whose valid bins give mean and deviation: the training set. Default: this view.
         per : {"band", "all"}
             One mean and deviation for each frequency, or one for all.
+
+        Raises
+        ------
+        UsageError
+            If `fit` is no view of the same neurons and frequencies.
         """
         if per not in ("band", "all"):
             raise UsageError(f"per={per!r}, expected 'band' or 'all'")
         if self._reading.mode == "waveform":
             raise UsageError("standardize is for spectrograms, and mode is 'waveform'")
-        fit = self if fit is None else fit
-        if not np.array_equal(fit._source.cube["frequency"].values, self._source.cube["frequency"].values):
-            raise UsageError("standardize: fit is a view of a cube with other frequencies")
+        fit = self if fit is None else _checked(fit, "standardize")
+        refuse_unlike("standardize(fit=...)", self, fit)
         moments = stimulus_moments(fit._reader, per)
         return self._with(_reading=dataclasses.replace(self._reading, standardize=moments))
 
-    def normalize(self, method: Literal["max", "zscore"] = "max", fit: Self | None = None) -> Self:
+    def normalize(self, method: Literal["max", "zscore"] = "max", fit: CubeView | None = None) -> Self:
         """Scale the responses of each neuron, on reading.
 
         Parameters
         ----------
         method : {"max", "zscore"}
             Divide by the largest magnitude, or subtract the mean and divide by the standard deviation.
-        fit : Self, optional
+        fit : CubeView, optional
             The view whose valid bins, read as it reads them, give the figures: the training set. Default: this view.
 
         Raises
         ------
         UsageError
-            If `fit` is another cube, or lacks one of this view's neurons.
+            If `fit` is no view of the same neurons, in the same order, or has no data of one that this view has.
         """
         if method not in ("max", "zscore"):
             raise UsageError(f"method={method!r}, expected 'max' or 'zscore'")
-        fit = self if fit is None else fit
-        if not np.array_equal(fit._source.cube["neuron"].values, self._source.cube["neuron"].values):
-            raise UsageError("normalize: fit is a view of another cube")
-        absent = np.setdiff1d(self._reader.neuron, fit._reader.neuron)
-        if len(absent):
-            labels = ", ".join(map(str, self._source.cube["neuron"].values[absent[:5]]))
-            raise UsageError(f"normalize: {len(absent)} neurons have no data in fit: {labels}; hide them with sel")
-        scaling = response_scaling(fit._reader, method, self._threads)
+        fit = self if fit is None else _checked(fit, "normalize")
+        refuse_unlike("normalize(fit=...)", self, fit)
+        silent = (fit._reader.n_repeats == 0).all(0) & (self._reader.n_repeats > 0).any(0)
+        if silent.any():
+            labels = ", ".join(map(str, self._labels[silent][:5]))
+            raise UsageError(
+                f"normalize: {silent.sum()} neurons have no data in fit: {labels}; leave them out: "
+                f"train = train.sel() hides them, then test.like(train)"
+            )
+        shift, scale = response_scaling(fit._reader, method, self._threads)
+        size = self._source.cube.sizes["neuron"]
+        scaling = np.zeros(size), np.ones(size)
+        scaling[0][self._choice.neuron], scaling[1][self._choice.neuron] = shift, scale
         return self._with(_reading=dataclasses.replace(self._reading, normalize=scaling))
 
-    def _pooled(self, other: View) -> Self:
+    def __radd__(self, other: Any) -> Self:
+        return self if isinstance(other, int) and other == 0 else NotImplemented  # sum begins with 0
+
+    def __add__(self, other: Any) -> Self:
         """Pool the two cubes; both views must be read in one way."""
+        if isinstance(other, xr.Dataset):
+            raise UsageError(f"+ expected another {type(self).__name__}, got Dataset; strfcube.concat pools Datasets")
+        if not isinstance(other, type(self)):
+            return NotImplemented
         scaled = [r for v in (self, other) for r in (v._reading.standardize, v._reading.normalize) if r is not None]
-        if self._reading != other._reading or scaled:
+        if self._reading != other._reading or self._place != other._place or scaled:
             raise UsageError("the two views are read differently or scaled: add them first, then set options")
         names = [str(v.ds.attrs.get("dataset", "cube")) for v in (self, other)]
         if names[0] == names[1]:
             names = [f"{names[0]}-1", f"{names[1]}-2"]
         cube = concat([self.ds, other.ds], names)
-        return self._with(_source=Source(loaded(cube), self._source.cache), _choice=Choice.everything(cube))
+        return self._with(_source=Source(loaded(cube), self._source.cache), _choice=_whole(cube))
+
+
+def _whole(cube: xr.Dataset) -> Choice:
+    """All that a cube has data of; its neurons without any, too, for it may be one of several parts that share them."""
+    return Choice.everything(cube).heard(counts_of(cube), "neurons")
+
+
+def _checked(fit: Any, what: str) -> CubeView:
+    if not isinstance(fit, CubeView):
+        raise UsageError(f"{what}: fit={fit!r}, expected a view, such as fit=train; for a part by its name, splits")
+    return fit
+
+
+def _position(index: Any) -> int | None:
+    """A single position: an int, or a scalar of NumPy or another framework; None for anything else."""
+    if isinstance(index, bool) or str(getattr(index, "dtype", "")).rpartition(".")[2] == "bool":
+        return None
+    if getattr(index, "ndim", 0):
+        return None
+    try:
+        return operator.index(index)
+    except TypeError:
+        return None

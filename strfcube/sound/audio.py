@@ -54,7 +54,7 @@ def read_wav(path: Path | str | IO[bytes], rate: float | None = None, *, lazy: b
     Parameters
     ----------
     path : path-like or binary file
-        The file; messages name it.
+        The file; messages name it, a binary file by its ``name``.
     rate : float, optional
         True rate in Hz, where the header can only hold a rounded one.
     lazy : bool
@@ -77,7 +77,7 @@ def read_wav(path: Path | str | IO[bytes], rate: float | None = None, *, lazy: b
     """
     from scipy.io import wavfile
 
-    label = str(path)
+    label = str(getattr(path, "name", path) if not isinstance(path, (str, Path)) else path)
     try:
         path = _mended(path, label)
         with warnings.catch_warnings():

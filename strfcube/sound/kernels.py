@@ -112,6 +112,26 @@ class DFTKernel:
 Kernel = BankKernel | DFTKernel
 
 
+def librosa_filters() -> Any:
+    """`librosa.filters`, also where no folder is writable in which numba could keep what it compiles for librosa."""
+    try:
+        import librosa.filters
+    except RuntimeError as error:
+        if "cache" not in str(error):
+            raise
+        import atexit
+        import shutil
+        import tempfile
+
+        import numba
+
+        config: Any = numba.config
+        config.CACHE_DIR = tempfile.mkdtemp(prefix="strfcube-numba-")
+        atexit.register(shutil.rmtree, config.CACHE_DIR, ignore_errors=True)
+        import librosa.filters
+    return librosa.filters
+
+
 def hann(width: int) -> NDArray[np.float64]:
     """Periodic Hann window."""
     return np.asarray(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(width) / width))

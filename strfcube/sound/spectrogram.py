@@ -24,6 +24,7 @@ from strfcube.sound.kernels import (
     DFTKernel,
     Kernel,
     hann,
+    librosa_filters,
     on_close_lines,
     on_reference_lines,
 )
@@ -71,6 +72,7 @@ class Mel:
 
     def frequencies(self) -> NDArray[np.float64]:
         """Centre frequencies [shape=(bands,)] in Hz."""
+        librosa_filters()
         from librosa import mel_frequencies
 
         edges = mel_frequencies(n_mels=self.bands + 2, fmin=self.f_min, fmax=float(self.f_max or 0), htk=True)
@@ -82,7 +84,7 @@ class Mel:
 
     def kernel(self, rate: float, dt_ns: int) -> Kernel:
         """What computes it at `rate` Hz."""
-        from librosa.filters import mel
+        mel = librosa_filters().mel
 
         def bank(rate: float, n_fft: int) -> NDArray[np.float64]:
             how: dict[str, Any] = {"fmin": self.f_min, "fmax": self.f_max, "htk": True, "norm": None}

@@ -167,6 +167,45 @@ def test_standardize_by_published_part(cube):
     xr.testing.assert_identical(out.drop_vars("stimulus"), cube.drop_vars("stimulus"))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.where(d["area"] == "MLd", drop=True), r"'\w+' is on \(.*ds.where\(...\) spreads.*ds.strf.where"),
+        (lambda d: d.where(d["n_repeats"] > 1), r"is on .*ds.where"),
+        (lambda d: d.pad(stim=1), "2 labels of 'stim' are missing"),
+        (lambda d: d.pad(time=(0, 3)), "3 labels of 'time' are missing"),
+        (
+            lambda d: d.assign(n_repeats=d["n_repeats"].where(d["n_repeats"] > 1)),
+            r"whole numbers in 'n_repeats'.*, 0\)",
+        ),
+        (lambda d: d.assign(n_repeats=d["n_repeats"] / 2), "whole numbers in 'n_repeats'"),
+        (lambda d: d.isel(neuron=3), r"no dimension neuron; take one with a list"),
+        (lambda d: d.drop_vars("n_repeats"), "no n_repeats"),
+    ],
+)
+def test_what_xarray_made_of_a_cube_is_refused_in_one_line(cube, change, message):
+    broken = change(cube)
+    parts = [
+        lambda: strfcube.concat([broken, cube], ["a", "b"]), lambda: broken.strf.sel(area="MLd"),
+        lambda: strfcube.select(broken, area="MLd"), lambda: broken.strf.isel(neuron=[0]),
+        lambda: broken.strf.splits("train"), lambda: broken.strf.plot.response(), lambda: broken.strf.plot.coverage(),
+    ]  # fmt: skip
+    for call in parts:
+        with pytest.raises(UsageError, match=message) as error:
+            call()
+        assert "\n" not in str(error.value)
+
+
+def test_counts_that_xarray_made_floats_are_counts_again(cube):
+    part = cube.where(cube["stim_type"] == "flatrip", drop=True)
+    assert part["n_repeats"].dtype.kind == "f"
+    xr.testing.assert_allclose(part.strf.quality(), cube.strf.sel(stim_type="flatrip", keep="neurons").strf.quality())
+    chosen = part.strf.sel(area="MLd")
+    assert chosen["n_repeats"].dtype == np.uint16
+    zeros = cube.assign(n_repeats=cube["n_repeats"].where(cube["n_repeats"] > 1, 0))
+    assert zeros.strf.sel(area="MLd").sizes["neuron"] == 3
+
+
 def test_no_cube_is_said_so():
     with pytest.raises(UsageError, match="no response"):
         xr.Dataset().strf.snr()

@@ -1,5 +1,6 @@
 """Pools: what goes where, what is refused, what is reported, and that they are read and written like any cube."""
 
+import json
 import warnings
 
 import numpy as np
@@ -146,6 +147,140 @@ def test_sounds_without_md5_are_shared_by_name_and_spectrogram():
     b = b.assign(stimulus=b["stimulus"].copy(data=other)).assign_coords(cell_id=("neuron", strings(["p", "q"])))
     pooled = concat([a, b], stimuli="shared")
     assert pooled["stim_dataset"].values.tolist() == ["a+b", "a", "a+b", "b"]
+
+
+def twice_played(seed=0, lazy=False):
+    """A cube in which two sounds were played as two classes each, one of them without an MD5."""
+    ds = make_cube(stim=8, neuron=9, repeat=3, seed=seed)
+    sound = np.array([0, 1, 0, 3, 4, 1, 6, 4])
+    stimulus = ds["stimulus"].values[sound]
+    md5 = strings(["q0", "q1", "q0", "q3", "", "q1", "q6", ""])
+    bins = ds["n_bins"].values[sound]
+    kept = (np.arange(40) < bins[:, None, None, None]) & (
+        np.arange(3)[:, None] < ds["n_repeats"].values[..., None, None]
+    )
+    counts = np.random.default_rng(seed).poisson(0.5, kept.shape)
+    ds = ds.assign(
+        stimulus=ds["stimulus"].copy(data=stimulus), n_bins=ds["n_bins"].copy(data=bins),
+        response=ds["response"].copy(data=np.where(kept, counts, np.nan).astype("f4")),
+    ).assign_coords(
+        md5=("stim", md5), stim_name=("stim", strings(f"wav{i}" for i in sound)),
+        stim_type=("stim", strings(["song", "song", "songrip", "song", "song", "songrip", "flatrip", "song"])),
+        cell_id=("neuron", strings(f"c{n}" for n in range(9))),
+    )  # fmt: skip
+    return ds.chunk(stim=2) if lazy else ds
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_pooling_the_parts_of_a_cube_gives_the_cube(seed):
+    ds = twice_played(seed, lazy=seed % 2)
+    part = np.random.default_rng(seed).integers(0, 3, 9)
+    parts = [ds.strf.sel(neuron=ds["neuron"].values[part == i].tolist()) for i in range(3) if (part == i).any()]
+    names = ["x", "y", "z"][: len(parts)]
+    pooled = concat(parts, names, stimuli="shared")  # and no word of duplicates
+    assert not problems(pooled)
+    heard = (ds["n_repeats"] > 0).any("neuron").values
+    assert pooled.sizes["stim"] == heard.sum()
+    back = pooled.assign_coords({d: strings(v.partition(":")[2] for v in pooled[d].values) for d in ("stim", "neuron")})
+    back = back.sel(stim=ds["stim"].values[heard], neuron=ds["neuron"].values)
+    for name in ("response", "stimulus", "n_repeats", "n_bins", "stim_type", "md5", "stim_name", "area", "duration"):
+        np.testing.assert_array_equal(back[name].values, ds.isel(stim=heard)[name].values, err_msg=name)
+
+
+def test_a_sound_of_two_classes_is_matched_class_by_class_across_data_sets():
+    a, b = twice_played(0), twice_played(1).isel(stim=[5, 2, 0, 3])
+    b = named(b, "b", b["md5"].values).assign_coords(stim=strings("pqrs"))
+    a = a.assign_attrs(dataset="a")
+    pooled = concat([a, b], stimuli="shared")
+    assert pooled.sizes["stim"] == 8
+    shared = pooled.isel(stim=np.flatnonzero(pooled["stim_dataset"].values == "a+b"))
+    assert [(str(m), str(t)) for m, t in zip(shared["md5"].values, shared["stim_type"].values, strict=True)] == [
+        ("q0", "song"), ("q0", "songrip"), ("q3", "song"), ("q1", "songrip")
+    ]  # fmt: skip
+    only = b.isel(stim=[1]).assign_coords(
+        stim_type=("stim", strings(["motif"])), stim_category=("stim", strings(["x"]))
+    )
+    apart = concat([a, only], stimuli="shared", duplicates="keep")  # of two songs it is neither for certain
+    assert apart.sizes["stim"] == 9
+
+
+def test_the_spectrogram_is_of_whichever_cube_has_one(tmp_path):
+    pytest.importorskip("torch")
+    from strfcube import CubeDataset
+
+    whole = make_cube(stim=4, neuron=6, holes=False)
+    whole = whole.assign_coords(
+        md5=("stim", strings("wxyz")), cell_id=("neuron", strings(f"c{n}" for n in range(6))),
+        stim_source=("stim", strings(["wav"] * 4)),
+    )  # fmt: skip
+    lacks = whole.isel(neuron=slice(3)).assign(stimulus=whole["stimulus"].where(whole["stim"] != "stim001"))
+    has = whole.isel(neuron=slice(3, 6)).assign(stimulus=whole["stimulus"].where(whole["stim"] != "stim002"))
+    for stored in (False, True):
+        if stored:
+            lacks, has = (strfcube.open(write(ds, tmp_path / f"{i}.zarr")) for i, ds in enumerate((lacks, has)))
+        for cubes in ([lacks, has], [has, lacks], [lacks.assign_attrs(dataset="other"), has]):
+            pooled = concat(cubes, ["a", "b"], stimuli="shared")
+            assert pooled.sizes["stim"] == 4
+            np.testing.assert_array_equal(pooled["stimulus"].values, whole["stimulus"].values)
+            batch = CubeDataset(pooled).batch([0, 1, 2, 3])
+            wanted = np.nan_to_num(whole["stimulus"].values)
+            np.testing.assert_array_equal(batch["stims"].numpy()[:, 0], wanted)
+    both = [ds.assign(stimulus=ds["stimulus"].where(ds["stim"] != "stim003")) for ds in (lacks, has)]
+    silent = concat(both, ["a", "b"], stimuli="shared")
+    assert np.isnan(silent["stimulus"].values[3]).all()
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_equal_sounds_without_md5_are_reported(lazy):
+    a = named(make_cube(stim=4, neuron=3, holes=False), "a", [""] * 4)
+    b = named(make_cube(stim=4, neuron=3, holes=False), "b", [""] * 4).isel(stim=[0, 3, 1])
+    b = b.assign_coords(stim=strings("pqr"), stim_name=("stim", strings("pqr")))
+    silent = b["stimulus"].where(b["stim"] != "p")
+    other = (b["stimulus"] * 1.01).astype("f4")
+    if lazy:
+        a, b, silent = a.chunk(stim=1), b.chunk(stim=2), silent.chunk(stim=1)
+    with pytest.warns(
+        DuplicateWarning, match=r"3 sound\(s\) of a are also in b: stim000 = p, stim001 = r, stim003 = q"
+    ):
+        concat([a, b])
+    with pytest.warns(DuplicateWarning, match=r"2 sound\(s\)"):
+        concat([a, b.assign(stimulus=silent)])
+    with pytest.warns(DuplicateWarning, match=r"1 sound\(s\)"):  # one side alone has its MD5
+        concat([a.assign_coords(md5=("stim", strings("mnop"))), b.isel(stim=[2])])
+    with pytest.warns(DuplicateWarning, match=r"3 sound\(s\)"):  # other names: they are not made one, and that is said
+        concat([a, b], stimuli="shared")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        concat([a, b.assign(stimulus=other)])
+        concat([a, b.assign_coords(stim_name=("stim", strings(["0.wav", "3.wav", "1.wav"])))], stimuli="shared")
+
+
+RECIPE = {"align": "centre", "dt_ms": 5.0, "front_end": {"kind": "mel", "window_ms": 10.0, "floor_db": -80.0,
+                                                        "compression": "cubic", "f_max": None}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"align": "causal"}, "align differ: a has 'centre', b has 'causal'"),
+        ({"window_ms": 20.0}, r"front ends \(window_ms\) differ: a has 10.0, b has 20.0"),
+        ({"floor_db": -60.0}, r"front ends \(floor_db\) differ: a has -80.0, b has -60.0"),
+        ({"compression": "db"}, r"\(compression\) differ: a has 'cubic', b has 'db'"),
+        ({"kind": "cochleagram"}, r"\(kind\) differ: a has 'mel', b has 'cochleagram'"),
+        ({"power": 2}, r"\(power\) differ: a has None, b has 2"),
+    ],
+)
+def test_cubes_of_other_recipes_are_refused(change, message):
+    other = {**RECIPE, "align": change.get("align", "centre"), "post_ms": 200.0}
+    other["front_end"] = RECIPE["front_end"] | {k: v for k, v in change.items() if k != "align"}
+    a, b = named(make_cube(holes=False), "a"), named(make_cube(holes=False, seed=1), "b")
+    a, b = a.assign_attrs(recipe=json.dumps(RECIPE)), b.assign_attrs(recipe=json.dumps(other))
+    for cubes in ([a, b], [concat([a], ["a"]), b]):
+        with pytest.raises(UsageError, match=message):
+            concat(cubes, ["a", "b"])
+    if "align" not in change:
+        assert concat([a, b], bands="by_number").sizes["stim"] == 8
+    assert concat([a, b.assign_attrs(recipe=json.dumps(RECIPE | {"post_ms": 200.0}))]).sizes["stim"] == 8
 
 
 def test_one_sound_of_two_lengths_is_refused():

@@ -9,7 +9,10 @@ import xarray as xr
 from cubes import make_cube
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter1d
+from scipy.stats import kstest
 
+from strfcube.analysis import powers as of_powers
 from strfcube.analysis import quality
 from strfcube.analysis.predictions import PartialPredictionWarning
 from strfcube.errors import UsageError
@@ -30,11 +33,7 @@ def array(x, **attrs):
 
 @pytest.fixture
 def cube():
-    ds = make_cube(stim=6, neuron=7, repeat=5, bins=60, trace=(2,), seed=3)
-    # A trial recorded from the third bin on, and one that ends early.
-    ds["response"][0, 1, 0, :2] = np.nan
-    ds["response"][0, 1, 2, 40:] = np.nan
-    return ds
+    return make_cube(stim=6, neuron=7, repeat=5, bins=60, trace=(2,), seed=3)
 
 
 def test_pairs_equal_the_definitions(cube):
@@ -101,6 +100,7 @@ def test_one_repeat_is_unknown_and_silence_is_undefined():
     single = quality.measures(array(rng.poisson(1, (2, 3, 1, 50))))
     assert all(np.isnan(v).all() for v in single.values())
     silent = quality.measures(array(np.zeros((1, 1, 4, 50))))
+    assert np.isnan(silent["p_signal"][0])
     assert float(silent["signal_power"][0]) == float(silent["noise_power"][0]) == 0
     assert np.isnan(silent["snr"][0])
     assert np.isnan(silent["ccmax"][0])
@@ -117,7 +117,139 @@ def test_nothing_but_bins_or_repeats_counts():
     """Padding repeats and bins with NaN changes nothing."""
     x = np.random.default_rng(1).poisson(1.0, (2, 3, 4, 30)).astype(np.float32)
     padded = np.pad(x, ((0, 0), (0, 0), (0, 2), (0, 9)), constant_values=np.nan)
-    xr.testing.assert_allclose(quality.measures(array(x)), quality.measures(array(padded)))
+    errors = ["signal_power_se", "p_signal"]  # whose noise spectrum has other frequencies then
+    one, other = quality.measures(array(x)), quality.measures(array(padded))
+    xr.testing.assert_allclose(one.drop_vars(errors), other.drop_vars(errors))
+    xr.testing.assert_allclose(one[errors], other[errors], rtol=0.2)
+
+
+def by_bins(x):
+    """Signal and noise power where windows differ [shape=(repeat, time)], bin by bin, loop by loop, of white noise."""
+    r = (~np.isnan(x)).sum(0)
+    mean = np.nanmean(x, 0)[r > 0].mean()
+    product, noise = [], []
+    for t in np.flatnonzero(r > 1):
+        seen = x[~np.isnan(x[:, t]), t] - mean
+        product.append(np.mean([a * b for a, b in itertools.permutations(seen, 2)]))
+        noise.append(seen.var(ddof=1))
+    return np.mean(product), np.mean(noise), (r > 1).sum()
+
+
+def test_windows_that_differ_equal_the_definition():
+    rng = np.random.default_rng(8)
+    x = rng.normal(0, 1, (4, 2000)) + rng.normal(0, 1, 2000) - 60
+    x[0, :20], x[1, 1500:], x[2, 300:700], x[3, 1900:] = np.nan, np.nan, np.nan, np.nan
+    p = quality.powers(array(x))
+    signal, noise, bins = by_bins(x.astype(np.float32))
+    assert int(p["bins"]) == bins == 2000
+    # What the noise of the mean adds and takes is a thousandth.
+    assert float(p["signal_power"]) == pytest.approx(signal, abs=3e-3)
+    assert float(p["total_power"] - p["signal_power"]) == pytest.approx(noise, abs=3e-3)
+
+
+def test_equal_windows_are_a_case_of_windows_that_differ():
+    rng = np.random.default_rng(9)
+    x = rng.poisson(rng.gamma(1, 1, (1, 5, 1, 80)), (1, 5, 6, 80)).astype(np.float32)
+    x[0, 1, 2], x[0, 2, :, 50:], x[0, 3, :, :9] = np.nan, np.nan, np.nan
+    pred = rng.normal(0, 1, (1, 5, 80))
+    observed = ~np.isnan(x)
+    equal = of_powers._equal_windows(x, observed, observed.any(-1), observed.any(-2), pred)
+    other = of_powers._unequal_windows(x[0], observed[0], pred[0])
+    variances = [of_powers._COLUMNS.index(n) for n in ("null_variance", "variance")]
+    np.testing.assert_allclose(np.delete(equal[0], variances, 1), np.delete(other, variances, 1), rtol=1e-9)
+
+
+def recordings(repeats, windows, signal=0.3, width=0, seed=0, neurons=200, stims=4, bins=300):
+    """Responses of many neurons, the variance of their signals in the bins that were observed, and the same dense."""
+    rng = np.random.default_rng([repeats, seed])
+    truth = np.sqrt(signal) * rng.normal(size=(stims, neurons, bins))
+    if width:
+        truth = np.sqrt(signal) * (smooth := gaussian_filter1d(truth, width)) / smooth.std()
+    x = truth[:, :, None] + rng.normal(size=(stims, neurons, repeats, bins))
+    dense = x.copy()
+    if windows == "one short":
+        x[:, :, 0, bins // 10 :] = np.nan
+    elif windows == "random":
+        start = rng.integers(0, bins // 3, (stims, neurons, repeats, 1))
+        stop = rng.integers(2 * bins // 3, bins + 1, (stims, neurons, repeats, 1))
+        x[(np.arange(bins) < start) | (np.arange(bins) >= stop)] = np.nan
+    r = (~np.isnan(x)).sum(2)
+    mean = np.where(r > 0, truth, 0).sum(-1, keepdims=True) / (r > 0).sum(-1, keepdims=True)
+    power = np.where(r > 1, (truth - mean) ** 2, 0).sum((0, -1)) / (r > 1).sum((0, -1)) * bins / (bins - 1)
+    return array(x), power, array(dense), truth.var(-1, ddof=1).mean(0), r
+
+
+@pytest.mark.parametrize("width", [0, 3])
+@pytest.mark.parametrize("windows", ["one short", "random"])
+@pytest.mark.parametrize("repeats", [3, 10])
+def test_windows_that_differ_neither_bias_nor_blur_the_signal_power(repeats, windows, width):
+    x, power, dense, dense_power, r = recordings(repeats, windows, width=width)
+    q = quality.measures(x)
+    error = q["signal_power"].values - power
+    assert abs(error.mean()) < 3 * error.std() / np.sqrt(len(error))
+    # By the loss of data alone: the variance of a bin goes as 1 / (r (r - 1)) for the noise, as 1 / r beside a signal,
+    # and that of the mean over bins as their number.
+    lost = np.mean(1 / r[r > 1]) * repeats
+    lost_noise = np.mean(1 / (r[r > 1] * (r[r > 1] - 1.0))) * repeats * (repeats - 1)
+    whole = quality.signal_power(dense).values - dense_power
+    assert error.std() < 1.15 * np.sqrt(max(lost, lost_noise) / (r > 1).mean()) * whole.std()
+    told = np.sqrt((q["signal_power_se"].values ** 2).mean())
+    assert 0.8 < told / error.std() < 1.3
+    assert float(q["noise_power"].mean()) == pytest.approx(1, abs=0.02)
+
+
+def test_one_short_repeat_of_ten_costs_next_to_nothing():
+    x, power, dense, dense_power, _ = recordings(10, "one short")
+    short, whole = (quality.signal_power(a).values - p for a, p in ((x, power), (dense, dense_power)))
+    assert short.std() < 1.12 * whole.std()
+    ceiling, of_dense = quality.ccmax(x), quality.ccmax(dense)
+    assert float(ceiling.mean()) == pytest.approx(float(of_dense.mean()), abs=0.02)
+    truth = quality.ccnorm(dense.mean("repeat") * 0 + dense.isel(repeat=0, drop=True), x)
+    assert truth.notnull().all()
+
+
+def test_ccnorm_of_the_truth_is_one_where_windows_differ():
+    rng = np.random.default_rng(3)
+    truth = gaussian_filter1d(rng.normal(size=(4, 100, 300)), 3) * 3
+    x = truth[:, :, None] + rng.normal(size=(4, 100, 5, 300))
+    x[:, :, 0, 40:], x[:, :, 1, :100], x[:, :, 2, 200:] = np.nan, np.nan, np.nan
+    norm = quality.ccnorm(truth, array(x))
+    assert float(norm.mean()) == pytest.approx(1, abs=4 * float(norm.std()) / 10)
+
+
+@pytest.mark.parametrize("repeats", [2, 3, 5, 20])
+@pytest.mark.parametrize("noise", ["white", "slow", "spikes", "windows"])
+def test_p_signal_is_uniform_where_there_is_no_signal(noise, repeats):
+    rng = np.random.default_rng([repeats, 7])
+    x = rng.normal(size=(3, 300, repeats, 200))
+    if noise == "slow":
+        x = gaussian_filter1d(x, 3)
+    elif noise == "spikes":
+        x = rng.poisson(0.3, x.shape).astype(float)
+    elif noise == "windows":
+        x[..., 1, 60:] = np.nan
+    p = quality.measures(array(x))["p_signal"].values
+    assert kstest(p, "uniform").pvalue > 0.001
+    assert (p < 0.05).mean() < 0.05 + 3.3 * np.sqrt(0.05 * 0.95 / 300)
+    assert (p < 0.01).mean() < 0.01 + 3.3 * np.sqrt(0.01 * 0.99 / 300)
+
+
+def test_p_signal_is_small_where_there_is_one_and_beside_the_ceiling_of_noise():
+    x, *_ = recordings(10, "one short")
+    assert quality.measures(x)["p_signal"].max() < 1e-6
+    noise = quality.measures(array(np.random.default_rng(0).normal(size=(1, 300, 10, 200))))
+    assert 0.02 < float(noise["ccmax"].mean()) < 0.2
+    assert float(noise["p_signal"].median()) == pytest.approx(0.5, abs=0.1)
+    assert noise["p_signal"].attrs["estimator"].startswith("F ratio")
+    assert noise["signal_power_se"].attrs["long_name"] == "standard error of the signal power"
+
+
+@pytest.mark.parametrize("repeats", [2, 3, 10])
+def test_the_standard_error_is_that_of_the_experiment_repeated(repeats):
+    x, power, *_ = recordings(repeats, "", neurons=400)
+    q = quality.measures(x)
+    told = np.sqrt((q["signal_power_se"].values ** 2).mean())
+    assert told == pytest.approx((q["signal_power"].values - power).std(), rel=0.2)
 
 
 def test_a_resting_potential_does_not_cost_digits():

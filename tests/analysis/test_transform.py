@@ -131,3 +131,26 @@ def test_wrong_stimuli_are_refused(stims):
 def test_per_is_checked():
     with pytest.raises(UsageError, match="'band' or 'all'"):
         standardize(make_cube()["stimulus"], per="stim")
+
+
+@pytest.mark.parametrize("per", ["band", "all"])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_standardize_takes_moments_of_what_is_there(per, lazy):
+    ds = make_cube(stim=4, bands=3)
+    values = ds["stimulus"].values + 10
+    values[1, 2] = np.nan  # a sound that lacks the highest band
+    values[:, 0] = np.nan  # and a band that only one has
+    values[3, 0, :20] = 5
+    ds = ds.assign(stimulus=ds["stimulus"].copy(data=values))
+    out = (ds.chunk(stim=1) if lazy else ds).strf.standardize("train", per=per)["stimulus"].values
+    train = values[:3]
+    if per == "band":
+        for band in (1, 2):
+            there = train[:, band][~np.isnan(train[:, band])]
+            np.testing.assert_allclose(
+                out[:, band], (values[:, band] - there.mean()) / there.std(), rtol=1e-4, atol=1e-4
+            )
+        np.testing.assert_array_equal(out[:, 0], values[:, 0])
+    else:
+        there = train[~np.isnan(train)]
+        np.testing.assert_allclose(out, (values - there.mean()) / there.std(), rtol=1e-4, atol=1e-4)

@@ -650,6 +650,30 @@ def test_progress_reaches_the_end_of_both_stages(tmp_path):
         assert steps[-1][0] == steps[-1][1]
 
 
+# --- what was recorded -----------------------------------------------------------------------------------------------
+
+
+def test_time_after_the_sound_that_nobody_recorded(tmp_path):
+    """Missing where a window ends; as it is where none is stated. Either is a finding, where the time is kept."""
+    stims, neurons = [make_stim("a"), make_stim("b")], [make_neuron("n")]
+    records = [spikes("a", "n", 1, [1], window=(0, 0.3)), spikes("b", "n", 1, [1])]
+    pipeline = write_toy(tmp_path / "raw", stims, neurons, {"s": records})
+    assert not findings(build(pipeline, tmp_path))
+    ds = built(pipeline, tmp_path, name="post.zarr", post=500)
+    stated, unstated = ds["response"].isel(neuron=0, repeat=0).load()
+    assert stated.isel(time=slice(60, None)).isnull().all()
+    assert stated.isel(time=slice(0, 60)).notnull().all()
+    assert unstated.notnull().all()
+    said = {f["what"] for f in findings(tmp_path / "post.zarr")}
+    assert said == {
+        "1 trials do not state until when they were recorded, and 500 ms after the sound are kept (post)",
+        "1 trials were not recorded until 500 ms after the sound (post)",
+    }
+    again = strfcube.rebin(tmp_path / "post.zarr", dt=10, out=tmp_path / "ten.zarr", jobs=1)
+    assert {f["what"] for f in findings(again)} == said
+    assert len(findings(again)) == 2
+
+
 # --- scripts ---------------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -326,3 +327,31 @@ def test_a_place_that_cannot_be_written(tmp_path, toy, place):
     assert "\n" not in str(error.value)
     assert (tmp_path / "file").read_text() == "mine"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "raw"]
+
+
+@pytest.mark.parametrize("inside", ["", "/store.zarr"])
+def test_an_unfinished_build_says_how_to_go_on(tmp_path, monkeypatch, capsys, inside):
+    """By the very command: entered, it makes the cube that was asked for."""
+    from strfcube.builder import finalise
+    from strfcube.cli.main import main
+
+    raw = write_ns1(tmp_path / "raw folder", units=3, repeats=2, drc_repeats=1, clip_seconds=0.2).raw
+    asked = {"dt": 2, "only": {"valid_unit": [True, False]}, "post": 20, "bands": 7, "drc": True, "audio": False}
+    expected = digest(strfcube.build("ns1", raw=raw, out=tmp_path / "expected.zarr", jobs=1, **asked))
+    out = tmp_path / "a cube.zarr"
+    with monkeypatch.context() as patch:
+        patch.setattr(finalise, "finalise", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            strfcube.build("ns1", raw=raw, out=out, jobs=1, **asked)
+    said = []
+    for store in (f"{out}.building{inside}", out):
+        with pytest.raises(SystemExit):
+            main(["inspect", str(store)])
+        said.append(capsys.readouterr().err.strip().partition("is an unfinished build; go on with it by: strfcube ")[2])
+    assert said[0] == said[1]
+    with pytest.raises(SystemExit) as end:
+        main(shlex.split(said[0]))
+    assert end.value.code == 0
+    assert digest(out) == expected
+    with pytest.raises(StoreError, match="no such cube; give"):
+        strfcube.open(tmp_path / "nothing.zarr")

@@ -177,6 +177,23 @@ def test_flags_reach_the_recipe(run, raw, tmp_path):
     assert "only stim=drc01,nat01,nat02" in " ".join(out.split())
 
 
+def test_flags_and_home_as_in_a_shell(run, raw, tmp_path, monkeypatch):
+    """``--out=~/x`` is not expanded by every shell, and a flag is written in many ways."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    paths = {
+        word: run("build", "ns1", "--raw", raw, "--only", f"valid_unit={word}", f"--out=~/{word}.zarr", "--jobs", 1)
+        for word in ("true", "True", "TRUE")
+    }
+    assert [out.splitlines()[0] for _, out, _ in paths.values()] == [str(tmp_path / f"{w}.zarr") for w in paths]
+    recipes = {strfcube.open(tmp_path / f"{word}.zarr").attrs["recipe"] for word in paths}
+    assert len(recipes) == 1
+    assert "nothing has that" in error_of(run("build", "ns1", "--raw", raw, "--only", "valid_unit=yes"), 2)
+    assert run("build", "ns1", "--raw", raw, "--only", "level_db=82.0", "--dry-run")[1].endswith("findings\n")
+    assert run("concat", "~/true.zarr", "~/True.zarr", "--names=a,b", "--duplicates=keep", "--out=~/both.zarr")[0] == 0
+    assert run("plot", "~/true.zarr", "--out=~/picture.png")[0] == 0
+    assert (tmp_path / "picture.png").is_file()
+
+
 def test_a_cube_of_the_default_recipe_goes_by_its_name(run, raw, tmp_path, monkeypatch):
     monkeypatch.setenv("STRFCUBE_DATA_DIR", str(tmp_path))
     assert run("build", "ns1", "--raw", raw, "--jobs", 1)[1].splitlines()[0] == str(tmp_path / "ns1-dt5.zarr")
@@ -248,6 +265,31 @@ def test_rebin(run, cube, tmp_path):
     assert out.splitlines()[0] == str(tmp_path / "1.zarr")
     assert "T = 200" in out
     assert "no bin width" in error_of(run("rebin", cube, "--dt", 0), 2)
+
+
+def test_plot_takes_labels_and_positions(run, cube, tmp_path):
+    pytest.importorskip("matplotlib").use("agg")
+    ds = strfcube.open(cube)
+    pictures = []
+    for stim, neuron in (("0", "-1"), (ds["stim"].values[0], ds["neuron"].values[-1])):
+        pictures.append(tmp_path / f"{len(pictures)}.png")
+        assert run("plot", cube, "--out", pictures[-1], "--stim", stim, "--neuron", neuron)[0] == 0
+    assert pictures[0].read_bytes() == pictures[1].read_bytes()
+    assert "index past the end" in error_of(run("plot", cube, "--neuron", "9999"), 2)
+    assert "nothing has it" in error_of(run("plot", cube, "--neuron", "nobody"), 2)
+
+
+def test_concat_advises_in_its_own_words(run, cube, tmp_path):
+    out = tmp_path / "pool.zarr"
+    twice = error_of(run("concat", cube, cube, "--out", out), 2)
+    assert "--names a,b" in " ".join(twice.split())
+    assert "names=[" not in twice
+    code, _, err = run("concat", cube, cube, "--names", "a,b", "--out", out)
+    words = " ".join(err.split())
+    assert code == 0
+    assert "--duplicates drop" in words
+    assert "--stimuli shared" in words
+    assert "='" not in words
 
 
 def test_plot(run, cube, tmp_path):

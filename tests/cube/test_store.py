@@ -53,6 +53,47 @@ def test_open_is_lazy_where_it_is_large(made):
     assert ds["stim"].dtype == object
 
 
+def test_a_label_of_time_is_the_number_that_one_types(made):
+    """0.035 and 0.07 are no exact multiples of 0.005 in floating point."""
+    ds = strfcube.open(made[0])
+    for k in range(ds.sizes["time"]):
+        assert int(ds["time"].to_index().get_loc(k * 5 / 1000)) == k
+    assert ds.sel(time=slice(0.035, 0.07)).sizes["time"] == 8
+
+
+def test_a_path_is_absolute_from_the_moment_of_opening(made, tmp_path, monkeypatch):
+    """The working folder changes, to one that holds another cube of that name."""
+    shutil.copytree(made[0], tmp_path / "here" / "cube.zarr")
+    pipeline, _ = random_toy(tmp_path / "raw", seed=9)
+    other = strfcube.build(pipeline, out=tmp_path / "there" / "cube.zarr", **FAST)
+    monkeypatch.chdir(tmp_path / "here")
+    ds = strfcube.open("cube.zarr")
+    assert ds.encoding["source"] == str(tmp_path / "here" / "cube.zarr")
+    monkeypatch.chdir(Path(other).parent)
+    expected = strfcube.open(tmp_path / "here" / "cube.zarr")
+    assert not np.array_equal(expected["response"], strfcube.open("cube.zarr")["response"], equal_nan=True)
+    np.testing.assert_array_equal(ds["response"], expected["response"])
+    np.testing.assert_array_equal(ds["stimulus"], expected["stimulus"])
+    np.testing.assert_array_equal(ds.strf.spontaneous_rate(), expected.strf.spontaneous_rate())
+
+
+def test_home_is_expanded_everywhere(made, tmp_path, monkeypatch):
+    from strfcube.builder.save import write
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(made[0], tmp_path / "cube.zarr")
+    ds = strfcube.open("~/cube.zarr")
+    assert ds.encoding["source"] == str(tmp_path / "cube.zarr")
+    assert strfcube.verify("~/cube.zarr") == []
+    assert strfcube.rebin("~/cube.zarr", dt=10, out="~/ten.zarr", jobs=1) == str(tmp_path / "ten.zarr")
+    assert write(ds.isel(stim=[0]), "~/part.zarr") == str(tmp_path / "part.zarr")
+    assert len(strfcube.concat(["~/cube.zarr", "~/cube.zarr"], ["a", "b"], duplicates="keep")["neuron"]) == 12
+    pipeline, _ = random_toy(tmp_path / "raw")
+    assert strfcube.build(pipeline, out="~/new.zarr", **FAST) == str(tmp_path / "new.zarr")
+    assert strfcube.open((tmp_path / "new.zarr").as_uri()).sizes == ds.sizes
+    assert not (Path.cwd() / "~").exists()
+
+
 ALONE = """
 import sys, warnings
 warnings.simplefilter("error")

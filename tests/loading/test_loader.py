@@ -1,23 +1,14 @@
-"""The loader: order, workers, buffers, resuming, and a model that trains on its batches."""
-
-import gc
-import subprocess
-import sys
+"""The loader of plain arrays: order, epochs, buffers, resuming."""
 
 import numpy as np
 import pytest
 from stores import make_store
 
 import strfcube
+from strfcube import UsageError
+from strfcube.loading import CubeView
 
-torch = pytest.importorskip("torch")
-from torch.utils.data import DataLoader, DistributedSampler  # noqa: E402
-
-from strfcube import CubeDataset, UsageError  # noqa: E402
-from strfcube.loading.memory import Buffers  # noqa: E402
-
-pytestmark = pytest.mark.torch
-TENSORS = ("stims", "responses", "valid_mask")
+ARRAYS = ("stims", "responses", "valid_mask")
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +18,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def view(made):
-    return CubeDataset(made[1])
+    return CubeView(made[1])
 
 
 def names(batches):
@@ -39,219 +30,86 @@ def flat(batches):
 
 
 def same(a, b):
-    for key in TENSORS:
-        np.testing.assert_array_equal(a[key].cpu().numpy(), b[key].cpu().numpy())
+    for key in ARRAYS:
+        np.testing.assert_array_equal(a[key], b[key])
     assert a["stim_meta"] == b["stim_meta"]
+    assert a["neuron"].tolist() == b["neuron"].tolist()
 
 
-def test_it_is_a_data_loader_with_a_length(view):
+def test_batches_are_plain_arrays_in_order(view):
     loader = view.loader(4)
-    assert isinstance(loader, DataLoader)
-    assert loader.dataset is view
     assert len(loader) == 3
-    batches = list(loader)
-    for batch, items in zip(batches, (range(4), range(4, 8), range(8, 11)), strict=True):
+    for batch, items in zip(loader, (range(4), range(4, 8), range(8, 11)), strict=True):
+        assert {type(batch[key]) for key in ARRAYS} == {np.ndarray}
         same(batch, view.batch(items))
     assert len(list(view.loader(4, drop_last=True))) == len(view.loader(4, drop_last=True)) == 2
 
 
 def test_a_shuffled_epoch_is_a_permutation_and_epochs_differ(view):
-    loader = view.loader(4, shuffle=True, seed=3)
+    loader, again = view.loader(4, shuffle=True, seed=3), view.loader(4, shuffle=True, seed=3)
     first, second = names(loader), names(loader)
     assert sorted(flat(first)) == sorted(flat(second)) == [m["stim"] for m in view.stim_meta]
     assert first != second
-    again = view.loader(4, shuffle=True, seed=3)
     assert [names(again), names(again)] == [first, second]
-    assert names(view.loader(4, shuffle=True, seed=4)) != first
+    again.epoch = 0
+    assert names(again) == first
 
 
-def test_the_seed_comes_from_torch_unless_given(view):
+def test_the_seed_comes_from_numpy_unless_given(view):
     orders = []
     for _ in range(2):
-        torch.manual_seed(5)
+        np.random.seed(5)
         orders.append(names(view.loader(4, shuffle=True)))
     assert orders[0] == orders[1]
 
 
-def test_block_shuffling_keeps_shards_together(view):
-    loader = view.loader(1, shuffle="block", seed=0)
-    order = [int(n[0][4:]) for n in names(loader)]
-    assert sorted(order) == list(range(11))
-    blocks = [i // 3 for i in order]
-    assert sum(a != b for a, b in zip(blocks[1:], blocks[:-1], strict=True)) == 3
-    assert order != list(range(11))
+@pytest.mark.parametrize("prefetch", [0, 3])
+def test_a_list_of_batches_equals_batches_read_one_by_one(view, prefetch):
+    loader = view.loader(3, shuffle=True, seed=1, prefetch=prefetch)
+    kept = list(loader)
+    loader.epoch = 0
+    for batch, alone in zip(kept, loader, strict=True):
+        same(batch, alone)
 
 
-def test_blocks_of_a_lazy_cube_are_its_chunks(made):
-    ds = strfcube.open(made[1])
-    lazy = CubeDataset(ds.assign(response=(ds["response"] + 0).chunk(stim=4)))
-    assert lazy._source.blocks().tolist() == [0] * 4 + [1] * 4 + [2] * 3
+@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize("options", [{"shuffle": True}, {"shuffle": "block"}, {"group_by_repeats": True}, {}])
+def test_resumes_where_it_was(view, options, prefetch):
+    def fresh(seed):
+        return view.loader(2, seed=seed, prefetch=prefetch, **options)
 
-
-def test_groups_of_repeats_never_share_a_batch(view):
-    repeats = {m["stim"]: int(n.max()) for m, n in zip(view.stim_meta, view.n_repeats, strict=True)}
-    assert len(set(repeats.values())) > 1
-    for shuffle in (False, True, "block"):
-        loader = view.loader(3, shuffle=shuffle, seed=0, group_by_repeats=True)
-        batches = list(loader)
-        assert len(batches) == len(loader)
-        for batch in batches:
-            (count,) = {repeats[m["stim"]] for m in batch["stim_meta"]}
-            assert batch["responses"].shape[2] == count
-        assert sorted(flat(names(batches))) == sorted(repeats)
-
-
-@pytest.mark.parametrize("options", [{}, {"prefetch": 2}, {"num_workers": 1}])
-def test_resumes_where_it_was(view, options):
-    def fresh():
-        return view.loader(2, shuffle=True, seed=9, **options)
-
-    whole = fresh()
+    whole = fresh(9)
     wanted = names(whole) + names(whole)
-    loader, got, state = fresh(), [], None
+    loader, got = fresh(9), []
     for batch in loader:
         got += names([batch])
         state = loader.state_dict()
         if len(got) == 4:
             break
-    assert state == {"seed": 9, "epoch": 0, "batch": 4}
-    other = view.loader(2, shuffle=True, seed=1, **options)
+    other = fresh(1)
     other.load_state_dict(state)
-    got += names(other) + names(other)
-    assert got == wanted
-    assert other.state_dict() == {"seed": 9, "epoch": 2, "batch": 0}
-    other.epoch = 1
-    assert names(other) == wanted[6:]
+    assert other.state_dict() == state
+    assert got + names(other) + names(other) == wanted
 
 
-def test_leaving_an_epoch_early_starts_the_next_one(view):
-    loader = view.loader(4, shuffle=True, seed=0)
-    whole = view.loader(4, shuffle=True, seed=0)
-    first, second = names(whole), names(whole)
-    assert names([next(iter(loader))]) == first[:1]
-    assert names(loader) == second
-
-
-def test_a_list_of_batches_equals_batches_read_one_by_one(view):
-    loader = view.loader(3, shuffle=True, seed=1)
-    kept = list(loader)
-    loader.epoch = 0
-    for batch, alone in zip(kept, loader, strict=True):
-        same(batch, alone)
-    positions = {m["stim"]: i for i, m in enumerate(view.stim_meta)}
-    for batch in kept:
-        same(batch, view.batch([positions[m["stim"]] for m in batch["stim_meta"]]))
-
-
-@pytest.mark.parametrize(
-    "keep",
-    [
-        lambda batch: batch["responses"][0, 1],
-        lambda batch: batch["responses"].numpy()[0, 1],
-        lambda batch: batch["responses"].detach().view(-1)[:50],
-        lambda batch: torch.utils.dlpack.from_dlpack(batch["responses"])[0, 1],
-        lambda batch: memoryview(batch["responses"].numpy()[0, 1]),
-    ],
-)
-def test_a_buffer_is_not_used_again_while_any_view_of_it_lives(view, keep):
-    held = keep(view.batch([0, 1]))
-    wanted = np.array(held.tolist())
-    for i in range(11):
-        view.batch([i, (i + 1) % 11])
-    np.testing.assert_array_equal(np.array(held.tolist()), wanted)
-
-
-def test_a_buffer_lives_as_long_as_a_gradient_needs_it(view):
-    weight = torch.ones((), requires_grad=True)
-    batch = view.batch([0, 1])
-    wanted = float(batch["responses"].nan_to_num().square().sum())
-    loss = (weight * batch["responses"].nan_to_num_()).square().sum() / 2
-    del batch
-    for i in range(11):
-        view.batch([i, (i + 1) % 11])
-    loss.backward()
-    assert weight.grad.item() == pytest.approx(wanted)
-
-
-def test_buffers_are_used_again():
-    pool = Buffers()
-    first = pool.take((10, 10), np.float32)
-    address = first.ctypes.data
-    assert pool.take((10, 10), np.float32).ctypes.data != address
-    part = first[2:]
-    del first
-    assert pool.take((10, 10), np.float32).ctypes.data != address
-    del part
-    gc.collect()
-    assert pool.take((5, 5), np.float32).ctypes.data == address
-    for size in range(1, 200):  # growing requests leave no trail of small buffers
-        pool.take((size, 100), np.float32)
-    assert len(pool._held) <= 3
-
-
-def test_memory_of_batches_that_were_kept_is_given_back():
-    pool = Buffers()
-    kept = [pool.take((100,), np.float32) for _ in range(20)]
-    assert len(pool._held) == 20
-    del kept
-    pool.take((100,), np.float32)
-    assert len(pool._held) <= 7
-    for count in range(30):  # and never more than that while one is used at a time
-        part = pool.take((50 + count,), np.float32)
-    assert len(pool._held) <= 8
-    assert part.shape == (79,)
-
-
-def test_changing_a_batch_in_place_changes_no_other(view):
-    wanted = view.batch([0, 1])
-    spoiled = view.batch([0, 1])
-    for key in TENSORS:
-        spoiled[key].zero_()
-    spoiled["stim_meta"][0]["stim"] = "spoiled"
-    del spoiled
-    same(view.batch([0, 1]), wanted)
-
-
-def test_samplers_of_distributed_training(view):
-    seen = []
-    for rank in range(2):
-        sampler = DistributedSampler(view, num_replicas=2, rank=rank, shuffle=True, seed=1)
-        loader = view.loader(2, sampler=sampler)
-        assert len(loader) == 3
-        first, second = names(loader), names(loader)
-        assert first != second  # the loader tells the sampler its epoch
-        seen += flat(first)
-    assert set(seen) == {m["stim"] for m in view.stim_meta}
-    with pytest.raises(UsageError, match="leave shuffle away"):
-        view.loader(2, sampler=[0, 1], shuffle=True)
-    assert names(view.loader(2, sampler=[4, 2, 0])) == [["stim004", "stim002"], ["stim000"]]
-
-
-def test_prefetching_gives_the_same_and_passes_errors_on(made, view):
-    wanted = list(view.loader(2, shuffle=True, seed=0))
-    for batch, ahead in zip(wanted, view.loader(2, shuffle=True, seed=0, prefetch=3), strict=True):
-        same(batch, ahead)
-    next(iter(view.loader(2, prefetch=2)))  # leaving early stops the thread
-
-    def fail(block):
-        raise RuntimeError("the disk is on fire")
-
+def test_a_lazy_cube_is_read_the_same(made, view):
     ds = strfcube.open(made[1])
-    broken = ds["response"].copy(data=ds["response"].data.map_blocks(fail, dtype="f4", meta=np.empty(0, "f4")))
-    with pytest.raises(RuntimeError, match="on fire"):
-        list(CubeDataset(ds.assign(response=broken)).loader(2, prefetch=2))
+    lazy = CubeView(ds.assign(response=ds["response"] * 1))
+    for a, b in zip(lazy.loader(3), view.loader(3), strict=True):
+        same(a, b)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size=0"),
-        ({"batch_size": None}, "batch_size=None"),
+        ({"batch_size": True}, "batch_size=True"),
         ({"seed": -1}, "seed=-1"),
+        ({"seed": "one"}, "seed='one'"),
         ({"sampler": iter([1])}, "with a length"),
-        ({"collate_fn": list}, "collate_fn is given by the view"),
         ({"shuffle": "blocks"}, "shuffle='blocks'"),
-        ({"prefetch": -1}, "prefetch"),
+        ({"prefetch": -1}, "prefetch=-1"),
+        ({"sampler": [1], "shuffle": True}, "leave shuffle away"),
     ],
 )
 def test_options_are_checked(view, options, message):
@@ -259,135 +117,123 @@ def test_options_are_checked(view, options, message):
         view.loader(**options)
 
 
-def test_pinning_without_an_accelerator_is_no_error(view):
-    batch = next(iter(view.loader(2, pin_memory=True)))
-    assert batch["responses"].is_pinned() == torch.cuda.is_available()
+class Counting:
+    """A sampler with epochs, as torch's DistributedSampler is one."""
+
+    def __init__(self, size):
+        self.size, self.epoch = size, 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return self.size
+
+    def __iter__(self):
+        return iter(np.random.default_rng(self.epoch).permutation(self.size).tolist())
 
 
-WORKERS = """
-import sys, torch
-from strfcube import CubeDataset
-import strfcube
+class Restless(Counting):
+    """A sampler that never gives an order again."""
 
-def main(path, context, kind):
-    ds = strfcube.open(path)
-    if kind == "lazy":
-        ds = ds.assign(response=ds["response"] * 1)
-    view = CubeDataset(ds)
-    # The parent has read: threads of dask, of zarr and of the view are alive before the fork.
-    ds["response"][:2].compute()
-    alone = list(view.loader(2, shuffle=True, seed=1))
-    loader = view.loader(2, shuffle=True, seed=1, num_workers=2, multiprocessing_context=context,
-                         persistent_workers=True)
-    for epoch in range(2):
-        loader.epoch = 0
-        for a, b in zip(alone, loader, strict=True):
-            assert a["stim_meta"] == b["stim_meta"]
-            for key in ("stims", "responses", "valid_mask"):
-                assert torch.equal(a[key].nan_to_num(-1), b[key].nan_to_num(-1)), key
-    loader.epoch = 0
-    kept = list(loader)
-    for a, b in zip(alone, kept, strict=True):
-        assert torch.equal(a["responses"].nan_to_num(-1), b["responses"].nan_to_num(-1))
-    print("fine")
+    epoch = property(lambda self: 0, lambda self, epoch: None)
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
-"""
+    def __iter__(self):
+        self.turn = getattr(self, "turn", 0) + 1
+        return iter(np.random.default_rng(100 + self.turn).permutation(self.size).tolist())
 
 
-@pytest.mark.parametrize(("context", "kind"), [("fork", "direct"), ("fork", "lazy"), ("spawn", "direct")])
-def test_workers_neither_hang_nor_differ(made, tmp_path, context, kind):
-    script = tmp_path / "workers.py"
-    script.write_text(WORKERS)
-    # Python 3.12 warns of any fork of a process with threads; that it does no harm here is what is tested.
-    flags = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]
-    command = [sys.executable, *flags, str(script), made[1], context, kind]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.stdout.strip() == "fine", done.stderr
+def test_the_epoch_of_a_sampler_is_its_owners(view):
+    orders = [[f"stim{i:03d}" for i in np.random.default_rng(e).permutation(11)] for e in range(4)]
+    sampler = Counting(11)
+    loader = view.loader(4, sampler=sampler)
+    assert [flat(names(loader)) for _ in range(2)] == orders[:2]  # it goes on of itself
+    for epoch in (3, 3, 0):  # and where its owner says
+        sampler.set_epoch(epoch)
+        assert flat(names(loader)) == orders[epoch]
+    for epoch in range(3):  # a loader made anew for each epoch
+        sampler.set_epoch(epoch)
+        assert flat(names(view.loader(4, sampler=sampler))) == orders[epoch]
+    loader.epoch = 2
+    assert flat(names(loader)) == orders[2]
 
 
-def test_a_model_for_the_batch_dict_trains(made):
-    cube, _path = made
-    # Responses that a linear-nonlinear model explains: the rate follows one band
-    drive = np.nan_to_num(cube["stimulus"].values[:, 2])
-    drive = drive / drive.std()
-    rng = np.random.default_rng(0)
-    counts = rng.poisson(np.exp(0.7 * drive - 1.0)[:, None, None], cube["response"].shape).astype("f4")
-    ds = cube.assign(response=cube["response"].copy(data=np.where(cube["response"].isnull(), np.nan, counts)))
-    views = CubeDataset(ds)
-    train = views.sel(split="train").standardize()
-    held = views.sel(split="test").standardize(fit=views.sel(split="train"))
-
-    class LinearNonlinear(torch.nn.Module):
-        def __init__(self, bands, neurons, lags=3):
-            super().__init__()
-            self.strf = torch.nn.Conv2d(1, neurons, (bands, lags), padding=(0, lags - 1))
-            self.lags = lags
-
-        def forward(self, stims):
-            return self.strf(stims)[..., 0, : stims.shape[-1]].exp()
-
-    torch.manual_seed(0)
-    neurons = train[0]["responses"].shape[0]
-    model = LinearNonlinear(6, neurons)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
-    losses = []
-    for _ in range(40):
-        total = 0.0
-        for batch in train.loader(4, shuffle=True, seed=0):
-            rate = model(batch["stims"])[:, :, None].expand_as(batch["responses"])
-            mask = batch["valid_mask"]
-            loss = torch.nn.functional.poisson_nll_loss(rate[mask], batch["responses"][mask], log_input=False)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.item()
-        losses.append(total)
-    assert np.isfinite(losses).all()
-    assert losses[-1] < losses[0] - 0.1
-    batch = held.using(average_repeats=True).batch([0])
-    there = np.isin(train.ds["neuron"].values, held.ds["neuron"].values)
-    with torch.no_grad():
-        rate = model(batch["stims"]).numpy()[0, there]
-    band = drive[-1, : rate.shape[1]]
-    assert np.corrcoef(np.log(rate.mean(0)), band)[0, 1] > 0.9
+def test_the_length_is_that_of_what_comes(view):
+    for sampler in ([4, 2, 0], [0] * 9, Counting(11), range(5)):
+        for drop in (False, True):
+            for grouped in (False, True):
+                loader = view.loader(2, sampler=sampler, drop_last=drop, group_by_repeats=grouped)
+                for _ in range(3):
+                    assert len(loader) == len(list(loader))
 
 
-def test_the_demo_birds_are_learnt_to_the_noise_ceiling(demo):
-    everything = CubeDataset(demo)
-    held = [7, 15]  # a song and a ripple
-    train = everything.isel(stim=[i for i in range(len(everything)) if i not in held])
-    test = everything.isel(stim=held).standardize(fit=train)
-    train = train.standardize()
-    torch.manual_seed(0)
-    neurons, lags = train[0]["responses"].shape[0], 16
-    strf = torch.nn.Conv2d(1, neurons, (32, lags))
-    torch.nn.init.zeros_(strf.weight)
-    torch.nn.init.constant_(strf.bias, -1.5)
+def test_samplers_of_something_else_are_told_in_one_line(view):
+    for sampler, message in (([[0, 1], [2]], r"gives \[0, 1\]"), ([0.5], "gives 0.5"), (["stim000"], "'stim000'")):
+        with pytest.raises(UsageError, match=message):
+            list(view.loader(2, sampler=sampler))
+    with pytest.raises(IndexError, match="index 11 past the end"):
+        list(view.loader(2, sampler=[0, 11]))
+    assert names(view.loader(2, sampler=[-1, 0])) == [["stim010", "stim000"]]
 
-    def model(stims):
-        return torch.nn.functional.softplus(strf(torch.nn.functional.pad(stims, (lags - 1, 0)))[:, :, 0]) + 1e-6
 
-    optimizer = torch.optim.Adam(strf.parameters(), lr=0.02)
-    loader = train.loader(4, shuffle=True, seed=0)
-    for _ in range(10):
-        for batch in loader:
-            mask = batch["valid_mask"]
-            rate = model(batch["stims"])[:, :, None].expand_as(mask)[mask]
-            loss = torch.nn.functional.poisson_nll_loss(rate, batch["responses"][mask], log_input=False)
-            optimizer.zero_grad()
-            (loss + 1e-4 * strf.weight.abs().sum() / neurons).backward()
-            optimizer.step()
-    ds = test.ds
-    batch = test.batch([0, 1])
-    with torch.no_grad():
-        rate = model(batch["stims"]).numpy()
-    prediction = np.full((2, ds.sizes["neuron"], ds.sizes["time"]), np.nan)
-    prediction[..., : rate.shape[2]] = np.where(
-        batch["valid_mask"].numpy().any(2), rate[:, : ds.sizes["neuron"]], np.nan
-    )
-    ccnorm = ds.strf.ccnorm(ds["response"].isel(repeat=0, drop=True).copy(data=prediction)).values
-    driven = ds.strf.ccmax().values > 0.5
-    assert driven.sum() >= 5
-    assert np.median(ccnorm[driven]) > 0.8
+def interrupted(loader, batches=2):
+    for count, _ in enumerate(loader, 1):
+        if count == batches:
+            return loader.state_dict()
+    raise AssertionError
+
+
+def test_what_cannot_be_resumed_is_refused(view):
+    state = interrupted(view.loader(2, shuffle=True, seed=0))
+    for options, message in (
+        ({"batch_size": 4, "shuffle": True}, "taken with batch_size=2, not 4"),
+        ({"batch_size": 2}, "taken with shuffle=True, not False"),
+        ({"batch_size": 2, "shuffle": True, "group_by_repeats": True}, "group_by_repeats=False, not True"),
+        ({"batch_size": 2, "shuffle": True, "drop_last": True}, "drop_last=False, not True"),
+        ({"batch_size": 2, "sampler": list(range(11))}, "with shuffle=True, not False"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            view.loader(**options).load_state_dict(state)
+    for other in (view[:10], view[::-1]):
+        with pytest.raises(UsageError, match="of other stimuli"):
+            other.loader(2, shuffle=True).load_state_dict(state)
+    for wrong, message in (
+        ({"epoch": 1}, r"expected what state_dict\(\) gave.*got \['epoch'\].*use set_epoch"),
+        ([1], "got list"),
+        (None, "got NoneType"),
+        (state | {"epoch": -1}, "epoch=-1"),
+        (state | {"batch": "2"}, "batch='2'"),
+        (state | {"seed": None}, "seed=None"),
+    ):
+        with pytest.raises(UsageError, match=message) as told:
+            view.loader(2, shuffle=True).load_state_dict(wrong)
+        assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_samplers_resume_if_they_give_an_order_again(view, grouped):
+    def fresh(sampler):
+        return view.loader(2, sampler=sampler, group_by_repeats=grouped)
+
+    for sampler in (Counting(11), [5, 4, 3, 2, 1, 0]):
+        whole = fresh(sampler)
+        whole.epoch = 1
+        wanted = names(whole) + names(whole)
+        loader = fresh(sampler)
+        loader.epoch = 1
+        state = interrupted(loader)
+        again = fresh(Counting(11) if isinstance(sampler, Counting) else sampler)
+        again.load_state_dict(state)
+        assert names(again) + names(again) == wanted[2:]
+    again = fresh([0, 1, 2, 3, 4, 5])
+    again.load_state_dict(state)
+    with pytest.raises(UsageError, match="another order than the one that the state was taken in"):
+        list(again)
+    state = interrupted(fresh(Restless(11)))
+    again = fresh(Restless(11))
+    again.order.sampler.turn = 5
+    again.load_state_dict(state)
+    with pytest.raises(UsageError, match="another order"):
+        list(again)
+    again.epoch = 0  # from its beginning it can be read, whatever the order
+    assert len(list(again)) == len(again)

@@ -365,3 +365,24 @@ def test_part_of_the_cube(tmp_path):
     ds = strfcube.open(build(out=tmp_path / "2.zarr", only={"stim_type": "songrip"}, require_sound=True))
     assert set(ds["stim_type"].values.tolist()) == {"songrip"}
     assert ds.sizes["stim"] == 1
+
+
+def test_recordings_end_where_the_documentation_says(tmp_path):
+    """4 s from onset; a trial with a later spike went on for longer, and nobody knows for how long."""
+    write_aa2(tmp_path / "raw")
+    spike = next(iter(sorted((tmp_path / "raw" / "all_cells").rglob("conspecific/spike1"))))
+    first, *others = spike.read_text().splitlines()
+    spike.write_text("\n".join([f"{first}4100.000 ", *others, ""]))
+    path = strfcube.build("aa2", raw=tmp_path / "raw", out=tmp_path / "cube.zarr", post=5000, jobs=1)
+    trials = xr.open_zarr(path, group="trials", decode_times=False).load()
+    stop = trials["window_stop"].values
+    assert np.isnan(trials["window_start"].values).all()
+    assert np.isnan(stop).sum() == 1
+    assert set(stop[~np.isnan(stop)]) == {4.0}
+    ds = strfcube.open(path)
+    seen = ds["response"].notnull().any("repeat")
+    presented = ds["n_repeats"] > 0
+    assert (seen.sel(time=3.995) == presented).all()
+    assert int(seen.sel(time=4.0).sum()) == 1
+    said = [str(v) for v in xr.open_zarr(path, group="findings")["what"].values]
+    assert sum("(post)" in what for what in said) == 2

@@ -491,8 +491,11 @@ def test_a_cell_recorded_in_two_ways_is_two_neurons(small):
     assert ids == [f"{ASARI}-A1-whole-cell", f"{ASARI}-A1-cell-attached"]
     assert said(findings, "info", ASARI, "differ in site or recording type", "2 neurons")
     source = next(s for s in surveyed.sources if s.id == ids[1])
-    (trial,), _ = read(small, source)
+    (trial,), findings = read(small, source)
     assert (trial.stimulus, trial.spike_times.size, trial.window) == ("asari/class3/2", 0, (0.0, 0.3))
+    (doubt,) = findings
+    assert doubt.what == "spikes cannot be told from noise: no peak reaches the threshold"
+    assert doubt.file.endswith(ASARI)
 
 
 def test_odd_folders_and_sites(small):

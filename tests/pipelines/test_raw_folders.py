@@ -1,7 +1,11 @@
 """What every data set does with links, dot files, absent content and odd names in its raw folder."""
 
+import bz2
+import gzip
 import json
+import lzma
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -135,3 +139,103 @@ def test_what_was_not_fetched_is_one_finding(originals, tmp_path, name):
     absent = {path.relative_to(copy).as_posix() for path in units[1:]}
     assert not absent & set(files)
     assert len(said) < 20
+
+
+def test_names_that_are_no_text(tmp_path):
+    """Folders and files whose names are bytes of an old encoding: labels and findings show the bytes."""
+    odd = os.fsdecode(b"\xe9")
+    aa.write_aa2(tmp_path / "aa2")
+    cells = sorted((tmp_path / "aa2" / "all_cells").iterdir())
+    (cells[1] / f"x{odd}").mkdir()
+    cells[1].rename(cells[1].with_name(f"b{odd}_1_A"))
+    ds = strfcube.open(make("aa2", tmp_path / "aa2", tmp_path / "aa2.zarr"))
+    assert "b\\xe9_1_A" in ds["neuron"].values
+    _, files = findings(tmp_path / "aa2.zarr")
+    assert "all_cells/b\\xe9_1_A/x\\xe9" in files
+    aa4.write_aa4(tmp_path / "aa4")
+    animal = next(p for p in sorted((tmp_path / "aa4").iterdir()) if p.is_dir())
+    before = strfcube.open(make("aa4", tmp_path / "aa4", tmp_path / "before.zarr")).sizes
+    animal.rename(animal.with_name(f"B{odd}F"))
+    ds = strfcube.open(make("aa4", tmp_path / "aa4", tmp_path / "aa4.zarr"))
+    assert ds.sizes == before
+    assert "B\\xe9F" in set(ds["animal"].values)
+    ac1.write(tmp_path / "ac1")
+    for file in (tmp_path / "ac1").rglob("wehr/Results/*/*.mat"):
+        file.rename(file.with_name(f"{odd}{file.name}"))
+    make("ac1", tmp_path / "ac1", tmp_path / "ac1.zarr")
+    assert strfcube.verify(tmp_path / "ac1.zarr") == []
+
+
+def repack(archive, how):
+    archive.write_bytes(how(gzip.decompress(archive.read_bytes())))
+
+
+@pytest.mark.parametrize("how", [lzma.compress, bz2.compress, bytes], ids=["xz", "bzip2", "tar"])
+def test_an_archive_packed_otherwise_than_its_name_says(originals, tmp_path, how):
+    raw, expected = originals("nat4")
+    shutil.copytree(raw, tmp_path / "raw")
+    for archive in (tmp_path / "raw").rglob("*.tgz"):
+        repack(archive, how)
+    assert digest(make("nat4", tmp_path / "raw", tmp_path / "cube.zarr")) == expected
+
+
+def set_in_zip(archive, local, central, value):
+    """Set a byte of the header of every member of a zip archive, at both places where it stands."""
+    content = bytearray(archive.read_bytes())
+    for mark, offset in ((b"PK\3\4", local), (b"PK\1\2", central)):
+        at = content.find(mark)
+        while at >= 0:
+            content[at + offset] = value
+            at = content.find(mark, at + 4)
+    archive.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [((6, 8, 1), "is encrypted, .*: unpack it first"), ((8, 10, 9), r"not supported \(Deflate64\?\): pack it again")],
+    ids=["encrypted", "deflate64"],
+)
+def test_a_zip_that_cannot_be_read(tmp_path, header, words):
+    nat4.write_nat4(tmp_path / "raw", wavs=True)
+    set_in_zip(tmp_path / "raw" / "A1_single_sites.zip", *header)
+    said, files = findings(make("nat4", tmp_path / "raw", tmp_path / "cube.zarr"))
+    wrong = [what for what, file in zip(said, files, strict=True) if file.startswith("A1_single_sites.zip/")]
+    assert wrong
+    assert all(re.search(words, what) for what in wrong)
+    set_in_zip(tmp_path / "raw" / "wav.zip", *header)
+    with pytest.raises(RawDataError, match=rf"wav\.zip/.*: --spec mel needs the waveforms.*{words}"):
+        make("nat4", tmp_path / "raw", tmp_path / "mel.zarr", spec="mel")
+    said, files = findings(make("nat4", tmp_path / "raw", tmp_path / "published.zarr"))
+    assert any(file.startswith("wav.zip/") for file in files)  # the spectrograms are published, and there
+
+
+@pytest.mark.parametrize("name", ["aa1", "aa4", "nat4", "ns1"])
+def test_a_wav_with_a_wrong_size_in_its_header_is_one_finding(originals, tmp_path, name):
+    raw, _ = originals(name)
+    shutil.copytree(raw, tmp_path / "raw")
+    wav = next(p for p in files_of(tmp_path / "raw") if p.read_bytes()[:4] == b"RIFF")
+    content = bytearray(wav.read_bytes())
+    content[4:8] = bytes(4)
+    wav.write_bytes(content)
+    said, files = findings(make(name, tmp_path / "raw", tmp_path / "cube.zarr"))
+    odd = [file for what, file in zip(said, files, strict=True) if "its header states" in what]
+    assert odd == [wav.relative_to(tmp_path / "raw").as_posix()]
+    sizes = [
+        xr.open_zarr(p, group="audio")["row_size"].values for p in (tmp_path / "cube.zarr", raw.parent / "cube.zarr")
+    ]
+    assert (sizes[0] == sizes[1]).all()
+
+
+def test_a_wav_with_a_wrong_size_in_an_archive(tmp_path):
+    """Named as the archive has it, once, and the same in every build: findings are in the digest."""
+    nat4.write_nat4(tmp_path / "raw", wavs=True)
+    shutil.unpack_archive(tmp_path / "raw" / "wav.zip", tmp_path / "wavs")
+    wavs = files_of(tmp_path / "wavs")
+    wavs[0].write_bytes(wavs[0].read_bytes()[:4] + bytes(4) + wavs[0].read_bytes()[8:])
+    shutil.make_archive(str(tmp_path / "raw" / "wav"), "zip", tmp_path / "wavs")
+    for spec in ("published", "mel"):
+        paths = [make("nat4", tmp_path / "raw", tmp_path / f"{spec}{k}.zarr", spec=spec) for k in range(2)]
+        said, files = findings(paths[0])
+        odd = [file for what, file in zip(said, files, strict=True) if "its header states" in what]
+        assert odd == [f"wav.zip/{wavs[0].relative_to(tmp_path / 'wavs').as_posix()}"]
+        assert digest(paths[0]) == digest(paths[1])

@@ -1,6 +1,9 @@
 """Front ends: sound lands in the right frame and band, and equals formulas computed without them."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -308,3 +311,24 @@ def test_regrid_averages_whole_frames():
 def test_regrid_goes_to_whole_multiples_only(dt):
     with pytest.raises(UsageError, match="whole multiples"):
         regrid(np.zeros((2, 7)), 0.01, 7, dt_to_ns(dt))
+
+
+def test_without_a_folder_that_can_be_written(tmp_path):
+    """Numba, which librosa imports, keeps compiled code beside librosa or in the user's cache: here in neither."""
+    code = """
+import os
+from numba.core import caching
+
+def refuse(self):
+    raise OSError("read-only file system")
+
+for locator in caching.CacheImpl._locator_classes:
+    if "UserProvided" not in locator.__name__:
+        locator.ensure_cache_path = refuse
+from strfcube.sound.spectrogram import Mel
+print(Mel(f_max=8000.0).kernel(32000.0, 5_000_000).bands, os.listdir(os.environ["TMPDIR"]) != [])
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "NUMBA_CACHE_DIR"} | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, text=True, capture_output=True)
+    assert done.stdout == "32 True\n", done.stderr
+    assert not list(tmp_path.iterdir())

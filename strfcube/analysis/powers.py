@@ -1,0 +1,280 @@
+"""The variances that the measures of quality are made of, in one pass over the responses.
+
+Where all repeats of a pair (stim, neuron) observed the same bins, these are the textbook's variances, in closed form.
+Where windows differ, every bin counts with the repeats that observed it, and the signal power with the bins that at
+least two did: a repeat that ends early leaves the others as they are, and nothing is biased by what was not observed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import xarray as xr
+
+from strfcube.analysis.transform import blocks, blockwise
+from strfcube.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Per = Literal["pair", "neuron"]
+
+_COLUMNS = (
+    "repeats", "bins", "signal_power", "total_power", "psth_power", "null_variance", "variance", "covariance",
+    "prediction_power",
+)  # fmt: skip
+_OWN = 7  # of these without a prediction
+_DIFFERENCES = 4  # pairs of repeats that the noise spectrum is taken of: more cost time and tell little
+
+
+def powers(response: xr.DataArray, prediction: xr.DataArray | None = None, per: Per = "pair") -> xr.Dataset:
+    """All the variances that the measures are made of, in one pass over the response.
+
+    Parameters
+    ----------
+    response : xarray.DataArray [dims=(..., repeat, time)]
+        NaN where nothing was observed.
+    prediction : xarray.DataArray [dims=(..., time)], optional
+        Bins where it is not finite are left out.
+    per : {"pair", "neuron"}
+        Of each pair, or averaged over ``stim`` with the number of used bins as weight.
+
+    Returns
+    -------
+    xarray.Dataset [dims=(...)]
+        ``repeats``; ``signal_power``, ``total_power``, ``psth_power`` (variance of the mean of the repeats);
+        ``null_variance`` and ``variance`` of the signal power, without a signal and with the one there is (an estimate
+        that can fall below the other); with a prediction ``covariance`` (with the mean of the repeats) and
+        ``prediction_power``. Per pair also ``bins``: those that at least two repeats observed.
+
+    Raises
+    ------
+    UsageError
+        If `per` is neither.
+    """
+    if per not in ("pair", "neuron"):
+        raise UsageError(f"per={per!r}, expected 'pair' or 'neuron'")
+    arrays, core = [response], [["repeat", "time"]]
+    if prediction is not None:
+        arrays, core = [*arrays, prediction], [*core, ["time"]]
+    columns = _COLUMNS[: _OWN if prediction is None else None]
+    table = blockwise(_power_columns, arrays, core, {"column": len(columns)}, np.float64)
+    result = xr.Dataset({name: table.isel(column=i) for i, name in enumerate(columns)})
+    if per == "pair" or "stim" not in result.dims:
+        return result
+    weight = result["bins"].where(result["signal_power"].notnull())
+    total = weight.sum("stim", min_count=1)
+    of_variance = [n for n in ("null_variance", "variance") if n in result]
+    values = result.drop_vars(["bins", *of_variance])
+    mean: xr.Dataset = (values * weight).sum("stim", min_count=1) / total
+    squared: xr.Dataset = (result[of_variance] * weight**2).sum("stim", min_count=1) / total**2
+    return mean.assign(squared.data_vars)
+
+
+def _power_columns(x: NDArray[Any], prediction: NDArray[Any] | None = None) -> NDArray[np.float64]:
+    """Compute `_COLUMNS` of responses (..., repeat, time); the last two beside predictions (..., time)."""
+    if prediction is None:
+        out = np.empty((*x.shape[:-2], _OWN))
+        for at in blocks(x.shape):
+            out[at] = _powers(x[at], None)
+        return out
+    lead = np.broadcast_shapes(x.shape[:-2], prediction.shape[:-1])
+    x = np.broadcast_to(x, (*lead, *x.shape[-2:]))
+    prediction = np.broadcast_to(prediction, (*lead, prediction.shape[-1]))
+    out = np.empty((*lead, len(_COLUMNS)))
+    for at in blocks(x.shape):
+        out[at] = _powers(x[at], prediction[at])
+    return out
+
+
+def _powers(x: NDArray[Any], prediction: NDArray[Any] | None) -> NDArray[np.float64]:
+    observed = ~np.isnan(x)
+    if prediction is not None:
+        observed &= np.isfinite(prediction)[..., None, :]
+    present = observed.any(-1)
+    used = observed.any(-2)
+    unequal = (observed != (present[..., None] & used[..., None, :])).any((-1, -2))
+    out = _equal_windows(x, observed, present, used, prediction)
+    if unequal.any():
+        out[unequal] = _unequal_windows(
+            x[unequal], observed[unequal], None if prediction is None else prediction[unequal]
+        )
+    return out
+
+
+def _equal_windows(
+    x: NDArray[Any], observed: NDArray[np.bool_], present: NDArray[np.bool_], used: NDArray[np.bool_],
+    prediction: NDArray[Any] | None,
+) -> NDArray[np.float64]:  # fmt: skip
+    """Where all repeats of a pair observed the same bins."""
+    repeats, bins = present.sum(-1), used.sum(-1)
+    # Sums in float64: of a trace at -60 mV in float32 the variance would lose its digits.
+    x = np.where(observed, x, np.float64(0))
+    total = x.sum(-2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        own, sums = np.einsum("...rt,...rt->...r", x, x), x.sum(-1)
+        # Of each repeat with all others together: centred products, whose sum over repeats is that over all pairs.
+        rows = (
+            np.matmul(x, total[..., None])[..., 0] - own - sums * (sums.sum(-1, keepdims=True) - sums) / bins[..., None]
+        )
+        own = own - sums**2 / bins[..., None]
+        freedom = repeats * (repeats - 1.0) * (bins - 1.0)
+        signal_power = rows.sum(-1) / freedom
+        total_power = own.sum(-1) / (repeats * (bins - 1.0))
+        psth_power = ((repeats - 1.0) * signal_power + total_power) / repeats
+        null = 2 * _noise_moment(x, present, used) / freedom
+        noise_power = total_power - signal_power
+        variance = _jackknife(rows, present, signal_power, noise_power, repeats, bins, null)
+        columns = [repeats, bins, signal_power, total_power, psth_power, null, variance]
+        if prediction is not None:
+            p = np.where(used, prediction, np.float64(0))
+            p -= p.sum(-1, keepdims=True) / bins[..., None]
+            p *= used
+            columns += [(p * total).sum(-1) / (repeats * (bins - 1.0)), (p * p).sum(-1) / (bins - 1.0)]
+    out = np.stack(np.broadcast_arrays(*columns), -1).astype(np.float64)
+    out[..., 2:][(repeats < 2) | (bins < 2)] = np.nan
+    return out
+
+
+def _jackknife(
+    rows: NDArray[Any], present: NDArray[np.bool_], signal_power: NDArray[Any], noise_power: NDArray[Any],
+    repeats: NDArray[Any], bins: NDArray[Any], null: NDArray[Any],
+) -> NDArray[np.float64]:  # fmt: skip
+    """Variance of the signal power, with equal windows.
+
+    The jackknife over repeats, less the share of the noise that it counts too often: ``R / (R - 2)`` of the variance
+    without a signal. Of two repeats it is not known; there the noise is taken to be white.
+    """
+    mean = signal_power * (repeats - 1.0) * (bins - 1.0)
+    apart = np.where(present, rows - mean[..., None], 0) / (bins[..., None] - 1.0)
+    several = 4 * (apart**2).sum(-1) / (repeats * (repeats - 1.0) * (repeats - 2.0) ** 2)
+    of_two = null + 4 * signal_power * noise_power / (repeats * (bins - 1.0))
+    return np.where(repeats > 2, several - null * repeats / (repeats - 2.0), of_two)
+
+
+def _noise_moment(x: NDArray[Any], present: NDArray[np.bool_], used: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """``tr(N^2) / T`` of the covariance N of the noise over time, from differences of neighbouring repeats.
+
+    By Parseval the mean square of the noise spectrum. Its square is too large by one part in the number of
+    differences, and is corrected for that.
+    """
+    from scipy.fft import rfft
+
+    if not (present[..., :-1] >= present[..., 1:]).all():  # repeats that are there, first
+        order = np.argsort(~present, axis=-1, kind="stable")
+        x, present = np.take_along_axis(x, order[..., None], -2), np.take_along_axis(present, order, -1)
+    half = min(_DIFFERENCES, x.shape[-2] // 2)
+    if not half:
+        return np.full(present.shape[:-1], np.nan)
+    there = present[..., 1 : 2 * half : 2]
+    difference = (x[..., 0 : 2 * half : 2, :] - x[..., 1 : 2 * half : 2, :]).astype(np.float32)
+    seen = there[..., None] & used[..., None, :]
+    bins = np.maximum(used.sum(-1), 1).astype(np.float32)
+    if not seen.all():
+        difference = np.where(seen, difference, np.float32(0))
+        difference -= seen * (difference.sum(-1) / bins[..., None])[..., None]
+    # Of a whole series the mean is frequency 0, which is left out.
+    spectrum = rfft(difference, axis=-1)
+    power = (spectrum.real**2 + spectrum.imag**2).sum(-2)
+    count = np.maximum(there.sum(-1), 1)
+    return _mean_square(power / (2 * bins * count)[..., None], x.shape[-1]) / (1 + 1 / count)
+
+
+def _mean_square(power: NDArray[Any], size: int) -> NDArray[np.float64]:
+    """Mean square of a spectrum over all frequencies but 0, from its half of `rfft`."""
+    weight = np.full(power.shape[-1], 2.0)
+    weight[0] = 0
+    if size % 2 == 0:
+        weight[-1] = 1
+    return np.asarray((power.astype(np.float64) ** 2 @ weight) / max(1, size - 1))
+
+
+def _unequal_windows(
+    x: NDArray[Any], observed: NDArray[np.bool_], prediction: NDArray[Any] | None
+) -> NDArray[np.float64]:
+    """Where the repeats of pairs [shape=(pair, repeat, time)] observed different bins.
+
+    In a bin that r repeats observed, ``(sum over repeats)^2 - sum of squares`` over ``r (r - 1)`` is, without bias, the
+    square of the signal; so is its mean over bins that of the signal about its mean, once the noise of the mean is
+    subtracted, which what each repeat adds to it tells. The mean is that of all bins, also of those that one repeat
+    observed.
+    """
+    out = np.full((len(x), _OWN if prediction is None else len(_COLUMNS)), np.nan)
+    times = observed.sum(-2)
+    some, several = times >= 1, times >= 2
+    repeats, bins, all_bins = observed.any(-1).sum(-1), several.sum(-1), some.sum(-1)
+    r = np.maximum(times, 1).astype(np.float64)
+    rest = np.maximum(r - 1, 1)
+
+    def mean(values: NDArray[Any], where: NDArray[np.bool_]) -> NDArray[np.float64]:
+        return np.asarray((values * where).sum(-1) / where.sum(-1))
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        x = np.where(observed, x, np.float64(0))
+        centre = mean(x.sum(-2) / r, some)
+        x = np.where(observed, x - centre[:, None, None], 0)
+        total, squares = x.sum(-2), (x * x).sum(-2)
+        product = np.where(several, (total**2 - squares) / (r * rest), 0)  # of the signal with itself
+        noise = np.where(several, (squares - total**2 / r) / rest, 0)
+        # What each repeat adds to the noise of the mean, of all bins and of those that several observed
+        residual = np.where(observed & several[:, None], x - (total / r)[:, None], 0) * np.sqrt(r / rest)[:, None]
+        added = (residual / r[:, None]).sum(-1)
+        by_bin = np.where(some, 1 / r, 0)
+        seen = by_bin.sum(-1) / np.where(several, by_bin, 0).sum(-1)
+        of_mean = (added**2).sum(-1) * seen / all_bins**2
+        shared = (added**2).sum(-1) / (all_bins * bins)
+        full = all_bins / (all_bins - 1.0)
+        signal = full * (mean(product, several) + 2 * shared - of_mean)
+        noise_power = full * (mean(noise, several) - of_mean * all_bins / by_bin.sum(-1))
+        moment = _unequal_moment(x, observed)
+        null = 2 * moment * mean(1 / (r * rest), several) / (bins - 1.0)
+        # As `_jackknife`, bin by bin; bins that two observed take the share of the others.
+        three = times >= 3
+        left = np.maximum(r - 2, 1)
+        apart = np.where(observed & three[:, None], x * (total[:, None] - x) - (rest * product)[:, None], 0)
+        apart = 2 * (apart / (np.sqrt(r * rest) * left)[:, None]).sum(-1) / bins[:, None]
+        too_often = 4 * moment * np.where(three, 1 / (r * left), 0).sum(-1) / bins**2
+        share = by_bin * several
+        linear = ((apart**2).sum(-1) - too_often) * share.sum(-1) / (share * three).sum(-1)
+        of_two = 4 * signal * noise_power * mean(by_bin, several) / (bins - 1.0)
+        variance = null + np.where(three.any(-1), linear, of_two)
+        columns = [
+            repeats,
+            bins,
+            signal,
+            signal + noise_power,
+            signal + noise_power * mean(by_bin, several),
+            null,
+            variance,
+        ]
+        if prediction is not None:
+            p = np.where(some, prediction, np.float64(0))
+            p = p - mean(p, some)[:, None]
+            columns += [full * mean(p * total / r, several), full * mean(p * p, several)]
+    out[...] = np.stack(columns, -1)
+    out[..., 2:][(repeats < 2) | (bins < 2)] = np.nan
+    return out
+
+
+def _unequal_moment(x: NDArray[Any], observed: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """As `_noise_moment`, from pairs of repeats that overlap, each on the bins that they share."""
+    from scipy.fft import rfft
+
+    out = np.full(len(x), np.nan)
+    for i, (values, seen) in enumerate(zip(x, observed, strict=True)):
+        power, sizes = 0.0, []
+        overlap = seen.astype(np.float64) @ seen.T
+        np.fill_diagonal(overlap, 0)
+        while len(sizes) < _DIFFERENCES and overlap.max() >= 2:
+            a, b = np.unravel_index(int(overlap.argmax()), overlap.shape)
+            both = seen[a] & seen[b]
+            difference = np.where(both, (values[a] - values[b]) * np.sqrt(0.5), 0)
+            spectrum = rfft(np.where(both, difference - difference[both].mean(), 0))
+            power = power + spectrum.real**2 + spectrum.imag**2
+            sizes.append(int(both.sum()))
+            overlap[[a, b]], overlap[:, [a, b]] = 0, 0  # no repeat in two differences
+        if sizes:
+            count = sum(sizes) ** 2 / sum(n * n for n in sizes)
+            out[i] = _mean_square(np.asarray(power) / sum(sizes), x.shape[-1]) / (1 + 1 / count)
+    return out

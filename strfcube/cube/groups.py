@@ -1,0 +1,55 @@
+"""Groups of a cube as xarray reads them, wherever the cube lies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from strfcube.cube.transport import connect
+from strfcube.errors import StoreError, StrfcubeError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+
+def open_group(path: str, group: str = "", cache_dir: str | None = None) -> xr.Dataset:
+    """A group of a cube as xarray reads it, wherever the cube lies: lazy, and its small variables at hand.
+
+    Parameters
+    ----------
+    path : str
+        Path or URL of the cube.
+    group : str
+        "" is the root.
+    cache_dir : str, optional
+        As `strfcube.cube.transport.connect` takes it.
+
+    Raises
+    ------
+    StoreError
+        If there is no such group, or xarray cannot open it.
+    """
+    import xarray as xr
+
+    from strfcube.cube.zarr_store import zarr_store
+
+    place = zarr_store(connect(path, cache_dir), group)
+    try:
+        ds: xr.Dataset = xr.open_zarr(place, group=group or None, chunks=None, decode_timedelta=False)
+    except StrfcubeError:
+        raise
+    except FileNotFoundError:
+        raise StoreError(f"{path} has no group '{group}'; build the cube again") from None
+    except Exception as error:  # whatever damaged metadata, or damaged labels, lead to
+        raise unreadable(f"{path}/{group}".rstrip("/"), error) from error
+    return ds
+
+
+def has_group(path: str, group: str) -> bool:
+    """Whether a cube has a group."""
+    return connect(path, "").get(f"{group}/zarr.json") is not None
+
+
+def unreadable(place: str, error: Exception) -> StoreError:
+    """The error of something in a store that zarr or xarray refused, in one line."""
+    text = " ".join(str(error).split())[:200]
+    return StoreError(f"{place} cannot be read ({type(error).__name__}: {text}); run strfcube verify")
