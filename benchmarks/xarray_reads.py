@@ -97,7 +97,7 @@ def measure(path, batch, *, plain, whole):
         show("limit: dask's mean of it in memory", lambda: memory.mean("repeat").compute(), 3)
     if plain:
         show("plain xr.open_zarr: mean", lambda: xr.open_zarr(path)["response"].mean("repeat").compute(), 1)
-        large = {"stim": 32, "repeat": -1}
+        large = {"repeat": -1}
         show(f"plain, chunks={large}", lambda: xr.open_zarr(path, chunks=large)["response"].mean("repeat").compute(), 1)
 
 
