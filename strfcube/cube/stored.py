@@ -466,7 +466,9 @@ def pieces(positions: Index, chunk: int, size: int) -> tuple[list[tuple[int, Spa
         if high <= low:
             return [], np.arange(len(positions))
         bounds = [(k, max(low, k * chunk), min(high, (k + 1) * chunk)) for k in range(low // chunk, -(-high // chunk))]
-        straight = [(k, slice(a - first, b - first), slice(a - k * chunk, b - k * chunk)) for k, a, b in bounds]
+        straight: list[tuple[int, Span, Span]] = [
+            (k, slice(a - first, b - first), slice(a - k * chunk, b - k * chunk)) for k, a, b in bounds
+        ]
         return straight, np.r_[0 : low - first, high - first : last - first]
     inside = (positions >= 0) & (positions < size)
     here = np.flatnonzero(inside)
@@ -499,11 +501,11 @@ def _read(source: StoredArray, positions: Sequence[Index], out: NDArray[np.float
             out[first[1]] = np.nan  # all of it at once takes half the time that parts of it do
             wanted = stored
         for across in wanted:
-            chunk = source.read(tuple([number for number, _, _ in across]))
-            if chunk is not None:
+            values = source.read(tuple([number for number, _, _ in across]))
+            if values is not None:
                 for dim, (_, _, there) in enumerate(across):
-                    chunk = chunk[(slice(None),) * dim + (there,)]
-            _put(out, tuple([here for _, here, _ in across]), chunk, array.fill)
+                    values = values[(slice(None),) * dim + (there,)]
+            _put(out, tuple([here for _, here, _ in across]), values, array.fill)
 
 
 def _index(span: Span) -> Index:
