@@ -26,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from strfcube import limits
 from strfcube.errors import RawDataError
 from strfcube.grid import NS_PER_S, seconds_to_ns
 from strfcube.pipelines.nems_files import (
@@ -111,7 +112,9 @@ class Signal:
             for channel, name in enumerate(self.chans):
                 if name not in events:
                     continue
-                bins = (seconds_to_ns(events[name]) * fs // NS_PER_S).astype(np.int64) - first
+                times = events[name]
+                times = times[np.abs(times) <= limits.WINDOW_SECONDS]  # nor what is no number
+                bins = (seconds_to_ns(times) * fs // NS_PER_S).astype(np.int64) - first
                 out[channel] = np.bincount(bins[(bins >= 0) & (bins < last - first)], minlength=last - first)
         return out
 

@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import h5py
 import numpy as np
 
+from strfcube import limits
 from strfcube.errors import RawDataError
 
 if TYPE_CHECKING:
@@ -110,11 +111,12 @@ class Epochs:
         return sorted(rows, key=lambda row: (self.starts[row], row))
 
     def without_times(self, prefix: str) -> list[int]:
-        """Rows with that prefix that lack a time or end before they start; no damage where nobody needs them."""
+        """Rows with that prefix without a time, or of an absurd one; no damage where nobody needs them."""
         return [row for row, name in enumerate(self.names) if name.startswith(prefix) and not self._timed(row)]
 
     def _timed(self, row: int) -> bool:
-        return bool(-math.inf < self.starts[row] <= self.ends[row] < math.inf)
+        start, end = self.starts[row], self.ends[row]
+        return bool(abs(start) <= limits.WINDOW_SECONDS and start <= end <= start + limits.SECONDS)
 
 
 @contextmanager
@@ -205,8 +207,9 @@ def read_header(stream: IO[bytes], label: str) -> Header:
         chans = None if chans is None else tuple(map(str, chans))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
         raise RawDataError(f"expected a json object with a positive 'fs', but {error!r}", label) from error
-    if not 0 < fs < math.inf:
-        raise RawDataError(f"expected a positive 'fs', found {fs:g}", label)
+    low, high = limits.TRACE_RATE
+    if not low <= fs <= high:
+        raise RawDataError(f"expected a positive 'fs', found {fs:g} Hz: {low:g} to {high:g} Hz are possible", label)
     if kind is None:
         raise RawDataError(f"signal_type {fields['signal_type']!r}: expected one of {', '.join(_KINDS)}", label)
     return Header(str(fields.get("name", "")), fs, kind, chans, seconds)
@@ -223,7 +226,10 @@ def _end(segments: Any) -> float:
 def read_epochs(stream: IO[bytes], label: str) -> Epochs:
     """Read an epoch table by the names of its columns."""
     try:
-        reader = csv.reader(io.StringIO(stream.read().decode("utf-8-sig"), newline=""))
+        text = stream.read(limits.TEXT_BYTES + 1)
+        if len(text) > limits.TEXT_BYTES:
+            raise RawDataError(f"expected a table of {limits.TEXT_BYTES / 1e6:g} MB at most; it is larger", label)
+        reader = csv.reader(io.StringIO(text.decode("utf-8-sig"), newline=""))
         columns = [name.strip() for name in next(reader, [])]
         start, end, name = (columns.index(key) for key in ("start", "end", "name"))
     except (ValueError, csv.Error) as error:

@@ -10,6 +10,7 @@ Any white space is taken for the blank, also where the last one is missing, and 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import warnings
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from strfcube import limits
 from strfcube.pipelines.raw_folder import listing, some
 from strfcube.records import Finding, Report
 
@@ -32,7 +34,7 @@ _WAV_NAME = re.compile(r"[^/\\]+\.wav", re.IGNORECASE)
 _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _PLAIN = b"0123456789.- \n"
 _TEXT = bytes([*range(32, 127), 9, 10, 11, 12, 13])
-_LIMIT_MS = 1e9  # eleven days: no spike time, and nanoseconds would come near their limit
+_LIMIT_MS = 1e3 * limits.SPIKE_SECONDS
 
 
 class TrialLines(NamedTuple):
@@ -124,6 +126,8 @@ def slurp(path: str) -> bytes:
     try:
         content = os.read(descriptor, 1 << 16)
         if len(content) == 1 << 16:
+            if os.fstat(descriptor).st_size > limits.TEXT_BYTES:
+                raise OSError(errno.EFBIG, f"larger than {limits.TEXT_BYTES / 1e6:g} MB, the most that is read")
             while more := os.read(descriptor, 1 << 20):
                 content += more
         return content

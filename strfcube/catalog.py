@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import textwrap
 from dataclasses import dataclass, field
 from functools import cache
@@ -81,7 +82,13 @@ def entries() -> dict[str, Entry]:
     """Every data set by name: strfcube's own, then those of other packages."""
     known = _read(Path(__file__).with_name("catalog.yaml"))
     for file in _other_catalogs():
-        known |= {name: e for name, e in _read(file).items() if name not in known}
+        try:
+            others = _read(file)
+        except Exception as error:  # whatever is in it: one's own cubes have nothing to do with that
+            what = " ".join(f"{type(error).__name__}: {error}".split())
+            print(f"strfcube: {file} is no catalog, and its data sets are left out: {what}", file=sys.stderr)
+            continue
+        known |= {name: e for name, e in others.items() if name not in known}
     return known
 
 
@@ -89,7 +96,10 @@ def _other_catalogs() -> Iterator[Path]:
     """The ``catalog.yaml`` of each other package that registers pipelines, found without importing it."""
     packages = {point.module.partition(".")[0] for point in entry_points(group=GROUP)}
     for package in sorted(packages - {"strfcube"}):
-        spec = find_spec(package)
+        try:
+            spec = find_spec(package)
+        except (ImportError, ValueError):  # it says so when its pipeline is asked for
+            continue
         for folder in (spec.submodule_search_locations or ()) if spec else ():
             file = Path(folder, "catalog.yaml")
             if file.is_file():
@@ -140,8 +150,8 @@ def pipeline_class(name: str) -> type[Pipeline]:
         raise UsageError(f"no pipeline '{name}' is registered: there are {known}")
     try:
         loaded: type[Pipeline] = found[name].load()
-    except ImportError as error:
-        raise StrfcubeError(f"pipeline '{name}' cannot be imported: {error}") from error
+    except Exception as error:  # another package's code
+        raise StrfcubeError(f"pipeline '{name}' cannot be imported: {type(error).__name__}: {error}") from error
     return loaded
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from strfcube.errors import UsageError
+from strfcube.errors import StrfcubeError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,8 +47,17 @@ def seconds_to_ns(seconds: NDArray[Any] | float) -> NDArray[np.int64]:
     ----------
     seconds : ndarray of float
         Finite times in s.
+
+    Raises
+    ------
+    StrfcubeError
+        If a time is no number, or does not fit 64 bits (292 years): nothing wraps.
     """
-    return np.rint(np.asarray(seconds, np.float64) * NS_PER_S).astype(np.int64)
+    ns = np.rint(np.asarray(seconds, np.float64) * NS_PER_S)
+    if not (np.abs(ns) < 2.0**63).all():
+        worst = np.asarray(seconds, np.float64).ravel()[~(np.abs(ns) < 2.0**63).ravel()][0]
+        raise StrfcubeError(f"a time of {worst:g} s does not fit 64-bit nanoseconds: times are seconds from onset")
+    return ns.astype(np.int64)
 
 
 def bin_of(time_ns: NDArray[np.int64], dt_ns: int) -> NDArray[np.int64]:

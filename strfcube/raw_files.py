@@ -9,6 +9,7 @@ import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Literal
 
 from strfcube.errors import RawDataError
@@ -51,7 +52,8 @@ def walk(raw: Path) -> Iterator[RawFile]:
     Raises
     ------
     RawDataError
-        If a link leads back to a folder that holds it, or a folder cannot be listed.
+        If a link leads back to a folder that holds it, a folder cannot be listed, or something is neither a file nor
+        a folder.
     """
     versioned = any((folder / ".git").exists() for folder in (raw, *raw.parents))
     yield from _walk(raw, "", frozenset(), versioned)
@@ -88,6 +90,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _file(entry: os.DirEntry[str], name: str, versioned: bool) -> RawFile:
     try:
         stat = entry.stat()
+        if not S_ISREG(stat.st_mode):
+            what = "is neither a file nor a folder, but a pipe, socket or device, which can be waited for without end"
+            raise RawDataError(f"{what}: remove it", entry.path)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise RawDataError("a link that leads to itself: remove it", entry.path) from None

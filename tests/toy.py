@@ -22,7 +22,7 @@ from strfcube.records import (
 )
 
 RATE = 16000.0
-FAST = {"spec": "mel", "bands": 4, "jobs": 1}  # of `strfcube.build`: a cheap spectrogram, no processes
+FAST = {"spec": "mel", "bands": 4, "jobs": 0}  # of `strfcube.build`: a cheap spectrogram, no processes
 
 
 class Toy(Pipeline):

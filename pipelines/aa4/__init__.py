@@ -380,7 +380,7 @@ def _md5(wav: Path) -> str:
 def _stated_length(seconds: float) -> Length:
     """Length by ``stim_duration``: the number of samples by a header's rate, so that a wav would give the same."""
     samples = seconds * math.floor(TDT_RATE)
-    if abs(samples - round(samples)) < 1e-3:
+    if math.isfinite(samples) and abs(samples - round(samples)) < 1e-3:
         return Length.of_samples(round(samples), TDT_RATE, "attribute")
     return Length(seconds, "attribute")
 

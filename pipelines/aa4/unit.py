@@ -35,6 +35,7 @@ _STEM = re.compile(
     r"(?P<site>[^_]+)_(?:L(?P<ldepth>\d+))?(?:R(?P<rdepth>\d+))?_e(?P<electrode>\d+)_s(?P<sort_id>\d+)"
     r"(?:_ss(?P<subsort_id>\d+))?"
 )
+_LARGEST = 1e6  # no electrode, depth in um or sort has such a number
 _NUMBERS = {"electrode": b"electrode", "sort_id": b"sortid", "ldepth": b"ldepth", "rdepth": b"rdepth"}
 _MD5 = re.compile(r"[0-9a-fA-F]{32}")
 _IN_MEMORY = 64 << 20  # bytes; a larger file is read where it lies
@@ -125,6 +126,10 @@ def unit_meta(root: h5f.FileID, animal: str, stem: str, file: str, report: Repor
         if not math.isnan(stated) and not math.isnan(by_name) and stated != by_name:
             what = f"the attribute {name.decode()} is {stated:g}, the file's name says {by_name:g}"
             report(Finding("warning", file, what, "the attribute is used"))
+    for key, number in numbers.items():
+        if abs(number) > _LARGEST:
+            report(Finding("error", file, f"the attribute {_NUMBERS[key].decode()} is {number:g}", "it is left out"))
+            numbers[key] = math.nan
     for key in ("electrode", "sort_id"):
         if not math.isnan(numbers[key]):
             numbers[key] = int(numbers[key])

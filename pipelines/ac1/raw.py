@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from strfcube import limits
 from strfcube.errors import RawDataError
 from strfcube.pipelines import matlab
 from strfcube.records import Finding, Report
@@ -99,7 +100,7 @@ def load_sound(path: Path) -> tuple[Any, float, str]:
         description = matlab.text(matlab.field(param, "description")) if matlab.has(param, "description") else ""
     except ValueError as error:
         raise RawDataError(f"in 'stimulus': {error}", path) from None
-    if not len(samples) or not 0 < rate < math.inf:
+    if not len(samples) or not limits.SOUND_RATE[0] <= rate <= limits.SOUND_RATE[1]:
         raise RawDataError(f"expected samples at a rate, found {len(samples)} at {rate:g} Hz", path)
     return samples, rate, description
 
@@ -119,7 +120,7 @@ def load_trace(path: Path) -> tuple[Any, float]:
         rate = matlab.number(matlab.field(response, "sf"))
     except ValueError as error:
         raise RawDataError(f"in 'response': {error}", path) from None
-    if not 0 < rate < math.inf:
+    if not limits.TRACE_RATE[0] <= rate <= limits.TRACE_RATE[1]:
         raise RawDataError(f"expected a rate in 'response.sf', found {rate:g} Hz", path)
     return trace.astype("f4") * scale, rate
 

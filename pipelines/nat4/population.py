@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from strfcube import limits
 from strfcube.errors import RawDataError
 from strfcube.grid import NS_PER_S, seconds_to_ns
 from strfcube.pipelines.nems import read_bundle
@@ -77,8 +78,8 @@ def cut(
 
 
 def usable(times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Event times in ascending order, without what is negative or no number."""
-    return np.sort(times[np.isfinite(times) & (times >= 0)])
+    """Event times in ascending order, without what is negative, no number or days late."""
+    return np.sort(times[(times >= 0) & (times <= limits.WINDOW_SECONDS)])
 
 
 def population_only(

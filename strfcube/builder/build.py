@@ -2,37 +2,40 @@
 
 Two stages, because what a store looks like is known only after parsing: *ingest* parses each source once into a spool,
 *write* turns the spools into whole shards. Both keep a ledger in ``<store>.building``; killed at any point, the same
-command resumes there and ends with the same digest. The finished store is renamed into place.
+command resumes there and ends with the same digest. The finished store changes places with what it replaces.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from strfcube.builder import finalise, ingest, plan, spool, tasks, write
+from strfcube.builder.checks import bins_of, checked, one_source_each, refuse_many, sound_of
+from strfcube.builder.ledger import DamagedError, Ledger, keep_only, lost, settle
 from strfcube.builder.plan import stimulus_layout, trial_layouts
 from strfcube.builder.request import Request, chosen, prepare, survey_of
 from strfcube.builder.workplace import (
     discard,
     half_written,
     locked,
+    place_of,
     publish,
+    recover,
     resume_or_restart,
-    save,
     slug,
     store_of,
     work_folder,
     writable,
 )
-from strfcube.cube.schema import meta_problem
 from strfcube.cube.shard_writer import create
 from strfcube.cube.store import existing_cube, no_consolidation_warning
 from strfcube.errors import RawDataError, StoreError, StrfcubeError, UsageError
-from strfcube.grid import n_bins
 from strfcube.records import Finding, Pipeline, Survey
 from strfcube.sound.audio import odd_waves
 from strfcube.sound.spectrogram import FrontEnd, Published, resolve
@@ -40,9 +43,9 @@ from strfcube.sound.spectrogram import FrontEnd, Published, resolve
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from strfcube.builder.recipe import Recipe
+    from strfcube.builder.worker import Pool
     from strfcube.grid import Align
     from strfcube.sound.kernels import Kernel
 
@@ -84,7 +87,8 @@ def build(
     audio : bool
         Whether to keep the waveforms.
     jobs : int, optional
-        Worker processes; default is the number of processors.
+        Worker processes; default is the number of processors. With 0 everything runs in this process, for debugging a
+        pipeline: a source that hangs or crashes then takes the build along.
     force : bool
         Build again, and replace a cube of another recipe.
     strict : bool
@@ -124,31 +128,58 @@ def run(
     progress: tasks.Progress | None = None,
 ) -> str:
     """Build what was requested; `build` and `rebin` end here. Parameters, result and errors as there."""
-    if jobs is not None and jobs < 1:
-        raise UsageError(f"jobs={jobs}: give 1 or more")
+    if jobs is not None and jobs < 0:
+        raise UsageError(f"jobs={jobs}: give 0 or more")
+    asked = request.target
+    with writable(asked):
+        request = dataclasses.replace(request, target=place_of(asked))
     target = request.target
     work = work_folder(target)
     if _up_to_date(request, work, force) and not work.exists():
-        return target
+        return asked
     with writable(target), locked(work):
+        recover(work, target)
         try:
             if _up_to_date(request, work, force):  # another build finished it while this one waited
                 discard(work)
-                return target
+                return asked
             resume_or_restart(work, target, request.recipe, request.fingerprint, request.command)
             with tasks.workers(tasks.default_jobs() if jobs is None else jobs) as pool:
                 built = _build(request, work, pool, strict, progress)
-                if pool is not None:
-                    pool.shutdown(wait=False)  # they end while the rest is written
+                now = pool.submit(_state, request.current) if pool else None  # beside what is left to do here
                 finalise.finalise(built, request)
+                _settle(built, work)
+                _see_unchanged(request, now.result() if now else request.current())
+            _up_to_date(request, work, force)  # nobody put anything else there meanwhile
         except BaseException as error:
             # Nothing that a resumed build could use, or the same command would end here again.
-            final = isinstance(error, StrfcubeError) and not isinstance(error, tasks.LostWorkerError)
+            final = isinstance(error, StrfcubeError) and not isinstance(error, tasks.LostWorkerError | DamagedError)
             if final or not any((work / "spool").glob("*")):
                 discard(work)
             raise
         publish(built.store, target, work)
-    return target
+    return asked
+
+
+def _state(_: Any, current: Callable[[], str]) -> str:
+    return current()
+
+
+def _settle(built: finalise.Built, work: Path) -> None:
+    """See that every shard is there and whole, and make a local store durable."""
+    files = {key: state for w in built.written for key, state in w.files.items()}
+    if "://" not in built.store:
+        settle(Path(built.store), files)
+    elif damaged := lost(built.store, files):
+        raise DamagedError(f"{built.store}/{damaged[0]} was changed since it was written: the same command mends it")
+
+
+def _see_unchanged(request: Request, now: str) -> None:
+    if now != request.fingerprint:
+        raise RawDataError(
+            "something was added, changed or removed here while the cube was built: let that end, then give the same "
+            "command", request.pipeline.raw,
+        )  # fmt: skip
 
 
 def _up_to_date(request: Request, work: Path, force: bool) -> bool:
@@ -167,12 +198,14 @@ def _up_to_date(request: Request, work: Path, force: bool) -> bool:
         return False
     if existing.get("recipe") != request.recipe.to_json():
         raise StoreError(f"{target} holds another recipe: give another --out, or --force to replace it")
-    if existing.get("fingerprint") != request.fingerprint:
+    if not request.made(existing):
         raise StoreError(f"{target} was built from other raw files, or they changed since: --force builds it again")
     return True
 
 
-def _build(request: Request, work: Path, pool: Any, strict: bool, progress: tasks.Progress | None) -> finalise.Built:
+def _build(
+    request: Request, work: Path, pool: Pool | None, strict: bool, progress: tasks.Progress | None
+) -> finalise.Built:
     pipeline, recipe, target = request.pipeline, request.recipe, request.target
     findings: list[Finding] = []
 
@@ -184,25 +217,27 @@ def _build(request: Request, work: Path, pool: Any, strict: bool, progress: task
     tell = request.listener(report)
     with odd_waves(tell, pipeline.raw):
         survey = survey_of(request, tell)
-    _check_survey(survey)
+    survey = checked(survey, tell)
     keep_stim, keep_neuron = chosen(survey, recipe.only)
-    bins = np.array([n_bins(s.length, recipe.dt_ns, recipe.post_ns) for s in survey.stimuli], np.int64)
+    bins = np.array([bins_of(s, recipe.dt_ns, recipe.post_ns) for s in survey.stimuli], np.int64)
     context = ingest.Context(
         pipeline,
         {s.id: i if keep_stim[i] else -1 for i, s in enumerate(survey.stimuli)},
         {n.id: i if keep_neuron[i] else -1 for i, n in enumerate(survey.neurons)},
-        bins, tuple(str(n.meta["units"]) for n in survey.neurons), recipe.dt_ns, strict,
+        bins, tuple(str(n.meta["units"]) for n in survey.neurons), recipe.dt_ns, request.began, strict,
     )  # fmt: skip
     with odd_waves(tell, pipeline.raw):
         front_end, kernels, frequencies, spec_attrs = _front_end(recipe, survey)
-    context_path = save(work / "context.pkl", context)
     wanted = {n.source for n, keep in zip(survey.neurons, keep_neuron, strict=True) if keep}
     sources = [s for s in survey.sources if s.id in wanted]
     spools = [str(work / "spool" / f"{slug(s.id)}.spool") for s in sources]
-    parse = [tasks.Task(slug(s.id), ingest.ingest, (context_path, s, p)) for s, p in zip(sources, spools, strict=True)]
-    tasks.run("ingest", parse, pool, work / "ingest", progress)
+    parse = [
+        tasks.Task(slug(s.id), ingest.ingest, (s, p), partial(ingest.without, context, s, p))
+        for s, p in zip(sources, spools, strict=True)
+    ]
+    tasks.run("ingest", parse, context, pool, Ledger(work / "ingest", str(work / "spool")), progress)
     summaries = [spool.summary(p) for p in spools]
-    _check_sources(survey, summaries)
+    one_source_each(survey, summaries)
     for s in summaries:
         for finding in s.findings:
             tell(finding)
@@ -213,6 +248,7 @@ def _build(request: Request, work: Path, pool: Any, strict: bool, progress: task
         raise RawDataError(f"{request.missing.what()}: {request.missing.remedy()}", pipeline.raw)
     if not len(made.stims):
         raise StrfcubeError(f"no trial was read from {pipeline.raw}: " + _first(findings))
+    refuse_many(made.response.shape[3], recipe.dt_ns, "a stimulus of unknown length that covers its last spike")
     unheard, unplayed = [i for i in unheard if keep_stim[i]], [i for i in unplayed if keep_neuron[i]]
     _report_left_out(survey, unheard, unplayed, report, together=bool(request.missing.files))
 
@@ -224,28 +260,32 @@ def _build(request: Request, work: Path, pool: Any, strict: bool, progress: task
     rows, times = trial_layouts(made)
     job = write.Job(store, made, stimulus, rows, times, stimuli, front_end, kernels, recipe.align, recipe.dt_ns,
                     survey.ready_made, pipeline.raw)  # fmt: skip
-    job_path = save(work / "job.pkl", job)
+    record = Ledger(work / "write", store)
+    keep_only(store, [key for entry in record.read().values() for key in entry["files"]])
     with no_consolidation_warning():
         for layout in (made.response, stimulus, *rows.values(), times):
             create(store, layout)
-    todo = _write_tasks(job, job_path, recipe.audio)
-    results = tasks.run("write", todo, pool, work / "write", progress)
-    written = [results[t.name] for t in todo]
+    todo = _write_tasks(job, recipe.audio)
+    results = tasks.run("write", todo, job, pool, record, progress)
+    written = [write.Written.of(results[t.name]) for t in todo]
+    with no_consolidation_warning():
+        for layout in (w.samples for w in written if w.samples is not None):
+            create(store, layout)
     for w in written:
         for finding in w.findings:
             tell(finding)
     return finalise.Built(store, survey, made, job, tuple(written), tuple(findings), frequencies)
 
 
-def _write_tasks(job: write.Job, path: str, audio: bool) -> list[tasks.Task]:
+def _write_tasks(job: write.Job, audio: bool) -> list[tasks.Task]:
     """What stage two has to do, the longest tasks first."""
     rows, times = job.trials["kept"], job.spike_time
-    todo = [tasks.Task(f"response-{b}", write.write_response, (path, b)) for b in range(job.plan.response.grid[1])]
-    todo += [tasks.Task(f"stimulus-{b}", write.write_stimuli, (path, b)) for b in range(job.stimulus.grid[0])]
+    todo = [tasks.Task(f"response-{b}", write.write_response, (b,)) for b in range(job.plan.response.grid[1])]
+    todo += [tasks.Task(f"stimulus-{b}", write.write_stimuli, (b,)) for b in range(job.stimulus.grid[0])]
     if audio and any(s.audio for s in job.stimuli):
-        todo.append(tasks.Task("audio", write.write_audio, (path,)))
-    todo += [tasks.Task(f"rows-{b}", write.write_trial_rows, (path, b)) for b in range(rows.grid[0])]
-    todo += [tasks.Task(f"spikes-{b}", write.write_spike_times, (path, b)) for b in range(times.grid[0])]
+        todo.append(tasks.Task("audio", write.write_audio, ()))
+    todo += [tasks.Task(f"rows-{b}", write.write_trial_rows, (b,)) for b in range(rows.grid[0])]
+    todo += [tasks.Task(f"spikes-{b}", write.write_spike_times, (b,)) for b in range(times.grid[0])]
     return todo
 
 
@@ -290,34 +330,11 @@ def _rates(survey: Survey) -> tuple[set[float], RawDataError | None]:
     for stimulus in survey.stimuli:
         if stimulus.audio and math.isnan(stimulus.rate):
             try:
-                rates.add(stimulus.audio().rate)
+                audio = sound_of(stimulus)
+                rates |= {audio.rate} if audio else set()
             except RawDataError as error:  # reported where its spectrogram is made
                 unread = error
     return rates, unread
-
-
-def _check_survey(survey: Survey) -> None:
-    for kind, ids in (("stimulus", [s.id for s in survey.stimuli]), ("neuron", [n.id for n in survey.neurons])):
-        if len(set(ids)) < len(ids):
-            twice = sorted({i for i in ids if ids.count(i) > 1})[:3]
-            raise StrfcubeError(f"the pipeline lists a {kind} twice: {', '.join(twice)}")
-    sources = {s.id for s in survey.sources}
-    for neuron in survey.neurons:
-        if neuron.source not in sources:
-            raise StrfcubeError(f"neuron '{neuron.id}': the pipeline lists no source '{neuron.source}'")
-    for kind, items in (("stimulus", survey.stimuli), ("neuron", survey.neurons)):
-        for item in items:
-            if problem := meta_problem(kind, item.meta):
-                raise StrfcubeError(f"{kind} '{item.id}': {problem}")
-
-
-def _check_sources(survey: Survey, summaries: Sequence[spool.Summary]) -> None:
-    seen: set[int] = set()
-    for s in summaries:
-        mine = set(s.neurons[:, 0].tolist())
-        if twice := sorted(seen & mine):
-            raise StrfcubeError(f"neuron '{survey.neurons[twice[0]].id}' has trials in two sources")
-        seen |= mine
 
 
 def _report_windows(recipe: Recipe, summaries: Sequence[spool.Summary], report: Callable[[Finding], None]) -> None:

@@ -85,9 +85,9 @@ def finalise(built: Built, request: Request) -> None:
         "findings": findings_dataset(findings),
     }
     for written in built.written:
-        if written.results:
-            layouts.append(written.results["layout"])
-            groups["audio"] = _audio(written.results)
+        if written.samples is not None:
+            layouts.append(written.samples)
+            groups["audio"] = _audio(written.audio)
     with no_consolidation_warning():
         for name, ds in groups.items():
             write_group(ds, built.store, name, digests)
@@ -247,9 +247,9 @@ def _trials(plan: Plan) -> xr.Dataset:
 def _audio(results: Mapping[str, Any]) -> xr.Dataset:
     return xr.Dataset(
         {
-            "row_size": ("stim", results["row_size"],
+            "row_size": ("stim", np.array(results["row_size"], np.int64),
                          {"long_name": "samples of the stimulus", "sample_dimension": "sample"}),
-            "rate": ("stim", results["sample_rate"], {"long_name": "sampling rate", "units": "Hz"}),
+            "rate": ("stim", np.array(results["rate"], np.float64), {"long_name": "sampling rate", "units": "Hz"}),
         },
         attrs={"description": "the waveforms, ragged, at their own rate; the first sample is at sound_onset"},
     )  # fmt: skip

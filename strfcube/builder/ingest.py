@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+import os
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from strfcube.builder import spool
-from strfcube.builder.workplace import load
+from strfcube import limits
+from strfcube.builder import ledger, spool
 from strfcube.errors import RawDataError, StrfcubeError, UsageError
 from strfcube.grid import NS_PER_S, bin_of, observed_bins, seconds_to_ns
 from strfcube.records import Finding, Pipeline, Source, Trial, Trials
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -36,6 +39,8 @@ class Context:
         Units of each surveyed neuron.
     dt_ns : int
         Bin width in ns.
+    began : int
+        When the raw files were last known to be those that the request names, in ns since the epoch.
     strict : bool
         Whether the first warning stops the build.
     """
@@ -46,6 +51,7 @@ class Context:
     n_bins: NDArray[np.int64]
     units: tuple[str, ...]
     dt_ns: int
+    began: int
     strict: bool = False
 
 
@@ -54,15 +60,21 @@ def refuse(finding: Finding) -> StrfcubeError:
     return StrfcubeError(f"{finding.place}: {finding.what} ({finding.consequence})")
 
 
-def ingest(context_path: str, source: Source, spool_path: str) -> str:
+def ingest(context: Context, source: Source, spool_path: str) -> dict[str, Any]:
     """Parse one source into its spool file; the task of stage one.
+
+    Returns
+    -------
+    dict
+        ``files``: the spool, for the ledger.
 
     Raises
     ------
+    RawDataError
+        If a raw file was written to meanwhile.
     StrfcubeError
         If the pipeline itself fails, or at the first warning of a strict build.
     """
-    context: Context = load(context_path)
     findings: list[Finding] = []
 
     def report(finding: Finding) -> None:
@@ -82,10 +94,36 @@ def ingest(context_path: str, source: Source, spool_path: str) -> str:
         message = f"pipeline {type(context.pipeline).__name__} failed on source '{source.id}'"
         raise StrfcubeError(f"{message}: {type(error).__name__}: {error}") from error
     columns = rows.columns()
-    spool.save(
-        spool_path, columns, context.n_bins, context.dt_ns, tuple(rows.files), tuple(rows.tests), tuple(findings)
-    )
-    return spool_path
+    _unchanged(context, rows.files)
+    return _spooled(spool_path, context, columns, rows, findings)
+
+
+def without(context: Context, source: Source, spool_path: str, how: str) -> dict[str, Any]:
+    """A spool of nothing, for a source that ends whoever reads it; as `ingest`, with how it did in words."""
+    finding = Finding("error", source.id, f"this source {how}", "its trials are missing from the cube")
+    if context.strict:
+        raise refuse(finding)
+    rows = _Rows(context, None, source.id)
+    return _spooled(spool_path, context, rows.columns(), rows, [finding])
+
+
+def _spooled(
+    path: str, context: Context, columns: spool.Columns, rows: _Rows, findings: list[Finding]
+) -> dict[str, Any]:
+    spool.save(path, columns, context.n_bins, context.dt_ns, tuple(rows.files), tuple(rows.tests), tuple(findings))
+    return {"files": ledger.files(os.path.dirname(path), [os.path.basename(path)])}
+
+
+def _unchanged(context: Context, files: Mapping[str, int]) -> None:
+    """See that nobody wrote to a source's files since the build began; publishing looks at all files again."""
+    for file in files:
+        try:
+            written = Path(context.pipeline.raw, file).stat().st_mtime_ns
+        except (OSError, ValueError):  # not every name is that of a file
+            continue
+        if context.began < written <= time.time_ns():
+            raise RawDataError("was written to while the cube was built: let that end, then give the same command",
+                               Path(context.pipeline.raw, file))  # fmt: skip
 
 
 class _Rows:
@@ -127,11 +165,18 @@ class _Rows:
     def _add_one(self, trial: Trial, neuron: int, stim: int) -> None:
         spikes = np.asarray(trial.spike_times if trial.spike_times is not None else (), np.float64).ravel()
         values = np.empty(0, np.float32)
-        start, stop = trial.window
+        (start, stop), number = trial.window, trial.repeat
+        if not (_plain(start, limits.WINDOW_SECONDS) and _plain(stop, limits.WINDOW_SECONDS)):
+            start, stop = (float(edge[0]) for edge in self._window(start, stop, trial.file))
+        if not -limits.TRIAL_NUMBER <= number <= limits.TRIAL_NUMBER:
+            number = int(self._numbers(number, trial.file)[0])
         if trial.trace is not None:
-            values, start, stop = self._bin_trace(trial, neuron, stim)
+            if (problem := _trace_problem(trial)) is not None:
+                self._tell(trial.file, f"trial {trial.repeat} of '{trial.neuron}': {problem}", "it is missing")
+                return
+            values, start, stop = self._bin_trace(trial, neuron, stim, start, stop)
         one = {
-            "neuron": neuron, "stim": stim, "number": trial.repeat, "file": self._code(self.files, trial.file),
+            "neuron": neuron, "stim": stim, "number": number, "file": self._code(self.files, trial.file),
             "start": start, "stop": stop, "value": trial.value, "spikes": spikes.size, "bins": values.size,
             "test": self._code(self.tests, "_".join(trial.rejected_by.split())) + 1 if trial.rejected_by else 0,
             "exact": trial.trace is None and not trial.sampled,
@@ -159,17 +204,52 @@ class _Rows:
         codes: Any = self._code(self.files, trials.files) if isinstance(trials.files, str) else [
             self._code(self.files, f) if c else -1 for f, c in zip(trials.files, chosen, strict=True)
         ]  # fmt: skip
+        start, stop = self._window(trials.start, trials.stop, trials.files)
         many = {
-            "neuron": neuron, "stim": stim, "number": trials.repeats, "file": codes, "start": trials.start,
-            "stop": trials.stop, "value": math.nan, "spikes": sizes, "bins": 0, "test": 0, "exact": 1,
+            "neuron": neuron, "stim": stim, "number": self._numbers(trials.repeats, trials.files), "file": codes,
+            "start": start, "stop": stop, "value": math.nan, "spikes": sizes, "bins": 0, "test": 0, "exact": 1,
         }  # fmt: skip
         for name, value in many.items():
             self.lists[name].append(np.broadcast_to(np.asarray(value), n)[chosen])
         self.times.append(spikes if chosen.all() else spikes[np.repeat(chosen, sizes)])
 
-    def _bin_trace(self, trial: Trial, neuron: int, stim: int) -> tuple[NDArray[np.float32], float, float]:
+    def _tell(self, file: str, what: str, consequence: str) -> None:
+        self.report(Finding("error", file or self.source, what, consequence))
+
+    def _numbers(self, repeats: Any, files: Sequence[str] | str) -> NDArray[np.int64]:
+        """Trial numbers, -1 for those that four bytes do not hold."""
+        given = np.atleast_1d(repeats)
+        values = given if given.dtype.kind in "iu" else given.astype(np.float64)
+        fits = (values >= -limits.TRIAL_NUMBER) & (values <= limits.TRIAL_NUMBER)
+        if fits.all():
+            return values.astype(np.int64)
+        what = f"trial number {given[~fits][0]}, {limits.TRIAL_NUMBER} is the highest"
+        self._tell(_one_of(files, ~fits), what, f"{int((~fits).sum())} trials have the number -1 instead")
+        return np.where(fits, values, -1).astype(np.int64)
+
+    def _window(
+        self, start: Any, stop: Any, files: Sequence[str] | str
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Recorded windows, not stated where they cannot be."""
+        edges = [np.atleast_1d(np.asarray(edge, np.float64)) for edge in (start, stop)]
+        for number, edge in enumerate(edges):
+            absurd = np.isfinite(edge) & (np.abs(edge) > limits.WINDOW_SECONDS)
+            if absurd.any():
+                what = (
+                    f"a recorded window that reaches to {edge[absurd][0]:g} s, {limits.WINDOW_SECONDS:g} s are the most"
+                )
+                self._tell(_one_of(files, absurd), what, "it is taken as not stated")
+                edges[number] = np.where(absurd, math.nan, edge)
+        return edges[0], edges[1]
+
+    def _bin_trace(
+        self, trial: Trial, neuron: int, stim: int, start: float, stop: float
+    ) -> tuple[NDArray[np.float32], float, float]:
         trace = np.asarray(trial.trace, np.float64).ravel()
-        start, stop = trial.window
+        if (wild := np.isinf(trace) | (np.abs(trace) > np.finfo(np.float32).max)).any():
+            what = f"{int(wild.sum())} samples of trial {trial.repeat} of '{trial.neuron}' are infinite, or as good as"
+            self._tell(trial.file, what, "they are missing from the cube")
+            trace = np.where(wild, math.nan, trace)
         origin = trial.trace_start if trial.trace_start == trial.trace_start else 0.0 if math.isnan(start) else start
         start = origin if math.isnan(start) else start
         stop = origin + trace.size / trial.rate if math.isnan(stop) else stop
@@ -204,9 +284,9 @@ class _Rows:
         for name in set(rows) - {"start", "stop", "value"}:
             rows[name] = rows[name].astype(np.int64)
         times = np.concatenate(self.times) if self.times else empty
-        times = self._finite(times, rows)
+        times = self._possible(times, rows)
         values = np.concatenate(self.values) if self.values else np.empty(0, np.float32)
-        order = np.lexsort((rows["test"] > 0, rows["stim"], rows["neuron"]))
+        order = self._not_too_many(rows, np.lexsort((rows["test"] > 0, rows["stim"], rows["neuron"])))
         spike_order = _ragged_order(rows["spikes"], order)
         value_order = _ragged_order(rows["bins"], order)
         rows = {name: column[order] for name, column in rows.items()}
@@ -214,20 +294,65 @@ class _Rows:
         ns = _sort_rows(seconds_to_ns(times)[spike_order], rows["spikes"])
         return spool.Columns(rows, ns, values[value_order])
 
-    def _finite(self, times: NDArray[np.float64], rows: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
-        finite = np.isfinite(times)
-        if finite.all():
+    def _possible(self, times: NDArray[np.float64], rows: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
+        """Spike times without those that no recording can hold."""
+        good = np.abs(times) <= limits.SPIKE_SECONDS  # not so for NaN
+        if good.all():
             return times
         row = np.repeat(np.arange(len(rows["spikes"])), rows["spikes"])
-        rows["spikes"] = np.bincount(row[finite], minlength=len(rows["spikes"]))
-        what = f"{int((~finite).sum())} spike times are no finite numbers"
-        self.report(Finding("error", self.source, what, "these spikes are missing from the cube"))
-        return times[finite]
+        rows["spikes"] = np.bincount(row[good], minlength=len(rows["spikes"]))
+        finite = np.isfinite(times)
+        files = list(self.files)
+        for bad, what in (
+            (~finite, "are no finite numbers"),
+            (finite & ~good, f"lie more than {limits.SPIKE_SECONDS:g} s from onset"),
+        ):
+            for code in np.unique(rows["file"][row[bad]]).tolist():
+                mine = bad & (rows["file"][row] == code)
+                number, first = rows["number"][row[mine][0]], times[mine][0]
+                self._tell(files[code], f"{int(mine.sum())} spike times {what}: the first is {first:g} s, of trial "
+                           f"{number}", "these spikes are missing from the cube")  # fmt: skip
+        return times[good]
+
+    def _not_too_many(self, rows: dict[str, NDArray[Any]], order: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The order of rows without those trials of a pair that are more than two bytes can count."""
+        if len(order) <= limits.TRIALS:
+            return order
+        before = _place({name: rows[name][order] for name in ("neuron", "stim")})
+        over = order[before >= limits.TRIALS]
+        files = list(self.files)
+        for code in np.unique(rows["file"][over]).tolist():
+            count = int((rows["file"][over] == code).sum())
+            self._tell(files[code], f"more than {limits.TRIALS:,} trials of one stimulus to one neuron",
+                       f"{count:,} trials are missing from the cube")  # fmt: skip
+        return order[before < limits.TRIALS]
+
+
+def _plain(value: float, most: float) -> bool:
+    """Whether a value is not stated, or within bounds; in plain Python, for one trial at a time."""
+    return value != value or abs(value) <= most
+
+
+def _one_of(files: Sequence[str] | str, bad: NDArray[np.bool_]) -> str:
+    """The file of the first bad trial."""
+    return files if isinstance(files, str) else str(files[int(np.argmax(bad)) if len(bad) == len(files) else 0])
+
+
+def _trace_problem(trial: Trial) -> str | None:
+    low, high = limits.TRACE_RATE
+    if not low <= trial.rate <= high:
+        return f"a response of {trial.rate:g} samples a second, expected {low:g} to {high:g}"
+    if math.isinf(trial.trace_start) or abs(trial.trace_start) > limits.SPIKE_SECONDS:
+        return f"a response that begins {trial.trace_start:g} s from onset"
+    seconds = np.asarray(trial.trace).size / trial.rate
+    if seconds > limits.WINDOW_SECONDS:
+        return f"a response of {seconds:g} s, {limits.WINDOW_SECONDS:g} s are the longest"
+    return None
 
 
 def _ragged_order(sizes: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64] | slice:
     """Positions that bring ragged values into a new order of their rows."""
-    if (order[1:] > order[:-1]).all():
+    if len(order) == len(sizes) and (order[1:] > order[:-1]).all():
         return slice(None)
     starts = np.cumsum(sizes) - sizes
     picked = sizes[order]
@@ -238,13 +363,16 @@ def _ragged_order(sizes: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray
 
 def _number(rows: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
     """Repeats 0..n-1 of the kept trials of each pair, -1 for the rejected ones."""
+    return np.where(rows["test"] > 0, -1, _place(rows))
+
+
+def _place(rows: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
+    """Number of each sorted row within its pair of neuron and stimulus."""
     n = len(rows["stim"])
-    if not n:
-        return np.empty(0, np.int64)
     new = np.ones(n, bool)
     new[1:] = (np.diff(rows["neuron"]) != 0) | (np.diff(rows["stim"]) != 0)
-    first = np.maximum.accumulate(np.where(new, np.arange(n), 0))
-    return np.where(rows["test"] > 0, -1, np.arange(n) - first)
+    at = np.arange(n)
+    return at - np.maximum.accumulate(np.where(new, at, 0)) if n else at
 
 
 def _sort_rows(times: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from strfcube import limits
 from strfcube.cube.shard_writer import Layout, linear
+from strfcube.errors import StrfcubeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -250,6 +252,8 @@ def make_plan(
     # In alphabetical order, so that a cube does not depend on how its trials are split into sources.
     files = sorted({f for s in summaries for f in s.files})
     tests = ["kept", *sorted({t for s in summaries for t in s.tests})]
+    if len(tests) > limits.TESTS:
+        raise StrfcubeError(f"the pipeline rejects trials by {len(tests) - 1} tests, {limits.TESTS - 1} are the most")
     file_at, test_at = ({name: i for i, name in enumerate(names)} for names in (files, tests))
     for number, s in enumerate(summaries):
         ends = np.cumsum(s.neurons[:, 1:], axis=0)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import shlex
+import time
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,10 +17,11 @@ import numpy as np
 from strfcube import catalog
 from strfcube.builder.build import run
 from strfcube.builder.recipe import Recipe
-from strfcube.builder.request import Request, default_recipe
+from strfcube.builder.request import SOURCE, Request, default_recipe
+from strfcube.builder.workplace import see_whole
 from strfcube.cube.groups import has_group, open_group
 from strfcube.cube.shard_reader import ShardedArray
-from strfcube.cube.store import local, locate
+from strfcube.cube.store import cube_attrs, local, locate
 from strfcube.cube.store import open as open_cube
 from strfcube.cube.transport import connect
 from strfcube.errors import UsageError
@@ -90,11 +92,12 @@ def rebin(
     StoreError
         If there is no cube, or one that lacks what a cube has.
     """
-    path = locate(store)
+    path, dt_ns = locate(store), dt_to_ns(dt)
+    see_whole(path)
     attrs = open_cube(path).attrs
     if "pool" in json.loads(attrs["recipe"]):
         raise UsageError(f"{path} is a pool of several recipes: rebin the cubes it was made of, and pool those")
-    recipe = dataclasses.replace(Recipe.from_json(attrs["recipe"]), dt_ns=dt_to_ns(dt))
+    recipe = dataclasses.replace(Recipe.from_json(attrs["recipe"]), dt_ns=dt_ns)
     pipeline = StoredCube(path)
     if not recipe.audio and not isinstance(recipe.front_end, Published):
         raise UsageError(
@@ -115,9 +118,11 @@ def rebin(
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     kept = {k: attrs[k] for k in ("sources", "fingerprint", "licence", "citation", "doi", "title") if k in attrs}
     history = f"{attrs['history']}\n{now} rebinned from {attrs['dt_ms']:g} ms to {recipe.dt_ms:g} ms"
+    made = kept | {"history": history, SOURCE: attrs["digest"]}
+    current = partial(_digest, path)
     command = shlex.join(["strfcube", "rebin", path, "--dt", f"{recipe.dt_ms:g}", "--out", target])
     request = Request(
-        pipeline, recipe, target, attrs["fingerprint"], entry, {}, kept | {"history": history}, command=command
+        pipeline, recipe, target, attrs["digest"], current, time.time_ns(), entry, {}, made, command=command
     )
     return run(request, jobs=jobs, force=force, progress=progress)
 
@@ -236,6 +241,10 @@ class StoredCube(Pipeline):
         stim, repeat = int(column["stim_index"][i]), int(column["repeat_index"][i])
         bins = int(self._root["n_bins"].values[stim])
         return np.asarray(self._root["response"][stim, neuron, repeat, :bins].values)
+
+
+def _digest(path: str) -> str:
+    return str(cube_attrs(path).get("digest", ""))
 
 
 def _metas(ds: xr.Dataset, dim: str) -> list[dict[str, Any]]:

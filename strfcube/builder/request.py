@@ -7,14 +7,16 @@ import hashlib
 import math
 import os
 import shlex
-import shutil
+import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from strfcube import catalog
+from strfcube import catalog, limits
+from strfcube.builder.ledger import sync
 from strfcube.builder.recipe import Recipe, among, parse_only
-from strfcube.builder.workplace import writable
+from strfcube.builder.workplace import clear, discard, locked, place_of, work_folder, writable
 from strfcube.cube.store import local
 from strfcube.errors import RawDataError, SelectionError, StrfcubeError, UsageError
 from strfcube.grid import Align, dt_to_ns
@@ -24,10 +26,13 @@ from strfcube.sound.audio import odd_waves
 from strfcube.sound.spectrogram import COMPRESSIONS, FRONT_ENDS, FrontEnd
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from strfcube.raw_files import RawFile
     from strfcube.records import Pipeline, Report, Survey
+
+
+SOURCE = "source_digest"  # root attribute of a cube that was made from another
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,11 @@ class Request:
     target : str
         Path or URL of the cube.
     fingerprint : str
-        Of the raw files.
+        Of the raw files, or the digest of the cube that is read instead.
+    current : callable
+        Gives the fingerprint as it is now.
+    began : int
+        When the fingerprint was taken, in ns since the epoch.
     entry : Entry or None
         The catalog's; None for a pipeline of the user's own.
     figures : mapping
@@ -60,6 +69,8 @@ class Request:
     recipe: Recipe
     target: str
     fingerprint: str
+    current: Callable[[], str]
+    began: int
     entry: catalog.Entry | None = None
     figures: Mapping[str, int] = field(default_factory=dict)
     attrs: Mapping[str, Any] = field(default_factory=dict)
@@ -82,6 +93,13 @@ class Request:
                 report(finding)
 
         return tell
+
+    def made(self, existing: Mapping[str, Any]) -> bool:
+        """Whether a cube with these root attributes was made from what this request reads."""
+        origin = {"fingerprint": self.fingerprint, **self.attrs}
+        return all(
+            existing.get(name, origin[name]) == origin[name] for name in ("fingerprint", SOURCE) if name in origin
+        )
 
 
 def prepare(
@@ -109,8 +127,8 @@ def prepare(
         if own := [o.name for o in kind.options if o.name in flags]:
             raise UsageError(f"give {', '.join(map(repr, own))} to the pipeline itself")
         options = dict(dataset.settings)
-    if not 0 <= post < math.inf:
-        raise UsageError(f"post={post:g} ms: give 0 or more")
+    if not 0 <= post <= 1e3 * limits.SECONDS:
+        raise UsageError(f"post={post:g} ms: give 0 or more, {1e3 * limits.SECONDS:g} at most")
     if align not in ("centre", "causal"):
         raise UsageError(f"align={align!r}: give 'centre' or 'causal'")
     default = default_recipe(name, dt_ns)
@@ -118,10 +136,15 @@ def prepare(
         name, dt_ns, round(post * 1e6), align, _front_end(defaults, chosen), audio, parse_only(only), options
     )
     target = local(out if out is not None else catalog.data_dir() / recipe.store_name(default))
+    with writable(target):
+        place_of(target)
     pipeline = kind(_raw_folder(name, raw), **options) if isinstance(dataset, str) else dataset
-    files = pipeline.listing()
+    began, files = time.time_ns(), pipeline.listing()
     figures = dict(entry.figures) if entry and recipe.to_json() == default.to_json() else {}
-    request = Request(pipeline, recipe, target, fingerprint(files), entry, figures, missing=Missing.of(files))
+    current = partial(raw_state, pipeline)
+    request = Request(
+        pipeline, recipe, target, fingerprint(files), current, began, entry, figures, missing=Missing.of(files)
+    )
     return dataclasses.replace(request, command=_command(request, default)) if entry else request
 
 
@@ -298,23 +321,37 @@ def _raw_folder(name: str, raw: str | os.PathLike[str] | None) -> Path:
         return folder.resolve()
     entry, folder = catalog.entry(name), catalog.raw_dir(name)
     if entry.simulated:
-        from strfcube.simulate import write_demo
-
-        if not folder.is_dir():
-            partial = folder.with_name(f"{folder.name}.partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            with writable(str(folder)):
-                write_demo(partial)
-                partial.rename(folder)
+        _simulate(folder)
     if not folder.is_dir():
         raise UsageError(catalog.how_to_get(entry, folder))
     return folder.resolve()
+
+
+def _simulate(folder: Path) -> None:
+    """Write the simulated birds, unless they are there; aside, and whole or not at all."""
+    from strfcube.simulate import write_demo
+
+    if folder.is_dir():
+        return
+    work = work_folder(str(folder))
+    with writable(str(folder)), locked(work):
+        if not folder.is_dir():  # nobody else wrote them while this one waited
+            clear(work)
+            write_demo(work / "raw")
+            sync(work / "raw")
+            os.rename(work / "raw", folder)
+        discard(work)
 
 
 def _some(values: set[str], most: int = 20) -> str:
     listed = sorted(values)
     more = f", ... ({len(listed)} in all)" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
+
+
+def raw_state(pipeline: Pipeline) -> str:
+    """Fingerprint of a pipeline's raw files as they are now."""
+    return fingerprint(pipeline.listing())
 
 
 def fingerprint(files: Sequence[RawFile]) -> str:

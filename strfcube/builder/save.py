@@ -6,16 +6,28 @@ import itertools
 import json
 import math
 import os
-import shutil
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from strfcube.builder.finalise import write_group
+from strfcube.builder.ledger import sync
 from strfcube.builder.plan import response_layout, samples_layout, spikes_layout, stimulus_layout
-from strfcube.builder.workplace import writable
+from strfcube.builder.workplace import (
+    clear,
+    discard,
+    locked,
+    place_of,
+    publish,
+    recover,
+    see_whole,
+    store_of,
+    work_folder,
+    writable,
+)
 from strfcube.cube import digest
 from strfcube.cube.groups import has_group, open_group
 from strfcube.cube.normalise import loaded
@@ -32,6 +44,7 @@ if TYPE_CHECKING:
     from strfcube.cube.stored import Part, Sounds
 
 Chunk = tuple[tuple[int, ...], NDArray[Any]]
+_LARGE = ("response", "stimulus")
 
 
 def write(ds: xr.Dataset, path: str | os.PathLike[str]) -> str:
@@ -42,7 +55,8 @@ def write(ds: xr.Dataset, path: str | os.PathLike[str]) -> str:
     ds : xarray.Dataset
         Read a few stimuli at a time, 16 MB at most or one.
     path : path
-        A local folder that does not exist; it appears when everything is written.
+        A local folder that does not exist; it appears when everything is written. Until then it lies beside, in
+        ``<path>.building``; what a killed call left there, the next one clears away.
 
     Returns
     -------
@@ -52,14 +66,40 @@ def write(ds: xr.Dataset, path: str | os.PathLike[str]) -> str:
     Raises
     ------
     StoreError
-        If there is something at `path`, or it cannot be written.
+        If there is something at `path`, it cannot be written, or a cube that `ds` was read from is damaged.
     """
-    import zarr
+    if "://" in os.fspath(path):
+        raise StoreError(f"{os.fspath(path)}: give a local folder, and copy that")
+    with writable(os.fspath(path)):
+        target = place_of(local(path))
+        work = work_folder(target)
+        _see_free(target)
+    for source in dict.fromkeys(part.store.path for name in _LARGE for part in _parts(ds, name)):
+        see_whole(source)
+    with writable(target), locked(work):
+        recover(work, target)
+        _see_free(target)
+        clear(work)
+        try:
+            unfinished = store_of(target, work)
+            _write(ds, unfinished)
+            sync(Path(unfinished))
+            _see_free(target)
+        except BaseException:
+            discard(work)
+            raise
+        publish(unfinished, target, work)
+    return local(path)
 
-    target = local(path)
+
+def _see_free(target: str) -> None:
     if os.path.exists(target):
         raise StoreError(f"{target}: there is something already; move it away, or give another path")
-    unfinished = f"{target}.{os.getpid()}.partial"
+
+
+def _write(ds: xr.Dataset, unfinished: str) -> None:
+    import zarr
+
     small = loaded(ds).drop_vars(["response", "stimulus"])
     attrs = {k: v for k, v in ds["response"].attrs.items() if k != "_FillValue"}
     repeats = ds["n_repeats"].values.max(1, initial=0)
@@ -68,33 +108,28 @@ def write(ds: xr.Dataset, path: str | os.PathLike[str]) -> str:
         stimulus_layout(ds.sizes["stim"], ds.sizes["frequency"], ds.sizes["time"], dict(ds["stimulus"].attrs)),
     ]
     digests: dict[str, str] = {}
-    try:
-        with writable(target), no_consolidation_warning():
-            write_group(small, unfinished, "", digests)
-            for layout in layouts:
-                _write_array(unfinished, layout, partial(_chunks, ds, layout), digests)
-            paths = list(dict.fromkeys(part.store.path for part in _parts(ds, "stimulus")))
-            sounds = _sounds(ds)
-            if sounds is not None:
-                write_group(sounds[0], unfinished, "audio", digests)
-                dtype = _samples_dtype(sounds[1])
-                layout = samples_layout(int(sounds[0]["row_size"].sum()), dtype)
-                _write_ragged(unfinished, layout, _samples(sounds[1], dtype), digests)
-            trials = _trials(ds)
-            if trials is not None:
-                write_group(trials[0], unfinished, "trials", digests)
-                layout = spikes_layout(int(trials[0]["row_size"].sum()))
-                _write_ragged(unfinished, layout, trials[1], digests)
-            if paths:
-                write_group(_findings(paths), unfinished, "findings", digests)
-            root = zarr.open_group(unfinished, mode="a")
-            digests["attributes"] = attributes_digest(unfinished)
-            root.attrs.update({"digest": digest.combine(digests), "digests": json.dumps(dict(sorted(digests.items())))})
-            zarr.consolidate_metadata(unfinished)
-            os.rename(unfinished, target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return target
+    with no_consolidation_warning():
+        write_group(small, unfinished, "", digests)
+        for layout in layouts:
+            _write_array(unfinished, layout, partial(_chunks, ds, layout), digests)
+        paths = list(dict.fromkeys(part.store.path for part in _parts(ds, "stimulus")))
+        sounds = _sounds(ds)
+        if sounds is not None:
+            write_group(sounds[0], unfinished, "audio", digests)
+            dtype = _samples_dtype(sounds[1])
+            layout = samples_layout(int(sounds[0]["row_size"].sum()), dtype)
+            _write_ragged(unfinished, layout, _samples(sounds[1], dtype), digests)
+        trials = _trials(ds)
+        if trials is not None:
+            write_group(trials[0], unfinished, "trials", digests)
+            layout = spikes_layout(int(trials[0]["row_size"].sum()))
+            _write_ragged(unfinished, layout, trials[1], digests)
+        if paths:
+            write_group(_findings(paths), unfinished, "findings", digests)
+        root = zarr.open_group(unfinished, mode="a")
+        digests["attributes"] = attributes_digest(unfinished)
+        root.attrs.update({"digest": digest.combine(digests), "digests": json.dumps(dict(sorted(digests.items())))})
+        zarr.consolidate_metadata(unfinished)
 
 
 def _write_array(

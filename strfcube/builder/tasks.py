@@ -1,22 +1,26 @@
-"""Running tasks: in this process, or in local worker processes; each result goes into the ledger as it comes."""
+"""Running tasks: in worker processes, or in this one; each result goes into the ledger as it comes."""
 
 from __future__ import annotations
 
+import math
 import os
-import pickle
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import FIRST_COMPLETED, wait
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
-from strfcube.errors import StrfcubeError
+from strfcube.builder.worker import EndedError, Pool
+from strfcube.errors import StrfcubeError, UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from contextlib import AbstractContextManager
+
+    from strfcube.builder.ledger import Ledger
 
 Progress = Callable[[str, int, int], None]
+SECONDS = 300.0  # of processor time that a worker may spend on one source
+SECONDS_VARIABLE = "STRFCUBE_SOURCE_SECONDS"
 
 
 class LostWorkerError(StrfcubeError):
@@ -25,11 +29,22 @@ class LostWorkerError(StrfcubeError):
 
 @dataclass(frozen=True)
 class Task:
-    """One call of a top-level function, named for the ledger."""
+    """One call of a top-level function, named for the ledger.
+
+    Attributes
+    ----------
+    name : str
+        A file name.
+    function, args
+        ``function(shared, *args)`` gives plain JSON values, with the files that it wrote under ``files``.
+    ended : callable, optional
+        What to enter when the task itself ends its worker, from how it did in words; without it that is an error.
+    """
 
     name: str
-    function: Callable[..., Any]
+    function: Callable[..., dict[str, Any]]
     args: tuple[Any, ...]
+    ended: Callable[[str], dict[str, Any]] | None = None
 
 
 def default_jobs() -> int:
@@ -37,51 +52,36 @@ def default_jobs() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def workers(jobs: int) -> AbstractContextManager[Any]:
-    """A pool of worker processes, started at once; for one job there is none.
-
-    Loky's processes import neither the calling script nor its main guard, so three lines or a notebook cell work.
-    """
-    if jobs <= 1:
+def workers(jobs: int) -> AbstractContextManager[Pool | None]:
+    """A pool of worker processes, started at once; for no job there is none, and tasks run in this process."""
+    if jobs == 0:
         return nullcontext()
-    from loky.process_executor import ProcessPoolExecutor
-
-    # A worker whose first large block comes after smaller ones is not leaking, and is not to be started again for that.
-    env = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e15"}
-    pool = ProcessPoolExecutor(jobs, initializer=_start_worker, initargs=(os.getpid(),), env=env)
-    for _ in range(jobs):
-        pool.submit(_warm_up)
+    pool = Pool(jobs)
     # What this process needs at the end, it imports while its workers start.
     import dask.array  # noqa: F401
     import zarr  # noqa: F401
 
-    return pool  # type: ignore[no-any-return]
+    return pool
 
 
-def run(stage: str, tasks: Sequence[Task], pool: Any, ledger: Path, progress: Progress | None = None) -> dict[str, Any]:
+def run(
+    stage: str, tasks: Sequence[Task], shared: Any, pool: Pool | None, ledger: Ledger, progress: Progress | None = None
+) -> dict[str, dict[str, Any]]:
     """Results of all tasks by name; those that the ledger already has are not run again.
 
     Raises
     ------
     LostWorkerError
-        If a worker process was ended from outside.
+        If a worker process was ended from outside, or a task that has to be done ended it.
     Exception
         The first that a task raises; what others finished stays in the ledger.
     """
-    results: dict[str, Any] = {}
-    waiting: list[Task] = []
-    for task in tasks:
-        entry = ledger / f"{task.name}.done"
-        if entry.exists():
-            results[task.name] = pickle.loads(entry.read_bytes())
-        else:
-            waiting.append(task)
+    results = ledger.read()
+    waiting = [task for task in tasks if task.name not in results]
 
-    def done(task: Task, result: Any) -> None:
+    def done(task: Task, result: dict[str, Any]) -> None:
+        ledger.write(task.name, result)
         results[task.name] = result
-        partial = ledger / f"{task.name}.{uuid4().hex}.partial"
-        partial.write_bytes(pickle.dumps(result))
-        os.replace(partial, ledger / f"{task.name}.done")
         if progress:
             progress(stage, len(results), len(tasks))
 
@@ -89,19 +89,37 @@ def run(stage: str, tasks: Sequence[Task], pool: Any, ledger: Path, progress: Pr
         progress(stage, len(results), len(tasks))
     if pool is None:
         for task in waiting:
-            done(task, task.function(*task.args))
+            done(task, task.function(shared, *task.args))
         return results
-    from concurrent.futures import BrokenExecutor, as_completed
+    pool.share(shared)
+    limit = _seconds()
 
-    futures = {pool.submit(task.function, *task.args): task for task in waiting}
+    def submit(task: Task, *, fresh: bool = False) -> Any:
+        return pool.submit(task.function, *task.args, limit=limit if task.ended else math.inf, fresh=fresh)
+
+    futures = {submit(task): task for task in waiting}
+    again: set[str] = set()
     try:
-        for future in as_completed(futures):
-            done(futures[future], future.result())
-    except BrokenExecutor as error:
-        raise LostWorkerError(
-            "a worker process was ended from outside, perhaps for want of memory: the same command goes on where this "
-            "one ended; with fewer --jobs it needs less memory"
-        ) from error
+        while futures:
+            for future in wait(futures, return_when=FIRST_COMPLETED).done:
+                task = futures.pop(future)
+                try:
+                    done(task, future.result())
+                except EndedError as end:
+                    if end.from_outside:
+                        raise LostWorkerError(
+                            "a worker process was ended from outside, perhaps for want of memory: the same command "
+                            "goes on where this one ended; with fewer --jobs it needs less memory"
+                        ) from end
+                    if task.ended and end.over_limit:
+                        done(task, task.ended(f"took more than {limit:g} s of processor time"))
+                    elif task.name not in again:  # what ran before in that process may have spoilt its memory
+                        again.add(task.name)
+                        futures[submit(task, fresh=True)] = task
+                    elif task.ended:
+                        done(task, task.ended(f"crashed the process that read it, which was {end.how}"))
+                    else:
+                        raise LostWorkerError(f"{stage} {task.name}: the worker process was {end.how}") from end
     except BaseException:
         for future in futures:
             future.cancel()
@@ -109,17 +127,19 @@ def run(stage: str, tasks: Sequence[Task], pool: Any, ledger: Path, progress: Pr
     return results
 
 
-def _start_worker(parent: int) -> None:
-    """End with the parent: a worker that outlives a killed build would write beside the one that resumes it."""
-    if sys.platform == "linux":
-        import ctypes
-        import signal
+def _seconds() -> float:
+    """Limit on the processor time of a source.
 
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:
-            os._exit(1)
-
-
-def _warm_up() -> None:
-    """Import what every task needs, while the parent still surveys."""
-    import strfcube.builder.write  # noqa: F401
+    Raises
+    ------
+    UsageError
+        If the environment states none that can be used.
+    """
+    given = os.environ.get(SECONDS_VARIABLE, "")
+    try:
+        seconds = float(given) if given else SECONDS
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise UsageError(f"{SECONDS_VARIABLE}={given!r}: give the seconds of processor time that a source may take")
+    return seconds

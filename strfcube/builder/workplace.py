@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import shutil
+import stat
 import sys
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from strfcube import catalog
-from strfcube.cube.store import RESUME
-from strfcube.errors import StoreError
+from strfcube.builder.ledger import sync_one
+from strfcube.cube.store import REPLACED, RESUME, beside
+from strfcube.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,8 +31,7 @@ def work_folder(target: str) -> Path:
     """Where an unfinished build lies: beside a local store, else in the data folder."""
     if "://" in target:
         return catalog.data_dir() / "building" / hashlib.sha256(target.encode()).hexdigest()[:16]
-    path = Path(target)
-    return path.with_name(f"{path.name}.building")
+    return beside(target)
 
 
 def store_of(target: str, work: Path) -> str:
@@ -44,18 +44,109 @@ def half_written(target: str, work: Path) -> bool:
     return "://" in target and (work / MARKER).exists()
 
 
+def place_of(target: str) -> str:
+    """Where a cube will really lie: where a link points to; before anything is built.
+
+    Raises
+    ------
+    UsageError
+        If no cube can lie there.
+    StoreError
+        If what is there could not be replaced in the end.
+    """
+    if "://" in target:
+        return target
+    if not target:
+        raise UsageError("--out '': give the name of a new folder")
+    path = Path(target)
+    if path.is_symlink():
+        if not path.exists():
+            raise StoreError(f"{target} is a link to {os.readlink(path)}, which is not there: remove or mend it")
+        path = path.resolve()
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise UsageError(f"--out {target}: that is the folder you are in, or above it; give the name of a new folder")
+    if os.path.ismount(path):
+        raise StoreError(f"{target} is a mount point, which cannot be replaced: give a folder below it")
+    if os.name == "posix" and path.exists():
+        above = path.resolve().parent.stat()
+        mine = os.geteuid() in (0, above.st_uid, path.stat().st_uid)
+        if above.st_mode & stat.S_ISVTX and not mine:
+            raise StoreError(
+                f"{target} is somebody else's, in a folder that lets nobody replace it: give another --out"
+            )
+    return str(path)
+
+
+def make_private(work: Path) -> None:
+    """Make the work folder, for this user alone; or see that it is such a one.
+
+    Raises
+    ------
+    StoreError
+        If somebody else made it, others may write to it, or it is a link.
+    """
+    work.parent.mkdir(parents=True, exist_ok=True)
+    found = None
+    while found is None:  # or else another build was just done with it
+        with suppress(FileExistsError):
+            work.mkdir(mode=0o700)
+        with suppress(FileNotFoundError):
+            found = work.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        what = "is a link" if stat.S_ISLNK(found.st_mode) else "is no folder"
+        raise StoreError(f"{work} {what}, not a work folder that strfcube made: remove it")
+    if os.name != "posix" or (found.st_uid == os.geteuid() and not found.st_mode & 0o077):
+        return
+    # On a file system without owners or modes every folder looks like this, also one that is made now.
+    probe = work / f"{uuid4().hex}.partial"
+    try:
+        probe.mkdir(mode=0o700)
+        made = probe.lstat()
+        probe.rmdir()
+    except OSError:
+        made = None
+    if made is None or (made.st_uid, made.st_mode & 0o777) != (found.st_uid, found.st_mode & 0o777):
+        whose = "" if found.st_uid == os.geteuid() else f"belongs to user {found.st_uid}, and "
+        raise StoreError(
+            f"{work} {whose}has mode {found.st_mode & 0o777:o}: it is not a work folder that strfcube made for you "
+            "alone; remove it, or give another --out"
+        )
+
+
+def see_whole(source: str) -> None:
+    """Stop where a cube that is read to make another is not what was built: its damage would come out as good.
+
+    Raises
+    ------
+    StoreError
+        If so.
+    """
+    from strfcube import verify
+
+    if wrong := verify(source):
+        raise StoreError(
+            f"{source} is damaged, and nothing is made of it: {'; '.join(wrong)}; build it again with --force"
+        )
+
+
+def recover(work: Path, target: str) -> None:
+    """Put back the cube of a build that ended between moving the old one away and the new one in."""
+    old = work / REPLACED
+    if "://" in target or not old.exists():
+        return
+    if Path(target).exists():
+        shutil.rmtree(old)
+    else:
+        os.rename(old, target)
+
+
 def resume_or_restart(work: Path, target: str, recipe: Recipe, fingerprint: str, command: str = "") -> None:
     """Keep what an unfinished build of the same recipe and raw files left; clear anything else away."""
     from strfcube.version import __version__
 
     stamp = json.dumps([__version__, recipe.to_json(), fingerprint])
-    marker, store = work / MARKER, store_of(target, work)
-    if "://" not in target and (work / "replaced").exists() and not Path(target).exists():
-        # A build ended within `publish`: the old cube stays until the new one is there.
-        os.rename(work / "replaced", target)
-    # A store that was written and is gone has been published, by a build that ended before it cleared this folder.
-    gone = "://" not in target and any((work / "write").glob("*.done")) and not Path(store).exists()
-    if gone or not marker.exists() or marker.read_text() != stamp:
+    marker = work / MARKER
+    if not marker.exists() or marker.read_bytes() != stamp.encode():
         clear(work)
         if "://" in target:
             import fsspec
@@ -63,31 +154,24 @@ def resume_or_restart(work: Path, target: str, recipe: Recipe, fingerprint: str,
             fs, inner = fsspec.url_to_fs(target)
             if fs.exists(inner):
                 fs.rm(inner, recursive=True)
-    if "://" not in target:
-        _tidy(Path(store))
     for name in STAGES:
-        (work / name).mkdir(parents=True, exist_ok=True)
-    marker.write_text(stamp)
+        (work / name).mkdir(exist_ok=True)
+    marker.write_bytes(stamp.encode())
     (work / RESUME).write_bytes(os.fsencode(command))
 
 
-def _tidy(store: Path) -> None:
-    """Clear away what a killed write left half done: Zarr warns of it, and it would stay in the cube."""
-    for partial in store.rglob("*.partial"):
-        partial.unlink(missing_ok=True)
-    for folder in (*store.glob("*"), *store.glob("*/*")):
-        # The ledger knows of no array without metadata: whoever writes one begins again.
-        if folder.is_dir() and folder.name != "c" and not (folder / "zarr.json").exists():
-            shutil.rmtree(folder)
-
-
 def clear(work: Path) -> None:
-    """Empty the folder of all but its lock; the marker goes first, so that half of a build is never resumed."""
+    """Empty the folder of all but its lock and a cube that was moved away.
+
+    The marker goes first, so that half of a build is never resumed.
+    """
     (work / MARKER).unlink(missing_ok=True)
     for path in work.iterdir():
-        if path.is_dir():
+        if path.name in ("lock", REPLACED):
+            continue
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        elif path.name != "lock":
+        else:
             path.unlink()
 
 
@@ -113,12 +197,18 @@ def writable(target: str) -> Iterator[None]:
 
 @contextmanager
 def locked(work: Path) -> Iterator[None]:
-    """One build of a store at a time; the second waits. The lock goes with its process, however that ends."""
+    """One build of a store at a time; the second waits. The lock goes with its process, however that ends.
+
+    Raises
+    ------
+    StoreError
+        If the work folder is not this user's own.
+    """
     from filelock import FileLock, Timeout
 
     lock, patience = FileLock(work / "lock"), 0.0
     while True:
-        work.mkdir(parents=True, exist_ok=True)
+        make_private(work)
         try:
             lock.acquire(timeout=patience)
         except Timeout:
@@ -137,34 +227,39 @@ def locked(work: Path) -> Iterator[None]:
 
 
 def publish(store: str, target: str, work: Path) -> None:
-    """Put the finished local store into place, and clear the work folder."""
+    """Put the finished local store into place, durably, and clear the work folder.
+
+    A cube that is there already changes places with the new one in one step, where the system can do that.
+    """
     if "://" not in target:
-        old = work / "replaced"
-        if Path(target).exists():
+        old = work / REPLACED
+        if not Path(target).exists():
+            os.rename(store, target)
+        elif not _exchange(store, target):
             os.rename(target, old)
-        os.rename(store, target)
+            os.rename(store, target)
+            shutil.rmtree(old)
+        sync_one(Path(target).parent)
     discard(work)
 
 
-def save(path: Path, value: Any) -> str:
-    """Pickle a value, by value where it comes from a script or a notebook; gives the path."""
-    from cloudpickle import dumps
+def _exchange(one: str, other: str) -> bool:
+    """Let two folders change places at once (Linux); False where the system or the file system cannot."""
+    if sys.platform != "linux":
+        return False
+    import ctypes
+    import errno
 
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(dumps(value))
-    os.replace(partial, path)
-    return str(path)
-
-
-def load(path: str) -> Any:
-    """What `save` pickled, read once a worker and stage."""
-    return _load(path, os.stat(path).st_mtime_ns)
-
-
-@lru_cache(maxsize=1)  # by path and time: a build that starts again saves anew
-def _load(path: str, stamp: int) -> Any:
-    with open(path, "rb") as file:
-        return pickle.load(file)
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if call is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if call(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), other)
 
 
 def slug(name: str) -> str:

@@ -6,16 +6,17 @@ workers, in any order, killed and run again, gives the same bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from strfcube.builder import spool
+from strfcube.builder import ledger, spool
+from strfcube.builder.checks import sound_of
 from strfcube.builder.plan import RAGGED_PER_SHARD, SAMPLES_CHUNK, Plan, samples_layout
-from strfcube.builder.workplace import load
 from strfcube.cube.digest import Leaf
-from strfcube.cube.shard_writer import Layout, create, write_shard
+from strfcube.cube.shard_writer import Layout, write_shard
 from strfcube.errors import RawDataError
 from strfcube.grid import Align, bin_of, observed_bins
 from strfcube.records import Finding, ReadyMade, Stimulus
@@ -23,7 +24,7 @@ from strfcube.sound.audio import odd_waves, to_float
 from strfcube.sound.spectrogram import FrontEnd, Published, compute, regrid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -71,11 +72,46 @@ class Job:
 
 @dataclass(frozen=True)
 class Written:
-    """What a task of stage two did: leaves of each array, findings, and results by name."""
+    """What a task of stage two did.
 
-    leaves: Leaves
+    Attributes
+    ----------
+    leaves : dict
+        Of each array, by its path.
+    files : dict
+        The shards, for the ledger.
+    findings : tuple of Finding
+        What came up.
+    audio : dict
+        Of the task that writes the waveforms: ``row_size`` and ``rate`` of each stimulus, and ``dtype``.
+    """
+
+    leaves: Leaves = field(default_factory=dict)
+    files: ledger.Files = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
-    results: dict[str, Any] | None = None
+    audio: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, store: str, layout: Layout, shard: tuple[int, ...], chunks: Iterator[Any]) -> None:
+        """Write a shard, and enter it."""
+        leaves = write_shard(store, layout, shard, chunks)
+        self.leaves.setdefault(layout.name, []).extend(leaves)
+        if leaves:  # a shard of nothing but missing values is no file
+            self.files.update(ledger.files(store, [f"{layout.name}/c/" + "/".join(map(str, shard))]))
+
+    def entry(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Written:
+        """What `entry` gave."""
+        leaves = {name: [(tuple(at), value) for at, value in each] for name, each in entry["leaves"].items()}
+        return cls(leaves, entry["files"], tuple(Finding(**f) for f in entry["findings"]), entry["audio"])
+
+    @property
+    def samples(self) -> Layout | None:
+        """The array of the waveforms, of the task that wrote it."""
+        return samples_layout(sum(self.audio["row_size"]), self.audio["dtype"]) if self.audio else None
 
 
 def read_trials(plan: Plan, first: int, last: int, responses: bool = True) -> spool.Columns:
@@ -120,21 +156,20 @@ def _runs(plan: Plan, first: int, last: int) -> Iterator[list[int]]:
         yield run
 
 
-def write_response(job_path: str, block: int) -> Written:
+def write_response(job: Job, block: int) -> dict[str, Any]:
     """All shards of one block of neurons."""
-    job: Job = load(job_path)
     plan, layout = job.plan, job.plan.response
     first = block * layout.chunk[1]
     last = min(first + layout.chunk[1], layout.shape[1])
     trials = read_trials(plan, first, last)
-    leaves: list[Leaf] = []
+    written = Written()
     arrays = _stimulus_arrays(trials, plan, job.dt_ns, first, last)
     for stims in range(layout.grid[0]):
         low = stims * layout.shard[0]
         high = min(low + layout.shard[0], layout.shape[0])
         chunks = _repeat_chunks(arrays, range(low, high), block, layout)
-        leaves += write_shard(job.store, layout, (stims, block, 0, 0), chunks)
-    return Written({layout.name: leaves})
+        written.add(job.store, layout, (stims, block, 0, 0), chunks)
+    return written.entry()
 
 
 def _repeat_chunks(
@@ -189,9 +224,8 @@ def _stimulus_arrays(trials: spool.Columns, plan: Plan, dt_ns: int, first: int, 
         yield values
 
 
-def write_stimuli(job_path: str, shard: int) -> Written:
+def write_stimuli(job: Job, shard: int) -> dict[str, Any]:
     """One shard of spectrograms, each computed one whole stimulus at a time."""
-    job: Job = load(job_path)
     layout = job.stimulus
     findings: list[Finding] = []
 
@@ -210,9 +244,10 @@ def write_stimuli(job_path: str, shard: int) -> Written:
                 values[0, :, :bins] = made
             yield (stim, 0, 0), values
 
+    written = Written()
     with odd_waves(findings.append, job.raw):
-        leaves = write_shard(job.store, layout, (shard, 0, 0), chunks())
-    return Written({layout.name: leaves}, tuple(findings))
+        written.add(job.store, layout, (shard, 0, 0), chunks())
+    return dataclasses.replace(written, findings=tuple(findings)).entry()
 
 
 def _spectrogram(job: Job, stimulus: Stimulus, bins: int) -> NDArray[np.float32] | None:
@@ -220,16 +255,15 @@ def _spectrogram(job: Job, stimulus: Stimulus, bins: int) -> NDArray[np.float32]
         if stimulus.spectrogram is None or job.ready_made is None:
             return None
         return regrid(stimulus.spectrogram(), job.ready_made.dt, bins, job.dt_ns)
-    if stimulus.audio is None:
+    audio = sound_of(stimulus)
+    if audio is None:
         return None
-    audio = stimulus.audio()
     kernel = job.kernels.get(audio.rate)
     return compute(job.front_end, audio, bins, job.dt_ns, job.align, stimulus.sound_onset, kernel)
 
 
-def write_trial_rows(job_path: str, shard: int) -> Written:
+def write_trial_rows(job: Job, shard: int) -> dict[str, Any]:
     """One shard of every column of the trials group."""
-    job: Job = load(job_path)
     plan = job.plan
     layout = job.trials["row_size"]
     low, high, first, last = _neurons_of(plan.row_start, layout, shard)
@@ -240,22 +274,22 @@ def write_trial_rows(job_path: str, shard: int) -> Written:
         "file_index": r["file"], "window_start": r["start"], "window_stop": r["stop"], "kept": r["test"] == 0,
         "rejected_by": r["test"], "test_value": r["value"], "row_size": r["spikes"], "exact": r["exact"] > 0,
     }  # fmt: skip
-    leaves: Leaves = {}
+    written = Written()
     for name, values in columns.items():
         layout = job.trials[name]
-        leaves[layout.name] = write_shard(job.store, layout, (shard,), _slices(values[span], low, layout))
-    return Written(leaves)
+        written.add(job.store, layout, (shard,), _slices(values[span], low, layout))
+    return written.entry()
 
 
-def write_spike_times(job_path: str, shard: int) -> Written:
+def write_spike_times(job: Job, shard: int) -> dict[str, Any]:
     """One shard of the spike times."""
-    job: Job = load(job_path)
     layout = job.spike_time
     low, high, first, last = _neurons_of(job.plan.spike_start, layout, shard)
     times = read_trials(job.plan, first, last).times
     start = int(job.plan.spike_start[first])
-    return Written({layout.name: write_shard(job.store, layout, (shard,),
-                                             _slices(times[low - start : high - start], low, layout))})  # fmt: skip
+    written = Written()
+    written.add(job.store, layout, (shard,), _slices(times[low - start : high - start], low, layout))
+    return written.entry()
 
 
 def _neurons_of(starts: NDArray[np.int64], layout: Layout, shard: int) -> tuple[int, int, int, int]:
@@ -273,16 +307,15 @@ def _slices(values: NDArray[Any], low: int, layout: Layout) -> Iterator[tuple[tu
         yield ((low + at) // size,), values[at : at + size]
 
 
-def write_audio(job_path: str) -> Written:
+def write_audio(job: Job) -> dict[str, Any]:
     """All waveforms, one after the other at their own rate.
 
     In the files' own dtype; where files differ in it, as float32 with full scale at one.
     """
-    job: Job = load(job_path)
     try:
-        return _write_audio(job, None)
+        return _write_audio(job, None).entry()
     except _MixedDtypesError:
-        return _write_audio(job, np.dtype(np.float32))
+        return _write_audio(job, np.dtype(np.float32)).entry()
 
 
 class _MixedDtypesError(Exception):
@@ -293,7 +326,7 @@ def _write_audio(job: Job, dtype: np.dtype[Any] | None) -> Written:
     common = dtype
     sizes, rates = np.zeros(len(job.stimuli), np.int64), np.full(len(job.stimuli), np.nan)
     findings: list[Finding] = []
-    leaves: list[Leaf] = []
+    written = Written()
     queue: list[NDArray[Any]] = []
     full, shard = SAMPLES_CHUNK * RAGGED_PER_SHARD, 0
     for number, stimulus in enumerate(job.stimuli):
@@ -301,11 +334,12 @@ def _write_audio(job: Job, dtype: np.dtype[Any] | None) -> Written:
             continue
         try:
             with odd_waves(findings.append, job.raw):
-                audio = stimulus.audio()
+                audio = sound_of(stimulus)
         except RawDataError as error:
             consequence = f"the waveform of {stimulus.id} is missing"
             findings.append(Finding.of(error, job.raw, consequence))
             continue
+        assert audio is not None
         common = common or audio.samples.dtype
         if dtype is None and audio.samples.dtype != common:
             raise _MixedDtypesError
@@ -317,10 +351,10 @@ def _write_audio(job: Job, dtype: np.dtype[Any] | None) -> Written:
             joined = np.concatenate(queue)
             part, queue = joined[:full], [joined[full:]]
             layout = samples_layout(1 << 40, common)
-            leaves += write_shard(job.store, layout, (shard,), _slices(part, shard * full, layout))
+            written.add(job.store, layout, (shard,), _slices(part, shard * full, layout))
             shard += 1
     final = samples_layout(int(sizes.sum()), common or "i2")
-    create(job.store, final)
     rest = np.concatenate(queue) if queue else np.empty(0, final.dtype)
-    leaves += write_shard(job.store, final, (shard,), _slices(rest, shard * final.shard[0], final))
-    return Written({final.name: leaves}, tuple(findings), {"row_size": sizes, "sample_rate": rates, "layout": final})
+    written.add(job.store, final, (shard,), _slices(rest, shard * final.shard[0], final))
+    audio_entry = {"row_size": sizes.tolist(), "rate": rates.tolist(), "dtype": final.dtype}
+    return dataclasses.replace(written, findings=tuple(findings), audio=audio_entry)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import textwrap
 import time
@@ -316,6 +317,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except (StrfcubeError, ImportError, OSError) as error:  # these say which extra, or which file
         code = _fail(error, 1)
     except (KeyboardInterrupt, click.Abort):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C has nothing left to stop
         click.echo("strfcube: interrupted; the same command goes on where this one ended", err=True)
         code = 1
     except Exception as error:

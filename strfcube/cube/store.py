@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from strfcube.cube.stored import Rows
 
+REPLACED = "replaced"  # in a work folder: the old cube, while a build puts the new one into its place
 RESUME = "resume.txt"  # in the folder of an unfinished build: the command that goes on with it
 
 
@@ -42,6 +43,12 @@ def local(place: str | os.PathLike[str]) -> str:
     return text if "://" in text else os.path.abspath(os.path.expanduser(text))
 
 
+def beside(path: str | os.PathLike[str]) -> Path:
+    """Work folder of a local cube, where an unfinished build of it lies."""
+    place = Path(path)
+    return place.with_name(f"{place.name}.building")
+
+
 def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
     """Absolute path or URL of a cube, from one or from a data set's name.
 
@@ -51,6 +58,7 @@ def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
         If there is none; the message lists the cubes of that data set.
     """
     name, place = os.fspath(store), local(store)
+    _say_where_it_went(place)
     # A folder that only happens to have the name of a data set is not meant.
     if "://" in place or (Path(place) / "zarr.json" if name in entries() else Path(place)).exists():
         return place
@@ -63,6 +71,7 @@ def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
     folder = data_dir()
     ms = dt_to_ns(entries()[name].recipe["dt"] if dt is None else dt) / 1e6
     path = folder / f"{name}-dt{ms:g}.zarr"
+    _say_where_it_went(str(path))
     if not path.exists():
         there = sorted(p.name for p in folder.glob(f"{name}-dt*.zarr"))
         listed = f"there are {', '.join(there)}: give its path, or" if there else "there is none of this data set yet:"
@@ -209,6 +218,14 @@ def cube_attrs(path: str) -> dict[str, Any]:
     if attrs is None:
         raise StoreError(f"{path}: no such cube; strfcube list shows those that are built")
     return attrs
+
+
+def _say_where_it_went(path: str) -> None:
+    """Stop where a build was killed in the moment in which it replaced this cube."""
+    old = beside(path) / REPLACED if "://" not in path and Path(path).name else None
+    if old is not None and not Path(path).exists() and os.path.isdir(old):
+        raise StoreError(f"{path}: a build ended while it replaced this cube; it is whole, move it back from {old}, or "
+                         "give the same build command again")  # fmt: skip
 
 
 def _unfinished(path: str) -> str:

@@ -165,7 +165,8 @@ def test_times_before_onset_and_after_the_end_are_kept_and_not_counted(tmp_path)
 def test_times_that_are_no_number(tmp_path):
     path = build(one(tmp_path, [1, math.nan, 2, math.inf]), tmp_path)
     assert group(path, "trials")["spike_time"].values.tolist() == [1_000_000, 2_000_000]
-    assert [f["what"] for f in findings(path)] == ["2 spike times are no finite numbers"]
+    what = "2 spike times are no finite numbers: the first is nan s, of trial 1"
+    assert [f["what"] for f in findings(path)] == [what]
 
 
 def test_unknown_length_covers_the_last_spike(tmp_path):

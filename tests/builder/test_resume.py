@@ -174,19 +174,29 @@ def interrupted(monkeypatch, function, calls=1, where=""):
     monkeypatch.setattr(module.os, function, stop)
 
 
-@pytest.mark.parametrize("again", ["same", "raw changed"])
+@pytest.mark.parametrize("again", ["same", "raw changed", "another recipe"])
 @pytest.mark.parametrize("calls", [1, 2])
 def test_ended_within_the_exchange(tmp_path, toy, monkeypatch, calls, again):
-    """The old cube is moved away, the new one is not yet there."""
+    """Where a file system cannot exchange folders: the old cube is moved away, the new one is not yet there."""
     out = tmp_path / "cube.zarr"
     old = digest(strfcube.build(toy, out=out, **FAST))
     new = digest(strfcube.build(toy, out=tmp_path / "new.zarr", dt=10, **FAST))
     with monkeypatch.context() as patch:
+        patch.setattr("strfcube.builder.workplace._exchange", lambda *_: False)
         interrupted(patch, "rename", calls)
         with pytest.raises(KeyboardInterrupt):
             strfcube.build(toy, out=out, dt=10, force=True, **FAST)
     assert out.exists() == (calls == 1)
-    if again == "raw changed":
+    if calls == 2:
+        with pytest.raises(StoreError, match=r"a build ended while it replaced this cube; it is whole"):
+            strfcube.open(out)
+    if again == "another recipe":
+        with pytest.raises(StoreError, match="holds another recipe"):
+            strfcube.build(toy, out=out, dt=20, **FAST)
+        assert digest(out) == old
+        assert strfcube.build(toy, out=out, **FAST) == str(out)
+        assert digest(out) == old
+    elif again == "raw changed":
         (toy.raw / "survey.pkl").write_bytes(b"")
         with pytest.raises(StrfcubeError):
             strfcube.build(toy, out=out, dt=10, force=True, **FAST)
@@ -250,7 +260,7 @@ def test_a_build_waits_for_the_lock(tmp_path, toy):
 
     out = tmp_path / "cube.zarr"
     work = work_folder(str(out))
-    work.mkdir()
+    work.mkdir(mode=0o700)
     with FileLock(work / "lock"):
         process = start("import sys, strfcube, toy\nprint('ready', flush=True)\n"
                         "strfcube.build(toy.Toy(sys.argv[1]), out=sys.argv[2], **toy.FAST)", toy.raw, out)  # fmt: skip
@@ -327,6 +337,19 @@ def test_a_place_that_cannot_be_written(tmp_path, toy, place):
     assert "\n" not in str(error.value)
     assert (tmp_path / "file").read_text() == "mine"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "raw"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="an exchange in one step")
+def test_a_cube_changes_places_with_the_one_it_replaces(tmp_path, toy, monkeypatch):
+    """There is a cube at every moment, and no rename of an old one."""
+    out = tmp_path / "cube.zarr"
+    strfcube.build(toy, out=out, **FAST)
+    new = digest(strfcube.build(toy, out=tmp_path / "new.zarr", dt=10, **FAST))
+    with monkeypatch.context() as patch:
+        interrupted(patch, "rename")
+        strfcube.build(toy, out=out, dt=10, force=True, **FAST)
+    assert digest(out) == new
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cube.zarr", "new.zarr", "raw"]
 
 
 @pytest.mark.parametrize("inside", ["", "/store.zarr"])

@@ -346,7 +346,7 @@ def test_no_table(run, mine, tmp_path):
         (("--raw", "nowhere"), 2, "raw folder nowhere does not exist"),
         (("--raw", "here/mine.txt"), 2, "is a file; an archive must be unpacked first"),
         (("--dt", -1), 2, "no bin width"),
-        (("--jobs", 0), 2, "jobs=0"),
+        (("--jobs", -1), 2, "jobs=-1"),
         (("--only", "area"), 2, "--only area: give KEY=VALUE"),
         (("--only", "aera=A1"), 2, "--only aera: no such coordinate"),
         (("--only", "area=A2"), 2, "--only area=A2: nothing has that; there are A1"),

@@ -1,0 +1,165 @@
+"""What a pipeline lists, held against `strfcube.limits`: absurd values are left out, with a finding."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+from strfcube import limits
+from strfcube.cube.schema import meta_problem
+from strfcube.errors import RawDataError, StrfcubeError, UsageError
+from strfcube.grid import n_bins
+from strfcube.records import Audio, Finding, Length, Neuron, Report, Stimulus, Survey
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from strfcube.builder import spool
+
+
+def checked(survey: Survey, report: Report) -> Survey:
+    """The survey without what no recording can be.
+
+    Raises
+    ------
+    StrfcubeError
+        If the pipeline breaks its contract: something is listed twice, is in no source, or lacks a coordinate.
+    """
+    for kind, ids in (("stimulus", [s.id for s in survey.stimuli]), ("neuron", [n.id for n in survey.neurons])):
+        if len(set(ids)) < len(ids):
+            twice = sorted({i for i in ids if ids.count(i) > 1})[:3]
+            raise StrfcubeError(f"the pipeline lists a {kind} twice: {', '.join(twice)}")
+    sources = {s.id for s in survey.sources}
+    for neuron in survey.neurons:
+        if neuron.source not in sources:
+            raise StrfcubeError(f"neuron '{neuron.id}': the pipeline lists no source '{neuron.source}'")
+    stimuli = [_stimulus(s, report) for s in survey.stimuli]
+    neurons = [_neuron(n, report) for n in survey.neurons]
+    for kind, items in (("stimulus", stimuli), ("neuron", neurons)):
+        for item in items:
+            if problem := meta_problem(kind, item.meta):
+                raise StrfcubeError(f"{kind} '{item.id}': {problem}")
+    return dataclasses.replace(survey, stimuli=stimuli, neurons=neurons)
+
+
+def bins_of(stimulus: Stimulus, dt_ns: int, post_ns: int) -> int:
+    """Number of bins of a stimulus, 0 where its length is unknown.
+
+    Raises
+    ------
+    UsageError
+        If they are more than a cube can hold.
+    """
+    count = n_bins(stimulus.length, dt_ns, post_ns)
+    refuse_many(count, dt_ns, f"stimulus '{stimulus.id}'")
+    return count
+
+
+def refuse_many(count: int, dt_ns: int, what: str) -> None:
+    """Stop where a stimulus has more bins than a cube can hold.
+
+    Raises
+    ------
+    UsageError
+        If so.
+    """
+    if count > limits.BINS:
+        raise UsageError(f"dt={dt_ns / 1e6:g} ms: {what} would have {count:,} bins, {limits.BINS:,} are the most; "
+                         "give a larger dt")  # fmt: skip
+
+
+def one_source_each(survey: Survey, summaries: Sequence[spool.Summary]) -> None:
+    """See that no neuron has trials in two sources.
+
+    Raises
+    ------
+    StrfcubeError
+        If one has.
+    """
+    seen: set[int] = set()
+    for s in summaries:
+        mine = set(s.neurons[:, 0].tolist())
+        if twice := sorted(seen & mine):
+            raise StrfcubeError(f"neuron '{survey.neurons[twice[0]].id}' has trials in two sources")
+        seen |= mine
+
+
+def sound_of(stimulus: Stimulus) -> Audio | None:
+    """The waveform of a stimulus; None where it has none.
+
+    Raises
+    ------
+    RawDataError
+        If it cannot be read, or no sound is like that.
+    """
+    if stimulus.audio is None:
+        return None
+    audio = stimulus.audio()
+    if not _within(audio.rate, limits.SOUND_RATE):
+        raise RawDataError(f"{_rate(audio.rate)}: that is no sound", _file(stimulus))
+    seconds = len(audio.samples) / audio.rate
+    if seconds > limits.SECONDS:
+        what = f"a sound of {seconds:g} s: {limits.SECONDS:g} s are the longest"
+        raise RawDataError(what, _file(stimulus))
+    return audio
+
+
+def _file(stimulus: Stimulus) -> str:
+    return str(stimulus.meta.get("stim_name") or stimulus.id)
+
+
+def _rate(rate: float) -> str:
+    low, high = limits.SOUND_RATE
+    return f"a sampling rate of {rate:g} Hz, expected {low:g} to {high:g} Hz"
+
+
+def _within(value: float, bounds: tuple[float, float]) -> bool:
+    return bounds[0] <= value <= bounds[1]
+
+
+def _stimulus(stimulus: Stimulus, report: Report) -> Stimulus:
+    def tell(what: str, then: str) -> None:
+        report(Finding("error", "", f"stimulus {stimulus.id}: {what}", then))
+
+    length = stimulus.length
+    changes: dict[str, Any] = {}
+    if not math.isnan(stimulus.rate) and not _within(stimulus.rate, limits.SOUND_RATE):
+        tell(_rate(stimulus.rate), "its sound is missing, and its length is taken as unknown")
+        known = {key: None if key == "sample_rate" else value for key, value in stimulus.meta.items()}
+        changes = {"audio": None, "length": Length.unknown(), "meta": known}
+    elif not (math.isnan(length.seconds) or 0 < length.seconds <= limits.SECONDS):
+        tell(f"a length of {length.seconds:g} s, expected more than 0 and {limits.SECONDS:g} at most",
+             "its length is taken as unknown")  # fmt: skip
+        changes = {"length": Length.unknown()}
+    if not abs(stimulus.sound_onset) <= limits.SECONDS:
+        tell(f"a sound that begins {stimulus.sound_onset:g} s from onset", "it is taken to begin at onset")
+        changes["sound_onset"] = 0.0
+    if not (math.isnan(stimulus.sound_duration) or 0 <= stimulus.sound_duration <= limits.SECONDS):
+        tell(f"a sound of {stimulus.sound_duration:g} s", "it is taken to last to the end of the stimulus")
+        changes["sound_duration"] = math.nan
+    meta = _meta(changes.get("meta", stimulus.meta), tell)
+    if meta is not None:
+        changes["meta"] = meta
+    return dataclasses.replace(stimulus, **changes) if changes else stimulus
+
+
+def _neuron(neuron: Neuron, report: Report) -> Neuron:
+    def tell(what: str, then: str) -> None:
+        report(Finding("error", "", f"neuron {neuron.id}: {what}", then))
+
+    meta = _meta(neuron.meta, tell)
+    return neuron if meta is None else dataclasses.replace(neuron, meta=meta)
+
+
+def _meta(meta: Mapping[str, Any], tell: Any) -> dict[str, Any] | None:
+    """Coordinates without values that a cube cannot hold; None where all fit."""
+    changed: dict[str, Any] = {}
+    for key, value in meta.items():
+        if isinstance(value, int) and not -limits.INTEGER <= value <= limits.INTEGER:
+            tell(f"{key} is a number of {len(str(abs(value)))} digits, 18 are the most", "it is left out")
+            changed[key] = None
+        elif isinstance(value, str) and len(value) > limits.TEXT:
+            tell(f"{key} is a text of {len(value):,} characters, {limits.TEXT:,} are the most", "it is left out")
+            changed[key] = ""
+    return {**meta, **changed} if changed else None
