@@ -11,7 +11,8 @@ from strfcube.analysis.select import select
 from strfcube.builder.build import build
 from strfcube.builder.rebin import rebin
 from strfcube.cube.store import open, verify
-from strfcube.errors import RawDataError, SelectionError, StoreError, StrfcubeError, UsageError
+from strfcube.errors import FetchError, RawDataError, SelectionError, StoreError, StrfcubeError, UsageError
+from strfcube.fetching.fetch import fetch
 from strfcube.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CubeDataset",
+    "FetchError",
     "RawDataError",
     "SelectionError",
     "StoreError",
@@ -26,6 +28,7 @@ __all__ = [
     "UsageError",
     "build",
     "concat",
+    "fetch",
     "open",
     "rebin",
     "select",

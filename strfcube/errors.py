@@ -43,3 +43,7 @@ class RawDataError(StrfcubeError):
     def __str__(self) -> str:
         place = f"{self.file}, line {self.line}" if self.line else self.file
         return f"{place}: {self.message}"
+
+
+class FetchError(StrfcubeError):
+    """A file could not be fetched, or is not the one that was published."""

@@ -20,7 +20,7 @@ from strfcube.grid import Align, dt_to_ns
 from strfcube.sound.spectrogram import COMPRESSIONS, FRONT_ENDS, FrontEnd
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from strfcube.records import Finding, Pipeline, Report, Survey
 
@@ -66,9 +66,16 @@ def prepare(
     post: float = 0.0,
     align: Align = "centre",
     audio: bool = True,
+    bring: Callable[[catalog.Entry], None] | None = None,
     **flags: Any,
 ) -> Request:
-    """Check the arguments of `build`, and find the raw files. Parameters and errors as there."""
+    """Check the arguments of `build`, and find the raw files. Parameters and errors as there.
+
+    Parameters
+    ----------
+    bring : callable, optional
+        Called once all other arguments are known to be right, for the raw files of a data set that has some to fetch.
+    """
     name = dataset if isinstance(dataset, str) else type(dataset).__name__.lower()
     entry = catalog.entry(name) if isinstance(dataset, str) else None
     kind = catalog.pipeline_class(name) if isinstance(dataset, str) else type(dataset)
@@ -90,6 +97,8 @@ def prepare(
         name, dt_ns, round(post * 1e6), align, _front_end(defaults, chosen), audio, parse_only(only), options
     )
     target = local(out if out is not None else catalog.data_dir() / recipe.store_name(default))
+    if bring and entry and entry.files:
+        bring(entry)
     pipeline = kind(_raw_folder(name, raw), **options) if isinstance(dataset, str) else dataset
     figures = dict(entry.figures) if entry and recipe.to_json() == default.to_json() else {}
     return Request(pipeline, recipe, target, fingerprint(pipeline.raw), entry, figures)

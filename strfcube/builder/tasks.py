@@ -46,11 +46,15 @@ def workers(jobs: int) -> AbstractContextManager[Any]:
         return nullcontext()
     from loky.process_executor import ProcessPoolExecutor
 
+    from strfcube.fetching import credentials
+
     # A worker whose first large block comes after smaller ones is not leaking, and is not to be started again for that.
-    env = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e15"}
-    pool = ProcessPoolExecutor(jobs, initializer=_start_worker, initargs=(os.getpid(),), env=env)
-    for _ in range(jobs):
-        pool.submit(_warm_up)
+    # No worker has a use for a password; one that is started later would inherit what the environment holds then.
+    env = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e15"} | dict.fromkeys(credentials.VARIABLES, "")
+    with credentials.withheld():
+        pool = ProcessPoolExecutor(jobs, initializer=_start_worker, initargs=(os.getpid(),), env=env)
+        for _ in range(jobs):
+            pool.submit(_warm_up)
     # What this process needs at the end, it imports while its workers start.
     import dask.array  # noqa: F401
     import zarr  # noqa: F401

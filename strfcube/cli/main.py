@@ -14,8 +14,10 @@ import click
 
 from strfcube import catalog
 from strfcube.catalog import WIDTH
-from strfcube.cli.build import CONTEXT, Datasets, Progress, report
+from strfcube.cli import fetch as fetching
+from strfcube.cli.build import CONTEXT, Datasets, report
 from strfcube.cli.describe import card, findings, summary
+from strfcube.cli.progress import Progress
 from strfcube.errors import SelectionError, StrfcubeError, UsageError
 
 if TYPE_CHECKING:
@@ -77,6 +79,48 @@ def cite(name: str) -> None:
     for text in e.citation:
         click.echo(textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
     click.echo("Built with strfcube: see CITATION.cff of the package.")
+
+
+def fetch(name: str, only: tuple[str, ...], raw: str | None, dry_run: bool, jobs: int, **values: Any) -> None:
+    """Fetch the raw files of a data set: only what is not there, each file verified.
+
+    \b
+    Examples:
+      strfcube fetch nat4 --only area=A1
+      strfcube fetch aa4 --only animal=LblBlu2028M --dry-run
+    """
+    from strfcube.fetching.fetch import choices, raw_folder
+    from strfcube.fetching.plan import look
+
+    e = catalog.entry(name)
+    if not e.files:
+        raise UsageError(f"{name} has no files to fetch: strfcube build {name} writes them itself")
+    extra = values.pop("extra")
+    plan = look(e, raw_folder(name, raw), choices(fetching.parse_only(only)), extra)
+    if dry_run:
+        fetching.rehearse(plan)
+        return
+    with Progress() as progress:
+        fetching.transact(plan, progress, jobs=jobs, **values)
+    click.echo(plan.raw)
+
+
+cli.add_command(
+    click.Command(
+        "fetch",
+        callback=fetch,
+        help=fetch.__doc__,
+        context_settings=CONTEXT,
+        params=[
+            click.Argument(["name"]),
+            click.Option(["--only"], multiple=True, metavar="KEY=VALUE[,VALUE]", help="Fetch only what holds this."),
+            click.Option(["--raw"], type=click.Path(), help="Folder to fetch into."),
+            click.Option(["--dry-run"], is_flag=True, help="Say what would be fetched, and stop."),
+            click.Option(["--jobs"], type=int, default=fetching.JOBS, show_default=True, help="Files at once."),
+            *fetching.options(None),
+        ],
+    )
+)
 
 
 @cli.command("build", cls=Datasets)

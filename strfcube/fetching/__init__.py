@@ -1,0 +1,1 @@
+"""From a catalog entry to verified raw files."""
