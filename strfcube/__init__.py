@@ -12,11 +12,11 @@ from strfcube.builder.build import build
 from strfcube.builder.rebin import rebin
 from strfcube.cube.store import open, verify
 from strfcube.errors import FetchError, RawDataError, SelectionError, StoreError, StrfcubeError, UsageError
-from strfcube.fetching.fetch import fetch
 from strfcube.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from strfcube.adapters.torch import CubeDataset as CubeDataset
+    from strfcube.fetching.fetch import fetch as fetch
 
 __all__ = [
     "CubeDataset",
@@ -37,6 +37,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "fetch":  # on first use: most sessions read cubes, and fetch nothing
+        return import_module("strfcube.fetching.fetch").fetch
     # By name, not by import: the core knows no adapter, and torch is imported on first use only.
     if name == "CubeDataset":
         try:

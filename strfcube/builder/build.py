@@ -33,8 +33,6 @@ from strfcube.cube.schema import meta_problem
 from strfcube.cube.shard_writer import create
 from strfcube.cube.store import existing_cube, no_consolidation_warning
 from strfcube.errors import RawDataError, StoreError, StrfcubeError, UsageError
-from strfcube.fetching import terms
-from strfcube.fetching.fetch import Visit, carry_out, lacking, refusal
 from strfcube.grid import n_bins
 from strfcube.records import Finding, Pipeline, Survey
 from strfcube.sound.spectrogram import FrontEnd, Published, resolve
@@ -128,11 +126,14 @@ def build(
     """
 
     def bring(entry: catalog.Entry) -> None:
+        from strfcube.fetching import terms
+        from strfcube.fetching.fetch import Visit, carry_out, lacking, refusal
+
         plan = lacking(entry, raw, only, extra, fetch)
         if plan and not fetch:
             raise refusal(plan)
         if accept_terms:
-            terms.accept(entry)
+            terms.remember(entry)
         if plan:
             carry_out(plan, Visit.begin(), progress=progress)
 

@@ -25,8 +25,8 @@ _STATES = {"there": "is there", "found": "is there, not verified", "part": "begu
 def options(e: Entry | None) -> list[click.Parameter]:
     """Flags that `fetch` and `build` share; those of one data set, or of any."""
     extras = sorted({f.extra for f in e.files if f.extra}) if e else ["NAME"]
-    extra = click.Option(["--extra"], multiple=True, metavar="|".join(extras),
-                         help="Fetch these files as well." if e else "Fetch optional files as well (wav of nat4).")  # fmt: skip
+    text = "Fetch these files as well." if e else "Fetch optional files as well (wav of nat4)."
+    extra = click.Option(["--extra"], multiple=True, metavar="|".join(extras), help=text)
     return [
         *([extra] if extras else []),
         click.Option(["--yes"], is_flag=True, help="Fetch without asking."),
@@ -68,34 +68,26 @@ def transact(plan: Plan, progress: Progress, *, yes: bool, accept_terms: bool, k
     """
     entry, terminal = plan.entry, is_terminal()
     visit = Visit.begin(_ask_credentials if terminal else None)
-    new_terms = not terms.are_accepted(entry)
-    if accept_terms:
-        terms.accept(entry)
-    if not terminal:
+    is_new = not terms.are_known(entry)
+    agreed = accept_terms or not terms.must_be_accepted(entry)
+    if not agreed and not terminal:
         terms.require(entry)
-    if _may_enquire(entry):
+    if plan.todo and _may_enquire(entry, agreed):
         plan = enquire(plan, visit.web, visit.crcns)
-    for line in statement(plan, new_terms):
+    for line in statement(plan, is_new):
         click.echo(line, err=True)
-    if terminal:
-        _ask(plan, yes)
+    if terminal and not agreed:
+        click.confirm("Accept these terms" + ("" if yes else " and fetch") + "?", abort=True, err=True)
+    elif terminal and not yes and plan.to_fetch:
+        click.confirm("Fetch?", default=True, abort=True, err=True)
+    terms.remember(entry)
     carry_out(plan, visit, jobs=jobs, keep_archives=keep_archives, progress=progress, say=progress.say)
     progress.close()
 
 
-def _may_enquire(entry: Entry) -> bool:
-    """Whether the sizes can be asked for before a person has agreed to anything."""
-    return entry.account == "none" or (terms.are_accepted(entry) and credentials.find() is not None)
-
-
-def _ask(plan: Plan, yes: bool) -> None:
-    """One question at most."""
-    agree = not terms.are_accepted(plan.entry)
-    if agree:
-        click.confirm("Accept these terms" + ("" if yes else " and fetch") + "?", abort=True, err=True)
-        terms.accept(plan.entry)
-    elif not yes:
-        click.confirm("Fetch?", default=True, abort=True, err=True)
+def _may_enquire(entry: Entry, agreed: bool) -> bool:
+    """Whether the sizes can be asked for before a person is asked for anything."""
+    return entry.account == "none" or (agreed and credentials.find() is not None)
 
 
 def _ask_credentials() -> credentials.Credentials:
@@ -145,13 +137,13 @@ def _sum(plan: Plan) -> str:
 def rehearse(plan: Plan) -> None:
     """Print what a fetch would do."""
     note = ""
-    if plan.todo and _may_enquire(plan.entry):
+    if plan.todo and _may_enquire(plan.entry, not terms.must_be_accepted(plan.entry)):
         visit = Visit.begin()
         try:
             plan = enquire(plan, visit.web, visit.crcns)
         except FetchError as error:
             note = f"sizes are the catalog's: {error}"
-    for line in statement(plan, not terms.are_accepted(plan.entry)):
+    for line in statement(plan, not terms.are_known(plan.entry)):
         click.echo(line)
     if note:
         click.echo(note, err=True)

@@ -19,6 +19,7 @@ from strfcube.cli.build import CONTEXT, Datasets, report
 from strfcube.cli.describe import card, findings, summary
 from strfcube.cli.progress import Progress
 from strfcube.errors import SelectionError, StrfcubeError, UsageError
+from strfcube.fetching.fetch import JOBS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,7 +117,7 @@ cli.add_command(
             click.Option(["--only"], multiple=True, metavar="KEY=VALUE[,VALUE]", help="Fetch only what holds this."),
             click.Option(["--raw"], type=click.Path(), help="Folder to fetch into."),
             click.Option(["--dry-run"], is_flag=True, help="Say what would be fetched, and stop."),
-            click.Option(["--jobs"], type=int, default=fetching.JOBS, show_default=True, help="Files at once."),
+            click.Option(["--jobs"], type=int, default=JOBS, show_default=True, help="Files at once."),
             *fetching.options(None),
         ],
     )

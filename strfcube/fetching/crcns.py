@@ -134,10 +134,10 @@ class Crcns:
                 if reply.status_code in REDIRECTS:
                     at = self.web.target(url, reply)
                     with self.web.open(at, send=self.send) as other:
-                        return read(other)
+                        return read(other, at)
                 if reply.status_code != 200:
                     raise FetchError(f"{url}: download.crcns.org answered {reply.status_code} {reply.reason or ''}")
-                return read(reply)
+                return read(reply, url)
 
         text = self.web.patiently(url, attempt)
         if is_page(text):
@@ -199,7 +199,7 @@ class Crcns:
                     return "invalid identifier"
                 if reply.status_code != 200:
                     raise Interrupted(f"{host_of(at)} answered {reply.status_code}")
-                return read(reply)
+                return read(reply, at)
         raise FetchError(f"{page}: CRCNS redirects for ever; try again later")
 
     def _stays(self, at: str, reply: requests.Response) -> str:

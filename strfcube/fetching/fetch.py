@@ -108,7 +108,7 @@ def fetch(
         raise UsageError(f"{dataset} has no files to fetch: strfcube build {dataset} writes them itself")
     plan = look(entry, raw_folder(dataset, raw), choices(only), extra)
     if accept_terms:
-        terms.accept(entry)
+        terms.remember(entry)
     return carry_out(plan, Visit.begin(), jobs=jobs, keep_archives=keep_archives, progress=progress)
 
 

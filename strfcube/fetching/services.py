@@ -117,7 +117,8 @@ def _listed(files: dict[str, tuple[int, str]], path: str, dataset: str) -> Publi
         return Published()  # a data set without lists: its sums are those that are seen first
     if path not in files:
         names = ", ".join(sorted(files))[:200]
-        raise FetchError(f"{DOWNLOADS}{dataset}/{path}: CRCNS does not list it; there are {names}; is there a newer strfcube?")  # fmt: skip
+        message = f"CRCNS does not list it; there are {names}; is there a newer strfcube?"
+        raise FetchError(f"{DOWNLOADS}{dataset}/{path}: {message}")
     return Published(files[path][0], files[path][1])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from strfcube.catalog import consent, data_dir
+from strfcube.catalog import data_dir
 from strfcube.errors import UsageError
 from strfcube.fetching.ledger import now, replace
 
@@ -15,14 +15,19 @@ if TYPE_CHECKING:
     from strfcube.catalog import Entry
 
 
-def are_accepted(entry: Entry) -> bool:
-    """Whether nobody need be asked: the data are open to all, or these very terms were accepted before."""
-    return entry.account == "none" or _read().get(entry.name, {}).get("terms") == entry.terms
+def are_known(entry: Entry) -> bool:
+    """Whether these very terms were shown or accepted before."""
+    return bool(_read().get(entry.name, {}).get("terms") == entry.terms)
 
 
-def accept(entry: Entry) -> None:
-    """Remember that the terms were accepted."""
-    if not are_accepted(entry):
+def must_be_accepted(entry: Entry) -> bool:
+    """Whether somebody has to agree first: where an account is needed; other data are open to all."""
+    return entry.account != "none" and not are_known(entry)
+
+
+def remember(entry: Entry) -> None:
+    """Note that the terms were shown and, where they had to be, accepted."""
+    if not are_known(entry):
         data_dir().mkdir(parents=True, exist_ok=True)
         replace(_file(), _read() | {entry.name: {"terms": entry.terms, "when": now()}})
 
@@ -35,10 +40,10 @@ def require(entry: Entry) -> None:
     UsageError
         If they were not accepted.
     """
-    if not are_accepted(entry):
+    if must_be_accepted(entry):
         raise UsageError(
-            f"{entry.name} has terms to be accepted once ({entry.terms}): give {consent(entry).split()[-1]} "
-            f"(accept_terms=True in Python)"
+            f"{entry.name} has terms to be accepted once ({entry.terms}): give --accept-terms (accept_terms=True in "
+            f"Python)"
         )
 
 

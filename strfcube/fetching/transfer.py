@@ -9,6 +9,7 @@ import re
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from strfcube.errors import FetchError
@@ -214,7 +215,7 @@ class Transfer:
         encoding = reply.headers.get("Content-Encoding", "").lower()
         packed = encoding not in ("", "identity") and not url.rpartition("?")[0].endswith(("gz", "gz/content"))
         total = 0 if packed else total
-        pieces = _Pieces(self.web, reply, packed)
+        pieces = _Pieces(self.web, reply, packed, host_of(url))
         head = pieces.head()
         if not have:
             if _is_page(head, reply, self.size):
@@ -226,7 +227,7 @@ class Transfer:
             self._begin(url, reply, total)
         limit = self.size or total
         with open_part(self.part, "ab" if have else "wb") as part:
-            for piece in (head, *pieces) if head else pieces:
+            for piece in chain((head,), pieces):
                 if limit and have + len(piece) > limit:
                     self.discard()
                     raise FetchError(f"{url}: more than the {limit:,} bytes came that the file has; try again later")
@@ -275,8 +276,8 @@ class open_part:  # noqa: N801 (reads as `open`)
 class _Pieces:
     """The body of an answer as it comes, given up where next to nothing does."""
 
-    def __init__(self, web: Web, reply: requests.Response, packed: bool) -> None:
-        self.web, self.reply, self.packed = web, reply, packed
+    def __init__(self, web: Web, reply: requests.Response, packed: bool, host: str) -> None:
+        self.web, self.reply, self.packed, self.host = web, reply, packed, host
         self.since, self.got = time.monotonic(), 0
 
     def head(self, size: int = 4096) -> bytes:
@@ -295,7 +296,7 @@ class _Pieces:
 
         if self.web.stop.is_set():
             raise Stopped
-        host, timeout = host_of(self.reply.url), self.web.patience.timeout
+        host, timeout = self.host, self.web.patience.timeout
         try:
             piece = self.reply.raw.read1(PIECE, decode_content=self.packed)
         except (HTTPError, OSError) as error:

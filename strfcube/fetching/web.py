@@ -1,4 +1,4 @@
-"""Requests that are patient: mirrors, redirections, proxies, waiting where a server asks for it, and errors in words."""
+"""Patient requests: mirrors, redirections, proxies, waiting where a server asks for it, and errors in words."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Web:
     """
 
     mirrors: Mirrors = field(default_factory=Mirrors.from_environment)
-    patience: Patience = field(default_factory=Patience.from_environment)
+    patience: Patience = field(default_factory=lambda: Patience.from_environment())
     stop: threading.Event = field(default_factory=threading.Event)
     _local: threading.local = field(default_factory=threading.local)
 
@@ -210,7 +210,7 @@ class Web:
 
         def attempt() -> str:
             with self.open(url, send=send, headers=headers) as reply:
-                return read(reply)
+                return read(reply, url)
 
         return self.patiently(url, attempt)
 
@@ -254,7 +254,7 @@ class Web:
 
         if not hasattr(self._local, "session"):
             session = requests.Session()
-            session.auth = _nobody  # type: ignore[assignment]
+            session.auth = _nobody
             jar = RequestsCookieJar()
             jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
             session.cookies = jar
@@ -274,8 +274,8 @@ def host_of(url: str) -> str:
     return (urlsplit(url).hostname or "").lower()
 
 
-def read(reply: requests.Response) -> str:
-    """Text of an answer.
+def read(reply: requests.Response, url: str) -> str:
+    """Text of an answer to a request for a URL.
 
     Raises
     ------
@@ -292,9 +292,9 @@ def read(reply: requests.Response) -> str:
             pieces.append(piece)
             size += len(piece)
             if size > LONGEST_PAGE:
-                raise FetchError(f"{host_of(reply.url)}: a list or page of more than {LONGEST_PAGE / 1e6:.0f} MB came")
+                raise FetchError(f"{host_of(url)}: a list or page of more than {LONGEST_PAGE / 1e6:.0f} MB came")
     except requests.exceptions.RequestException:
-        raise Interrupted(f"the answer of {host_of(reply.url)} ended early") from None
+        raise Interrupted(f"the answer of {host_of(url)} ended early") from None
     return b"".join(pieces).decode("utf-8", "replace")
 
 
