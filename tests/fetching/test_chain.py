@@ -190,7 +190,7 @@ def test_python(published, tmp_path):
 
 
 def test_dry_run(published, run):
-    code, out, err = run("fetch", "nat4", "--dry-run")
+    code, out, _ = run("fetch", "nat4", "--dry-run")
     assert code == 0
     assert "6 files to fetch" in out
     assert re.search(r"A1_pred_correlation.csv +[\d.]+ (kB|bytes) +to fetch", out)
@@ -209,7 +209,7 @@ def test_dry_run(published, run):
 def test_a_raw_folder_of_the_users_own_is_taken_as_it_is(published, run, archives):
     (data() / "raw").mkdir(parents=True)
     shutil.copytree(archives / "nat4", data() / "raw" / "nat4")
-    code, out, err = run("build", "nat4", "--yes", "--jobs", 1)
+    code, _, err = run("build", "nat4", "--yes", "--jobs", 1)
     assert code == 0, err
     assert sum(r.sent for r in published.log if "/files/" in r.path) == 0
     (data() / "raw" / "ns1").mkdir()
