@@ -6,6 +6,7 @@ import os
 import queue
 import shutil
 import threading
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     Say = Callable[[str, bool], None]
 
 JOBS = 3  # files at once
+_UNPACKING = threading.Lock()
 _SPARE = 100_000_000  # bytes of disk that stay free
 
 
@@ -337,7 +339,7 @@ def _bring(raw: Path, item: Item, visit: Visit, keep: bool, moved: Callable[[str
         moved(file.name, record.bytes)
         held = raw / file.name if own else raw / ledger.WORK / file.name / file.name
         if file.unpack:
-            how += _unpack(raw, item, record, held, visit)
+            how += _unpack(raw, item, record, held, visit, say)
             if not own and keep:
                 os.replace(held, raw / file.name)
         else:
@@ -421,7 +423,7 @@ def _clear(folder: Path, name: str) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _unpack(raw: Path, item: Item, record: Record, archive: Path, visit: Visit) -> str:
+def _unpack(raw: Path, item: Item, record: Record, archive: Path, visit: Visit, say: Callable[[str], None]) -> str:
     """Unpack an archive; its folder comes into place in one step, with a mark in it."""
     if visit.web.stop.is_set():
         raise Stopped
@@ -429,7 +431,12 @@ def _unpack(raw: Path, item: Item, record: Record, archive: Path, visit: Visit) 
     staged = ledger.work(raw) / file.name / "unpacked"
     shutil.rmtree(staged, ignore_errors=True)
     staged.parent.mkdir(parents=True, exist_ok=True)
-    unpack(archive, staged)
+    # One at a time: what is warned of is caught for the whole process, and the disk is what limits it anyway.
+    with _UNPACKING, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        unpack(archive, staged, published=record.bytes)
+    for warning in caught:
+        say(str(warning.message))
     inner = _unwrapped(staged, target.name)
     members = ledger.count(inner)
     done = _timed(record, 0, file.unpack, members)
