@@ -63,7 +63,7 @@ def transact(plan: Plan, progress: Progress, *, yes: bool, accept_terms: bool, k
 
     Raises
     ------
-    click.Abort
+    click.exceptions.Exit
         If the answer is no.
     """
     entry, terminal = plan.entry, is_terminal()
@@ -77,12 +77,18 @@ def transact(plan: Plan, progress: Progress, *, yes: bool, accept_terms: bool, k
     for line in statement(plan, is_new):
         click.echo(line, err=True)
     if terminal and not agreed:
-        click.confirm("Accept these terms" + ("" if yes else " and fetch") + "?", abort=True, err=True)
+        _confirm("Accept these terms" + ("" if yes else " and fetch") + "?", default=False)
     elif terminal and not yes and plan.to_fetch:
-        click.confirm("Fetch?", default=True, abort=True, err=True)
+        _confirm("Fetch?", default=True)
     terms.remember(entry)
     carry_out(plan, visit, jobs=jobs, keep_archives=keep_archives, progress=progress, say=progress.say)
     progress.close()
+
+
+def _confirm(question: str, default: bool) -> None:
+    if not click.confirm(question, default=default, err=True):
+        click.echo("strfcube: nothing was fetched", err=True)
+        raise click.exceptions.Exit(1)
 
 
 def _may_enquire(entry: Entry, agreed: bool) -> bool:

@@ -276,9 +276,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point of the ``strfcube`` command."""
     code = 0
     try:
-        cli.main(args=args, prog_name="strfcube", standalone_mode=False)
-    except click.exceptions.Exit as error:
-        code = error.exit_code
+        code = cli.main(args=args, prog_name="strfcube", standalone_mode=False) or 0  # of an Exit; else None
     except click.ClickException as error:
         error.show()
         code = 2
