@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from strfcube.errors import StrfcubeError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from strfcube.records import Pipeline
 
@@ -201,16 +201,18 @@ def raw_dir(name: str) -> Path:
     return data_dir() / "raw" / name
 
 
-def how_to_get(e: Entry, folder: Path, command: str = "") -> str:
+def how_to_get(e: Entry, folder: Path, files: Sequence[RemoteFile] = (), command: str = "") -> str:
     """Which files to get, from where, under which terms, where to put them, and the command that does it.
 
     Parameters
     ----------
+    files : sequence of RemoteFile
+        Those that are needed; default is those of the complete data set.
     command : str
         That fetches and builds; default is that of the complete data set.
     """
     lines = [f"the raw files of {e.name} are not there; put them into", f"  {folder}"]
-    for f in (f for f in e.files if not f.extra):
+    for f in files or [f for f in e.files if not f.extra]:
         into = "" if f.unpack in ("", ".") else f" into {f.unpack}/"
         lines += [f"{f.name}{f.size}{f', unpacked{into}' if f.unpack else ''}, from", f"  {f.url}"]
     if e.homepage and not e.files:

@@ -64,9 +64,7 @@ def _build_command(e: catalog.Entry) -> click.Command:
     def callback(**values: Any) -> None:
         _build(e, values)
 
-    text = f"Build {e.title}.\n\n\b\nExample:\n  strfcube build {e.name}" + (
-        "" if e.simulated else f" --raw ~/raw/{e.name}"
-    )
+    text = f"Build {e.title}.\n\n\b\nExample:\n  strfcube build {e.name}"
     return click.Command(e.name, params=[*common, *own, *front], callback=callback, help=text, short_help=e.title,
                          context_settings=CONTEXT)  # fmt: skip
 

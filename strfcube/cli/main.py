@@ -33,14 +33,14 @@ def cli() -> None:
     \b
     Examples:
       strfcube build demo
-      strfcube build ns1 --raw ~/raw/ns1 --dt 5
-      strfcube inspect ns1
+      strfcube build nat4 --only area=A1
+      strfcube inspect nat4
     """
 
 
 @cli.command("list")
 def list_() -> None:
-    """List the data sets, and the cubes that are built.
+    """List the data sets with what there is to download, and the cubes that are built.
 
     \b
     Example:
@@ -48,7 +48,8 @@ def list_() -> None:
     """
     for e in catalog.entries().values():
         figures = f"{e.figures['neuron']:,} neurons" if "neuron" in e.figures else ""
-        click.echo(f"{e.name:<6}{figures:>15}  {textwrap.shorten(e.title, 54, placeholder=' ...')}")
+        size = "" if e.simulated else e.download
+        click.echo(f"{e.name:<6}{figures:>15}{size:>15}  {textwrap.shorten(e.title, 40, placeholder=' ...')}")
     cubes = sorted(catalog.data_dir().glob("*.zarr"))
     click.echo(f"\nCubes in {catalog.data_dir()}:{'' if cubes else ' none yet'}")
     for path in cubes:
@@ -58,7 +59,7 @@ def list_() -> None:
 @cli.command()
 @click.argument("name")
 def info(name: str) -> None:
-    """Show what is known of a data set: files, terms, recipe and options.
+    """Show what is known of a data set: files, sizes, terms, recipe, options.
 
     \b
     Example:
@@ -83,7 +84,7 @@ def cite(name: str) -> None:
 
 
 def fetch(name: str, only: tuple[str, ...], raw: str | None, dry_run: bool, jobs: int, **values: Any) -> None:
-    """Fetch the raw files of a data set: only what is not there, each file verified.
+    """Fetch the raw files of a data set: what is not there, each verified.
 
     \b
     Examples:
@@ -126,11 +127,12 @@ cli.add_command(
 
 @cli.command("build", cls=Datasets)
 def build() -> None:
-    """Build a cube from the raw files of a data set.
+    """Build a cube of a data set; raw files that are not there are fetched.
 
     \b
     Examples:
       strfcube build demo
+      strfcube build nat4 --only area=A1 --yes
       strfcube build aa2 --raw ~/raw/aa2 --dt 5 --only area=MLd --jobs 4
       strfcube build ns1 --help
     """

@@ -167,7 +167,7 @@ def refusal(plan: Plan, flags: str = "") -> UsageError:
     entry, absent = plan.entry, plan.todo
     command = " ".join(f"strfcube build {entry.name} {flags} {catalog.consent(entry)}".split())
     if len(absent) == len(plan.items):
-        return UsageError(catalog.how_to_get(entry, plan.raw, command))
+        return UsageError(catalog.how_to_get(entry, plan.raw, [item.file for item in plan.items], command))
     names = ", ".join(item.file.name for item in absent[:3]) + (", ..." if len(absent) > 3 else "")
     return UsageError(
         f"{len(absent)} of {len(plan.items)} raw files of {entry.name} are not in {plan.raw} ({names}): fetch them "
