@@ -1,9 +1,10 @@
 """Kill ``strfcube build aa4 --yes`` at random moments of its fetch, its unpacking and its build, and give it again.
 
-Usage: ``python benchmarks/fetch_kills.py [--kills 20] [--fraction 0.05] [--notes 95] [--rate 60]``. Two birds of AA4 with invented spikes, about 200 MB packed (most of them a file of noise beside the units,
-which has to be fetched and unpacked but not parsed), are published on loopback. They are built once undisturbed, then
-from nothing for each kill. Prints a line a kill: when it came, what was going on, bytes sent in all over the size of the set, and
-whether the cube has the digest of the undisturbed run.
+Usage: ``python benchmarks/fetch_kills.py [--kills 20] [--fraction 0.05] [--notes 95] [--rate 60]``. Two birds of AA4
+with invented spikes, about 200 MB packed (most of them a file of noise beside the units, which has to be fetched and
+unpacked but not parsed), are published on loopback. They are built once undisturbed, then from nothing for each kill.
+Prints a line a kill: when it came, what was going on, bytes sent in all over the size of the set, and whether the cube
+has the digest of the undisturbed run.
 """
 
 from __future__ import annotations

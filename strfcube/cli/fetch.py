@@ -69,18 +69,19 @@ def transact(plan: Plan, progress: Progress, *, yes: bool, accept_terms: bool, k
     entry, terminal = plan.entry, is_terminal()
     visit = Visit.begin(_ask_credentials if terminal else None)
     is_new = not terms.are_known(entry)
-    agreed = accept_terms or not terms.must_be_accepted(entry)
+    agreed = accept_terms or not plan.todo or not terms.must_be_accepted(entry)
     if not agreed and not terminal:
         terms.require(entry)
     if plan.todo and _may_enquire(entry, agreed):
         plan = enquire(plan, visit.web, visit.crcns)
-    for line in statement(plan, is_new):
+    for line in statement(plan, is_new and bool(plan.todo)):
         click.echo(line, err=True)
     if terminal and not agreed:
         _confirm("Accept these terms" + ("" if yes else " and fetch") + "?", default=False)
     elif terminal and not yes and plan.to_fetch:
         _confirm("Fetch?", default=True)
-    terms.remember(entry)
+    if plan.todo:  # and agreed: by a flag, here, or because nobody has to
+        terms.remember(entry)
     carry_out(plan, visit, jobs=jobs, keep_archives=keep_archives, progress=progress, say=progress.say)
     progress.close()
 

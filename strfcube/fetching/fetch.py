@@ -316,7 +316,9 @@ def _bring(raw: Path, item: Item, visit: Visit, keep: bool, moved: Callable[[str
     from filelock import FileLock, Timeout
 
     file = item.file
-    lock = FileLock(ledger.work(raw) / f"{file.name}.lock")
+    ledger.work(raw)
+    slot = ledger.slot(raw, file.name)
+    lock = FileLock(f"{slot}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -337,7 +339,8 @@ def _bring(raw: Path, item: Item, visit: Visit, keep: bool, moved: Callable[[str
         own = now.state == "found"
         record, how = _verify(raw, item) if own else _download(raw, item, visit, moved)
         moved(file.name, record.bytes)
-        held = raw / file.name if own else raw / ledger.WORK / file.name / file.name
+        held = raw / file.name if own else slot / slot.name
+        (raw / file.name).parent.mkdir(parents=True, exist_ok=True)
         if file.unpack:
             how += _unpack(raw, item, record, held, visit, say)
             if not own and keep:
@@ -347,7 +350,7 @@ def _bring(raw: Path, item: Item, visit: Visit, keep: bool, moved: Callable[[str
                 os.replace(held, raw / file.name)
             stat = (raw / file.name).stat()
             ledger.write(raw, file.name, _timed(record, stat.st_mtime_ns))
-        shutil.rmtree(raw / ledger.WORK / file.name, ignore_errors=True)
+        shutil.rmtree(slot, ignore_errors=True)
         return _Brought(file.name, record.bytes, how)
     finally:
         lock.release()
@@ -379,19 +382,18 @@ def _download(raw: Path, item: Item, visit: Visit, moved: Callable[[str, int], N
 
     pooch.get_logger().setLevel("WARNING")  # it would tell of each file on standard error
     file, expected = item.file, item.published
-    folder = raw / ledger.WORK / file.name
+    folder = ledger.slot(raw, file.name)
     folder.mkdir(parents=True, exist_ok=True)
-    _clear(folder, file.name)
-    held = folder / file.name
+    held, part = folder / folder.name, folder / f"{folder.name}.part"
+    _clear(folder)
     known_hash = f"md5:{expected.md5}" if expected.md5 else None
-    shop = pooch.create(folder, "", registry={file.name: known_hash}, urls={file.name: file.url}, retry_if_failed=1)
+    shop = pooch.create(folder, "", registry={held.name: known_hash}, urls={held.name: file.url}, retry_if_failed=1)
     open_, again = visit.crcns.file(file.url) if is_crcns(file.url) else (None, None)
-    part = folder / f"{file.name}.part"
     transfer = Transfer(visit.web, part, expected.bytes, expected.md5, open_, again,
                         lambda done: moved(file.name, done))  # fmt: skip
     taken = None if held.exists() else take_over(file.name, expected, held)
     try:
-        shop.fetch(file.name, downloader=transfer)
+        shop.fetch(held.name, downloader=transfer)
     except ValueError:  # pooch's word for another checksum
         transfer.discard()
         raise FetchError(_other_sum(item)) from None
@@ -416,8 +418,9 @@ def _other_sum(item: Item) -> str:
     )
 
 
-def _clear(folder: Path, name: str) -> None:
+def _clear(folder: Path) -> None:
     """Remove what a fetch that was killed left beside the part and the file."""
+    name = folder.name
     for path in folder.iterdir():
         if path.name not in (name, f"{name}.part", f"{name}.part.json"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -428,7 +431,7 @@ def _unpack(raw: Path, item: Item, record: Record, archive: Path, visit: Visit, 
     if visit.web.stop.is_set():
         raise Stopped
     file, target = item.file, raw / item.file.unpack
-    staged = ledger.work(raw) / file.name / "unpacked"
+    staged = ledger.slot(raw, file.name) / "unpacked"
     shutil.rmtree(staged, ignore_errors=True)
     staged.parent.mkdir(parents=True, exist_ok=True)
     # One at a time: what is warned of is caught for the whole process, and the disk is what limits it anyway.

@@ -106,6 +106,11 @@ def work(raw: Path) -> Path:
     return folder
 
 
+def slot(raw: Path, name: str) -> Path:
+    """Where one file is until it is whole; its lock lies beside it."""
+    return raw / WORK / name.replace("/", "_")
+
+
 def count(folder: Path) -> int:
     """Files below a folder, without dot files."""
     return sum(1 for _, _, names in os.walk(folder) for name in names if not name.startswith("."))

@@ -129,8 +129,8 @@ def state_of(raw: Path, file: RemoteFile, record: Record | None) -> Item:
         stat = path.stat()
         same = record and not file.unpack and (stat.st_size, stat.st_mtime_ns) == (record.bytes, record.mtime_ns)
         return Item(file, "there" if same else "found", record=record)
-    inner = raw / ledger.WORK / file.name
-    for part in (inner / file.name, inner / f"{file.name}.part"):
+    inner = ledger.slot(raw, file.name)
+    for part in (inner / inner.name, inner / f"{inner.name}.part"):
         if part.is_file() and part.stat().st_size:
             return Item(file, "part", part.stat().st_size, record)
     return Item(file, "missing", record=record)

@@ -8,7 +8,7 @@ import os
 import re
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -44,12 +44,15 @@ class Begun:
         Where it comes from, and the server's marks of its version; empty where it gives none.
     size : int
         Of the whole file; 0 where the server does not say.
+    ended : bool
+        Whether the server ended in good order a file of which nobody knew the size.
     """
 
     url: str = ""
     etag: str = ""
     modified: str = ""
     size: int = 0
+    ended: bool = False
 
     @property
     def validator(self) -> str:
@@ -170,9 +173,9 @@ class Transfer:
         return begun
 
     def _whole(self) -> bool:
-        """Whether all has come; what no one states the length of is whole when a server ended it in good order."""
+        """Whether all has come."""
         size = self.size or self.begun.size
-        return self.begun.url != "" and self.there() == size and (size > 0 or self.part.exists())
+        return self.there() == size if size else self.begun.ended
 
     def _attempt(self, url: str) -> None:
         have = self.there()
@@ -236,8 +239,11 @@ class Transfer:
                 self.moved(have)
         if limit and have < limit:
             raise Interrupted(f"the connection to {host_of(url)} ended at {have:,} of {limit:,} bytes")
+        if limit and not self.begun.size:
+            self.begun = replace(self.begun, size=limit)  # said by the answer that brought the rest
+            self._remember()
         if not limit:
-            self.begun = Begun(self.begun.url, self.begun.etag, self.begun.modified, have)
+            self.begun = replace(self.begun, size=have, ended=True)
             self._remember()
 
     def _begin(self, url: str, reply: requests.Response, total: int) -> None:

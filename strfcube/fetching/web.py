@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import requests
 
 T = TypeVar("T")
-AGENT = f"strfcube/{__version__}"
+AGENT = f"Mozilla/5.0 (compatible; strfcube/{__version__})"  # in the form of a browser's, which CRCNS wants
 HOPS = 10  # redirections of one request
 LONGEST_PAGE = 50_000_000  # bytes of a list, record or page: those of the services are a thousandth of that
 BUSY = (408, 425, 429, 500, 502, 503, 504)
@@ -274,26 +274,28 @@ def host_of(url: str) -> str:
     return (urlsplit(url).hostname or "").lower()
 
 
-def read(reply: requests.Response, url: str) -> str:
+def read(reply: requests.Response, url: str, seconds: float = 120.0) -> str:
     """Text of an answer to a request for a URL.
 
     Raises
     ------
     Interrupted
-        If it ends early.
+        If it ends early, or takes longer than so many seconds.
     FetchError
         If it does not end.
     """
-    import requests
+    from urllib3.exceptions import HTTPError
 
-    pieces, size = [], 0
+    pieces, size, end = [], 0, time.monotonic() + seconds
     try:
-        for piece in reply.iter_content(65536):
+        while piece := reply.raw.read1(65536, decode_content=True):
             pieces.append(piece)
             size += len(piece)
             if size > LONGEST_PAGE:
                 raise FetchError(f"{host_of(url)}: a list or page of more than {LONGEST_PAGE / 1e6:.0f} MB came")
-    except requests.exceptions.RequestException:
+            if time.monotonic() > end:
+                raise Interrupted(f"{host_of(url)} takes more than {seconds:g} s for a page")
+    except (HTTPError, OSError):
         raise Interrupted(f"the answer of {host_of(url)} ended early") from None
     return b"".join(pieces).decode("utf-8", "replace")
 
