@@ -347,6 +347,7 @@ def _bring(raw: Path, item: Item, visit: Visit, keep: bool, moved: Callable[[str
                 os.replace(held, raw / file.name)
         else:
             if not own:
+                _to_disk(held)
                 os.replace(held, raw / file.name)
             stat = (raw / file.name).stat()
             ledger.write(raw, file.name, _timed(record, stat.st_mtime_ns))
@@ -354,6 +355,12 @@ def _bring(raw: Path, item: Item, visit: Visit, keep: bool, moved: Callable[[str
         return _Brought(file.name, record.bytes, how)
     finally:
         lock.release()
+
+
+def _to_disk(path: Path) -> None:
+    """What the record calls verified must not be lost to a power cut that the record outlives."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def _timed(record: Record, mtime_ns: int, unpacked: str = "", members: int = 0) -> Record:
@@ -391,7 +398,7 @@ def _download(raw: Path, item: Item, visit: Visit, moved: Callable[[str, int], N
     open_, again = visit.crcns.file(file.url) if is_crcns(file.url) else (None, None)
     transfer = Transfer(visit.web, part, expected.bytes, expected.md5, open_, again,
                         lambda done: moved(file.name, done))  # fmt: skip
-    taken = None if held.exists() else take_over(file.name, expected, held)
+    taken = "" if held.exists() else take_over(file.name, expected, held)
     try:
         shop.fetch(held.name, downloader=transfer)
     except ValueError:  # pooch's word for another checksum
@@ -404,7 +411,7 @@ def _download(raw: Path, item: Item, visit: Visit, moved: Callable[[str, int], N
     md5 = expected.md5 or pooch.file_hash(str(held), "md5")
     record = Record(file.url, size, md5, transfer.begun.etag, ledger.now())
     if taken:
-        return record, f"linked from {taken}, verified"
+        return record, f"{taken}, verified"
     return record, "verified" if expected.md5 else "no checksum is published; this one is kept"
 
 

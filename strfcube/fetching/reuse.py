@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from strfcube.fetching.services import Published
 
 
-def take_over(name: str, published: Published, to: Path) -> Path | None:
-    """Link, or else copy, a file of deepSTRF's cache; gives where it was found.
+def take_over(name: str, published: Published, to: Path) -> str:
+    """Link, or else copy, a file of deepSTRF's cache; gives what was done, in words, or nothing.
 
     Parameters
     ----------
@@ -26,16 +26,17 @@ def take_over(name: str, published: Published, to: Path) -> Path | None:
     import pooch
 
     if not published.md5:
-        return None
+        return ""
     for found in _candidates(name, published.bytes):
         if pooch.file_hash(str(found), "md5") == published.md5:
             to.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(found, to)
-            except OSError:
+            except OSError:  # on another disk
                 shutil.copyfile(found, to)
-            return found
-    return None
+                return f"copied from {found}"
+            return f"linked to {found}"
+    return ""
 
 
 def _candidates(name: str, size: int) -> list[Path]:

@@ -1,7 +1,9 @@
 """Faults of the services, each where it applies: a verified file or one line, nothing twice, no password elsewhere."""
 
+import dataclasses
 import hashlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -256,6 +258,32 @@ def test_a_file_that_changed_since_it_was_seen_first(services, bring, tmp_path, 
     assert not (tmp_path / "raw" / "units.bin").exists()
     services.add(PLACES[service], CONTENT)
     assert bring(service) == CONTENT
+
+
+@pytest.mark.parametrize(("known", "what"), [({"md5": "0" * 32}, "md5"), ({"bytes": 5}, "bytes")])
+@pytest.mark.parametrize("service", KNOWN)
+def test_a_service_that_contradicts_the_catalog(services, tmp_path, service, known, what):
+    services.add(PLACES[service], CONTENT)
+    entry = dataclasses.replace(entry_of(service), files=(RemoteFile("units.bin", PLACES[service], **known),))
+    terms.remember(entry)
+    with pytest.raises(FetchError, match=f"has been changed: the catalog of this strfcube knows {what}"):
+        carry_out(look(entry, tmp_path / "raw", {}), Visit.begin())
+    assert services.sent("units.bin") == 0
+
+
+def test_a_catalog_with_checksums_needs_no_service_that_has_them(services, tmp_path):
+    services.add(PLACES["github"], CONTENT)
+    services.fault("corrupt", "units.bin")
+    file = RemoteFile("sub/units.bin", PLACES["github"], len(CONTENT), hashlib.md5(CONTENT).hexdigest())
+    carry_out(look(dataclasses.replace(entry_of("github"), files=(file,)), tmp_path / "raw", {}), Visit.begin())
+    assert (tmp_path / "raw" / "sub" / "units.bin").read_bytes() == CONTENT
+
+
+def test_a_disk_that_is_full(services, bring, monkeypatch, tmp_path):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10**6))
+    with pytest.raises(FetchError, match=r"400\.0 kB are to be fetched, and 1\.0 MB are free there"):
+        bring("zenodo")
+    assert services.sent("units.bin") == 0
 
 
 def test_what_the_user_put_there_is_verified_not_fetched(services, bring, tmp_path):
