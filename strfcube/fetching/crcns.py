@@ -60,7 +60,8 @@ class Crcns:
         """`Web.send`, with the cookies where they belong, and nowhere else."""
         if not is_crcns(url):
             return self.web.send(url, method=method, headers=headers)
-        cookie = {"Cookie": "; ".join(f"{k}={v}" for k, v in self._cookies.items())} if self._cookies else {}
+        held = dict(self._cookies)  # another thread may be logging in anew
+        cookie = {"Cookie": "; ".join(f"{name}={value}" for name, value in held.items())} if held else {}
         reply = self.web.send(url, method=method, headers=dict(headers or {}) | cookie, form=form)
         for line in reply.raw.headers.getlist("Set-Cookie"):
             self._keep(line)

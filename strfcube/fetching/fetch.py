@@ -18,7 +18,7 @@ from strfcube.fetching import credentials, ledger, terms
 from strfcube.fetching.archives import unpack
 from strfcube.fetching.crcns import Crcns, is_crcns
 from strfcube.fetching.ledger import Record
-from strfcube.fetching.plan import Plan, changed, choose, enquire, is_own, look, state_of
+from strfcube.fetching.plan import Plan, changed, enquire, is_own, look, state_of
 from strfcube.fetching.reuse import take_over
 from strfcube.fetching.transfer import Transfer
 from strfcube.fetching.web import Stopped, Web, host_of
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 JOBS = 3  # files at once
 _UNPACKING = threading.Lock()
+_LONG = 100_000_000  # bytes of an archive whose unpacking is told of
 _SPARE = 100_000_000  # bytes of disk that stay free
 
 
@@ -151,12 +152,9 @@ def lacking(
         As `fetch`.
     """
     folder = raw_folder(entry.name, raw)
-    chosen = choose(entry, choices(only), extra)
-    if not chosen or fetch is False:
-        return None
-    if fetch is None and (is_own(folder) or (raw is not None and not folder.exists())):
-        return None
-    if fetch is None and raw is not None and not (folder / ledger.NAME).exists():
+    # A folder that was named is the user's own as well, until something was fetched into it.
+    own = is_own(folder) or (raw is not None and not (folder / ledger.NAME).exists())
+    if fetch is False or (fetch is None and own):
         return None
     plan = look(entry, folder, choices(only), extra)
     return plan if plan.todo else None
@@ -342,6 +340,8 @@ def _bring(raw: Path, item: Item, visit: Visit, keep: bool, moved: Callable[[str
         held = raw / file.name if own else slot / slot.name
         (raw / file.name).parent.mkdir(parents=True, exist_ok=True)
         if file.unpack:
+            if record.bytes > _LONG:
+                say(f"{file.name}: unpacking {catalog.in_words(record.bytes)}")
             how += _unpack(raw, item, record, held, visit, say)
             if not own and keep:
                 os.replace(held, raw / file.name)

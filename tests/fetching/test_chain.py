@@ -23,6 +23,7 @@ from strfcube import catalog
 from strfcube.cli.main import main
 from strfcube.errors import SelectionError, UsageError
 from strfcube.fetching import ledger
+from strfcube.fetching.fetch import lacking
 
 SITES = {"A1": {"ARM029a": 2}, "PEG": {"ARM017a": 2}}
 
@@ -220,6 +221,15 @@ def test_a_raw_folder_of_the_users_own_is_taken_as_it_is(published, run, archive
     code, _out, err = run("fetch", "ns1")
     assert code == 1
     assert "spikesandwav is in the way" in err
+
+
+def test_a_bird_of_ones_own(published):
+    """What a folder of the user's own holds is for its pipeline to say, not for the catalog."""
+    entry = catalog.entry("aa4")
+    (data() / "raw" / "aa4" / "MyBird").mkdir(parents=True)
+    assert lacking(entry, None, {"animal": "MyBird"}) is None
+    with pytest.raises(SelectionError, match="there are BlaBro09xxF"):
+        lacking(entry, None, {"animal": "MyBird"}, fetch=True)
 
 
 def test_what_is_missing_of_what_was_unpacked(published, run):
