@@ -95,11 +95,11 @@ def stage_of(data):
 
 
 def kill_and_resume(services, scratch, size, expected, seconds, jobs, chance):
-    """One round from nothing: a kill at a random moment, then the same command to its end."""
+    """One round from nothing: a kill at a random moment within so many seconds, then the same command to its end."""
     data = scratch / "data"
     shutil.rmtree(data, ignore_errors=True)
     services.log.clear()
-    after = chance.uniform(0.05, 0.98) * seconds
+    after = chance.uniform(0.05 * seconds, seconds)
     process, _ = command(data, jobs)
     try:
         process.wait(after)
@@ -123,6 +123,7 @@ def main():
     parser.add_argument("--fraction", type=float, default=0.05, help="of the units of each bird")
     parser.add_argument("--notes", type=float, default=95, help="MB of noise beside them, in each archive")
     parser.add_argument("--rate", type=float, default=60, help="MB/s that the server sends a file with")
+    parser.add_argument("--within", type=float, default=0.98, help="part of the undisturbed time that kills fall into")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -146,7 +147,8 @@ def main():
         print(f"undisturbed: {seconds:.1f} s", flush=True)
         done = []
         for number in range(args.kills):
-            done.append(kill_and_resume(services, scratch, size, expected, seconds, args.jobs, chance))
+            within = args.within * seconds
+            done.append(kill_and_resume(services, scratch, size, expected, within, args.jobs, chance))
             r = done[-1]
             digest = "same digest" if r.same else "ANOTHER DIGEST"
             print(

@@ -130,7 +130,7 @@ def build(
         from strfcube.fetching.fetch import Visit, carry_out, lacking, refusal
 
         plan = lacking(entry, raw, only, extra, fetch)
-        if plan and not fetch:
+        if plan and plan.to_fetch and not fetch:
             raise refusal(plan)
         if accept_terms:
             terms.remember(entry)

@@ -13,7 +13,7 @@ from strfcube.catalog import WIDTH
 from strfcube.cli import fetch as fetching
 from strfcube.cli.describe import findings, one_line
 from strfcube.cli.progress import Progress
-from strfcube.fetching.fetch import lacking, refusal
+from strfcube.fetching.fetch import Visit, carry_out, lacking, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,6 +110,9 @@ def _build(e: catalog.Entry, values: dict[str, Any]) -> None:
             allowed = True if fetch is None and consent["yes"] else fetch
             plan = lacking(entry, values["raw"], only, extra, allowed)
             if plan is None:
+                return
+            if not plan.to_fetch and not dry_run:  # only to be verified again
+                carry_out(plan, Visit.begin(), say=progress.say)
                 return
             if dry_run:
                 fetching.rehearse(plan)

@@ -8,7 +8,7 @@ import shutil
 import threading
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,6 +157,9 @@ def lacking(
     if fetch is False or (fetch is None and own):
         return None
     plan = look(entry, folder, choices(only), extra)
+    if fetch is None and not plan.to_fetch:
+        # Files that were copied have another time, and are read again; those that the user put there are not asked for.
+        plan = replace(plan, items=tuple(item for item in plan.items if item.state == "there" or item.record))
     return plan if plan.todo else None
 
 
@@ -201,7 +204,8 @@ def carry_out(
             _note(plan.raw, item.file.name, item.record)
     if not plan.todo:
         return plan.raw
-    terms.require(plan.entry)
+    if plan.to_fetch:
+        terms.require(plan.entry)
     try:
         plan.raw.mkdir(parents=True, exist_ok=True)
         plan = plan if plan.asked else enquire(plan, visit.web, visit.crcns)
@@ -377,7 +381,7 @@ def _verify(raw: Path, item: Item) -> tuple[Record, str]:
         if known and known != now:
             raise FetchError(
                 f"{path}: this is not the published file ({what} {now}, published is {known}); move it away to have it "
-                f"fetched"
+                f"fetched, or build from it as it is (--no-fetch)"
             )
     how = "was there, verified" if expected.md5 else "was there (no checksum is published)"
     return Record(item.file.url, size, md5, "", ledger.now()), how

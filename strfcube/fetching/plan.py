@@ -165,10 +165,10 @@ def enquire(plan: Plan, web: Web, crcns: Crcns) -> Plan:
     FetchError
         If a service does not answer, or a file was changed since it was fetched first.
     """
-    said = published([item.file for item in plan.todo], web, crcns)
+    unknown = [item.file for item in plan.todo if not (item.state == "found" and item.record)]
+    said = published(unknown, web, crcns)
     items = [
-        dataclasses.replace(item, published=_pinned(item, said[item.file.name])) if item.file.name in said else item
-        for item in plan.items
+        dataclasses.replace(item, published=_pinned(item, said.get(item.file.name, Published()))) for item in plan.items
     ]
     return dataclasses.replace(plan, items=tuple(items), asked=True)
 

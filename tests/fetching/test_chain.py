@@ -223,6 +223,21 @@ def test_a_raw_folder_of_the_users_own_is_taken_as_it_is(published, run, archive
     assert "spikesandwav is in the way" in err
 
 
+def test_a_copied_raw_folder_is_verified_again_and_nothing_is_asked(published, run):
+    run("fetch", "nat4", "--only", "area=A1")
+    for name in raw_names("nat4"):
+        os.utime(data() / "raw" / "nat4" / name)
+    before = len(published.log)
+    assert run("build", "nat4", "--only", "area=A1", "--jobs", 1)[0] == 0
+    assert len(published.log) == before
+    table = data() / "raw" / "nat4" / "A1_pred_correlation.csv"
+    table.write_text(table.read_text().replace("True", "False"))
+    code, _, err = run("build", "nat4", "--only", "area=A1", "--jobs", 1)
+    assert code == 1
+    assert "A1_pred_correlation.csv: this is not the published file" in err
+    assert "--no-fetch" in err
+
+
 def test_a_bird_of_ones_own(published):
     """What a folder of the user's own holds is for its pipeline to say, not for the catalog."""
     entry = catalog.entry("aa4")

@@ -97,6 +97,7 @@ def rows():
         ("redirect", "https://elsewhere.example/signed?key=1", 99, ALL, "", 0),
         ("redirect", "", 99, ALL, "redirected to nowhere", 0),
         ("redirect", "ftp://elsewhere.example/x", 99, ALL, "redirected to nowhere", 0),
+        ("redirect", "https://elsewhere.example/units.bin", 99, ("zenodo", "github"), "more than 10 times", 0),
         ("gzip", None, 1, ALL, "", size),
         # What the server sends.
         ("page", None, 99, ALL, "a web page in place of the file", 0),
