@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
@@ -69,18 +70,18 @@ def transact(plan: Plan, progress: Progress, *, yes: bool, accept_terms: bool, k
     entry, terminal = plan.entry, is_terminal()
     visit = Visit.begin(_ask_credentials if terminal else None)
     is_new = not terms.are_known(entry)
-    agreed = accept_terms or not plan.todo or not terms.must_be_accepted(entry)
+    agreed = accept_terms or not plan.to_fetch or not terms.must_be_accepted(entry)
     if not agreed and not terminal:
         terms.require(entry)
     if plan.todo and _may_enquire(entry, agreed):
         plan = enquire(plan, visit.web, visit.crcns)
-    for line in statement(plan, is_new and bool(plan.todo)):
+    for line in statement(plan, is_new and bool(plan.to_fetch)):
         click.echo(line, err=True)
     if terminal and not agreed:
         _confirm("Accept these terms" + ("" if yes else " and fetch") + "?", default=False)
     elif terminal and not yes and plan.to_fetch:
         _confirm("Fetch?", default=True)
-    if plan.todo:  # and agreed: by a flag, here, or because nobody has to
+    if plan.to_fetch:  # and agreed: by a flag, here, or because nobody has to
         terms.remember(entry)
     carry_out(plan, visit, jobs=jobs, keep_archives=keep_archives, progress=progress, say=progress.say)
     progress.close()
@@ -129,16 +130,15 @@ def listing(plan: Plan) -> list[str]:
 
 
 def _sum(plan: Plan) -> str:
+    """Bytes of all that has to come, in words: exact, rounded, or unknown."""
     items = plan.to_fetch
-    if all(item.published.bytes or item.file.bytes for item in items):
-        return (
-            in_words(sum((item.published.bytes or item.file.bytes) - item.have for item in items))
-            if items
-            else "0 bytes"
-        )
-    if all(item.published.bytes or item.file.bytes or item.file.about for item in items):
-        return in_words(0, sum(item.published.bytes or item.file.bytes or item.file.about for item in items))
-    return in_words(0, plan.entry.sizes.get("download", 0)) if len(items) == len(plan.items) else "unknown"
+    known = [item.published.bytes or item.file.bytes for item in items]
+    if all(known):
+        return in_words(sum(known) - sum(item.have for item in items)) if items else "0 bytes"
+    rounded = [size or item.file.about for size, item in zip(known, items, strict=True)]
+    if all(rounded):
+        return in_words(0, sum(rounded))
+    return in_words(0, plan.entry.sizes.get("download", 0)) if len(items) == len(plan.items) else "unknown size"
 
 
 def rehearse(plan: Plan) -> None:
@@ -158,6 +158,7 @@ def rehearse(plan: Plan) -> None:
 
 def command_line(values: dict[str, Any]) -> str:
     """The choices of a command, to be given again."""
-    flags = [f"--only {key}={','.join(given)}" for key, given in parse_only(values.get("only", ())).items()]
-    flags += [f"--{name} {values[name]}" for name in ("raw", "dt") if values.get(name) is not None]
-    return " ".join(flags)
+    given = [("only", f"{key}={','.join(chosen)}") for key, chosen in parse_only(values.get("only", ())).items()]
+    given += [("dt", f"{values['dt']:g}")] if values.get("dt") else []
+    given += [("raw", str(values["raw"]))] if values.get("raw") else []
+    return " ".join(f"--{name} {shlex.quote(value)}" for name, value in given)

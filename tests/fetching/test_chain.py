@@ -259,7 +259,7 @@ def test_what_is_missing_of_what_was_unpacked(published, run):
 def test_nothing_there_and_nobody_to_ask(published, run):
     code, _out, err = run("build", "nat4", "--only", "area=A1", "--dt", "10")
     assert code == 2
-    assert err.splitlines()[-1].strip() == "strfcube build nat4 --only area=A1 --dt 10.0 --yes"
+    assert err.splitlines()[-1].strip() == "strfcube build nat4 --only area=A1 --dt 10 --yes"
     assert not published.log
 
 
