@@ -135,7 +135,8 @@ class _Room:
 
 def _fill(source: Reading | Applied, region: list[slice], room: _Room) -> NDArray[Any]:
     """One block, as a part of the whole."""
-    out = room.array(source.dtype)[(..., *region)]  # an array also where it has no dimension
+    key: Any = (..., *region)  # an array also where it has no dimension
+    out: NDArray[Any] = room.array(source.dtype)[key]
     source.into(tuple(region), out)
     return out
 
