@@ -142,9 +142,9 @@ def _quoted(name: str) -> str:
 def findings(path: str | os.PathLike[str], width: int, *, every: bool = False) -> list[str]:
     """The findings of a cube by kind, or every one of them."""
     from strfcube.cube.findings import told
-    from strfcube.cube.groups import open_group
+    from strfcube.cube.groups import in_memory, open_group
 
-    table = open_group(os.fspath(path), "findings").load()
+    table = in_memory(open_group(os.fspath(path), "findings"), f"{path}/findings")
     lines = told(table, width, every=every)
     if lines and not every and any(" times: " in line for line in lines):
         lines.append(f"  every one of them: strfcube inspect {shlex.quote(str(path))} --findings")

@@ -88,13 +88,14 @@ class Store:
         StoreError
             As `check`, or if they cannot be read.
         """
-        from strfcube.cube.groups import has_group, open_group
+        from strfcube.cube.groups import has_group, in_memory, open_group
 
         there = has_group(self.path, "audio")
         self.check()
         if not there:
             return None
-        table = open_group(self.path, "audio", self.cache_dir)
+        table = open_group(self.path, "audio", self.cache_dir)[["row_size", "rate"]]
+        table = in_memory(table, f"{self.path}/audio")
         size = table["row_size"].values
         samples = ShardedArray(self.files.at("audio/samples"))
         return Sounds(samples, np.cumsum(size) - size, size, table["rate"].values)
