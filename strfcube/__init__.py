@@ -18,6 +18,7 @@ from strfcube.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from strfcube.adapters.torch import CubeDataset as CubeDataset
+    from strfcube.fetching.fetch import fetch as fetch
 
 __all__ = [
     "CubeDataset",
@@ -30,6 +31,7 @@ __all__ = [
     "build",
     "concat",
     "export",
+    "fetch",
     "open",
     "rebin",
     "select",
@@ -38,6 +40,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "fetch":  # on first use: most sessions read cubes, and fetch nothing
+        return import_module("strfcube.fetching.fetch").fetch
     # By name, not by import: the core knows no adapter, and torch is imported on first use only.
     if name == "CubeDataset":
         try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from strfcube.errors import StrfcubeError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from strfcube.records import Pipeline
 
@@ -32,23 +32,32 @@ class RemoteFile:
     name, url : str
         Name below the raw folder, and where it comes from.
     bytes, md5 : int, str
-        Size and checksum where they are published; 0 and empty where they are not.
+        Exact size and checksum where they are published; 0 and empty where they are not.
+    about : int
+        Size as texts give it, rounded; 0 where they do not.
     unpack : str
-        Folder below the raw folder that an archive is unpacked into; empty for a plain file.
+        Folder below the raw folder that an archive is unpacked into, without the folder of that name in which it may
+        have wrapped its files; empty for what stays as it is.
+    only : mapping
+        Coordinate to the one value that the file is for: a build that chooses others does without it.
+    extra : str
+        Name under which a file is asked for that a default build does without; empty for the others.
     """
 
     name: str
     url: str
     bytes: int = 0
     md5: str = ""
+    about: int = 0
     unpack: str = ""
+    only: Mapping[str, str] = field(default_factory=dict)
+    extra: str = ""
 
     @property
     def size(self) -> str:
-        """Size in words, in parentheses; empty where it is not published."""
-        if not self.bytes:
-            return ""
-        return f" ({self.bytes / 1e6:.1f} MB)" if self.bytes >= 1e5 else f" ({self.bytes / 1e3:.1f} kB)"
+        """Size in words, in parentheses; empty where it is not known."""
+        known = in_words(self.bytes, self.about)
+        return f" ({known})" if known != "unknown" else ""
 
 
 @dataclass(frozen=True)
@@ -70,11 +79,45 @@ class Entry:
     files: tuple[RemoteFile, ...] = ()
     figures: Mapping[str, int] = field(default_factory=dict)
     notes: str = ""
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def simulated(self) -> bool:
         """Whether strfcube writes the raw files itself."""
         return self.name == "demo"
+
+    @property
+    def download(self) -> str:
+        """What a default build fetches, in words."""
+        if self.simulated:
+            return "nothing"
+        files = [f for f in self.files if not f.extra]
+        if all(f.bytes for f in files):
+            return in_words(sum(f.bytes for f in files))
+        known = all(f.bytes or f.about for f in files)
+        return in_words(0, self.sizes.get("download", 0) or (sum(f.bytes or f.about for f in files) if known else 0))
+
+    @property
+    def unpacked(self) -> str:
+        """What the raw files take on the disk, in words."""
+        if self.files and not any(f.unpack for f in self.files):
+            return self.download
+        return in_words(0, self.sizes.get("unpacked", 0))
+
+    @property
+    def cube(self) -> str:
+        """What a cube of the complete default recipe takes, in words."""
+        return in_words(0, self.sizes.get("cube", 0))
+
+
+def in_words(exact: int, about: int = 0) -> str:
+    """A number of bytes: exact where it is known, else the rounded one, else ``unknown``."""
+    number = exact or about
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= factor * 0.9995:
+            digits = 1 if exact or number < 10 * factor else 0
+            return f"{'' if exact else 'about '}{number / factor:.{digits}f} {unit}"
+    return f"{number} bytes" if number else "unknown"
 
 
 @cache
@@ -168,10 +211,18 @@ def raw_dir(name: str) -> Path:
     return data_dir() / "raw" / name
 
 
-def how_to_get(e: Entry, folder: Path) -> str:
-    """Which files to get, from where, under which terms, and where to put them."""
+def how_to_get(e: Entry, folder: Path, files: Sequence[RemoteFile] = (), command: str = "") -> str:
+    """Which files to get, from where, under which terms, where to put them, and the command that does it.
+
+    Parameters
+    ----------
+    files : sequence of RemoteFile
+        Those that are needed; default is those of the complete data set.
+    command : str
+        That fetches and builds; default is that of the complete data set.
+    """
     lines = [f"the raw files of {e.name} are not there; put them into", f"  {folder}"]
-    for f in e.files:
+    for f in files or [f for f in e.files if not f.extra]:
         into = "" if f.unpack in ("", ".") else f" into {f.unpack}/"
         lines += [f"{f.name}{f.size}{f', unpacked{into}' if f.unpack else ''}, from", f"  {f.url}"]
     if e.homepage and not e.files:
@@ -180,4 +231,12 @@ def how_to_get(e: Entry, folder: Path) -> str:
     then = f"Then: strfcube build {e.name} (with --raw FOLDER where they lie elsewhere)"
     for text in (f"Terms: {e.terms}", f"Account: {account}", then):
         lines += textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    if e.files:
+        lines += ["To have them fetched and the cube built, in one command:"]
+        lines += [f"  {command or f'strfcube build {e.name} {consent(e)}'}"]
     return "\n".join(lines)
+
+
+def consent(e: Entry) -> str:
+    """The flags that answer all that fetching a data set would ask."""
+    return "--yes" if e.account == "none" else "--yes --accept-terms"

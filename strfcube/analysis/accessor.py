@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from strfcube.analysis.plot import Plots
-    from strfcube.analysis.quality import Per
+    from strfcube.analysis.powers import Per
     from strfcube.analysis.select import Keep
 
 

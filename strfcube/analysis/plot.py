@@ -251,7 +251,8 @@ def prediction(
     ImportError
         If matplotlib is not installed.
     """
-    from strfcube.analysis.quality import ccnorm, powers
+    from strfcube.analysis.powers import powers
+    from strfcube.analysis.quality import ccnorm
     from strfcube.analysis.transform import smooth
 
     plt = _pyplot()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
+from strfcube.analysis.predictions import aligned
 from strfcube.analysis.transform import blocks, blockwise
 from strfcube.errors import UsageError
 
@@ -36,7 +37,7 @@ def powers(response: xr.DataArray, prediction: xr.DataArray | None = None, per: 
     response : xarray.DataArray [dims=(..., repeat, time)]
         NaN where nothing was observed.
     prediction : xarray.DataArray [dims=(..., time)], optional
-        Bins where it is not finite are left out.
+        Laid beside the response by `aligned`; bins where it is not finite are left out.
     per : {"pair", "neuron"}
         Of each pair, or averaged over ``stim`` with the number of used bins as weight.
 
@@ -57,7 +58,8 @@ def powers(response: xr.DataArray, prediction: xr.DataArray | None = None, per: 
         raise UsageError(f"per={per!r}, expected 'pair' or 'neuron'")
     arrays, core = [response], [["repeat", "time"]]
     if prediction is not None:
-        arrays, core = [*arrays, prediction], [*core, ["time"]]
+        prediction, response = aligned(prediction, response)
+        arrays, core = [response, prediction], [*core, ["time"]]
     columns = _COLUMNS[: _OWN if prediction is None else None]
     table = blockwise(_power_columns, arrays, core, {"column": len(columns)}, np.float64)
     result = xr.Dataset({name: table.isel(column=i) for i, name in enumerate(columns)})
@@ -150,7 +152,7 @@ def _jackknife(
     apart = np.where(present, rows - mean[..., None], 0) / (bins[..., None] - 1.0)
     several = 4 * (apart**2).sum(-1) / (repeats * (repeats - 1.0) * (repeats - 2.0) ** 2)
     of_two = null + 4 * signal_power * noise_power / (repeats * (bins - 1.0))
-    return np.where(repeats > 2, several - null * repeats / (repeats - 2.0), of_two)
+    return np.asarray(np.where(repeats > 2, several - null * repeats / (repeats - 2.0), of_two))
 
 
 def _noise_moment(x: NDArray[Any], present: NDArray[np.bool_], used: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -178,7 +180,7 @@ def _noise_moment(x: NDArray[Any], present: NDArray[np.bool_], used: NDArray[np.
     spectrum = rfft(difference, axis=-1)
     power = (spectrum.real**2 + spectrum.imag**2).sum(-2)
     count = np.maximum(there.sum(-1), 1)
-    return _mean_square(power / (2 * bins * count)[..., None], x.shape[-1]) / (1 + 1 / count)
+    return np.asarray(_mean_square(power / (2 * bins * count)[..., None], x.shape[-1]) / (1 + 1 / count))
 
 
 def _mean_square(power: NDArray[Any], size: int) -> NDArray[np.float64]:
@@ -263,7 +265,8 @@ def _unequal_moment(x: NDArray[Any], observed: NDArray[np.bool_]) -> NDArray[np.
 
     out = np.full(len(x), np.nan)
     for i, (values, seen) in enumerate(zip(x, observed, strict=True)):
-        power, sizes = 0.0, []
+        power: Any = 0.0
+        sizes: list[int] = []
         overlap = seen.astype(np.float64) @ seen.T
         np.fill_diagonal(overlap, 0)
         while len(sizes) < _DIFFERENCES and overlap.max() >= 2:

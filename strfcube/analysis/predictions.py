@@ -102,7 +102,9 @@ def _labelled(prediction: Any, response: xr.DataArray) -> xr.DataArray:
     dims = [str(d) for d in response.dims if d != "repeat"]
     shape = tuple(response.sizes[d] for d in dims)
     if isinstance(prediction, xr.Dataset):
-        raise UsageError(f"prediction: expected an array, got a Dataset; give one of {sorted(prediction.data_vars)}")
+        raise UsageError(
+            f"prediction: expected an array, got a Dataset; give one of {sorted(map(str, prediction.data_vars))}"
+        )
     if not isinstance(prediction, xr.DataArray):
         if not hasattr(prediction, "shape"):
             prediction = _array(prediction)
@@ -132,7 +134,8 @@ def _labelled(prediction: Any, response: xr.DataArray) -> xr.DataArray:
         prediction = prediction.drop_vars(dim, errors="ignore")
         if dim in response.coords:
             prediction = prediction.assign_coords({dim: response[dim]})
-    return prediction
+    labelled: xr.DataArray = prediction
+    return labelled
 
 
 def _array(values: Any) -> NDArray[Any]:
@@ -169,14 +172,14 @@ def _bins(p: xr.DataArray, response: xr.DataArray) -> NDArray[np.int64] | None:
     there = there.astype(float)
     if len(own) < 2:  # nothing tells the width of a bin
         found = np.where(np.isclose(there, own[0], rtol=1e-6, atol=1e-9), 0, 1) if len(own) else there
-        return found.astype(np.int64)
+        return np.asarray(found, np.int64)
     step = float(own[-1] - own[0]) / (len(own) - 1)
     if not np.allclose(np.diff(own), step, rtol=1e-3, atol=0):
         step = float(np.diff(own).min())
     exact = (there - own[0]) / step
     if not np.isfinite(exact).all():
         raise UsageError("prediction: time labels are not all finite")
-    bins = np.rint(exact).astype(np.int64)
+    bins: NDArray[np.int64] = np.rint(exact).astype(np.int64)
     off = np.abs(exact - bins)
     if off.max(initial=0) > TOLERANCE:
         at = int(off.argmax())

@@ -65,7 +65,7 @@ def measures(response: xr.DataArray, per: Per = "neuron") -> xr.Dataset:
     noise = total - signal
     # A signal power of 0 or less is an estimate of no signal: a ceiling of 0, not an unknown one.
     ceiling: xr.DataArray = (signal.clip(min=0) / mean.where(mean > 0)) ** 0.5
-    error = np.maximum(p["variance"], p["null_variance"]) ** 0.5
+    error: Any = np.maximum(p["variance"], p["null_variance"]) ** 0.5
     chance = xr.apply_ufunc(_chance, signal, noise, p["repeats"], p["null_variance"], dask="parallelized",
                             output_dtypes=[np.float64])  # fmt: skip
     unit = _squared(response)

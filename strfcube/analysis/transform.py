@@ -135,8 +135,12 @@ def smooth(values: xr.DataArray, dt_ms: float, smooth_ms: float) -> xr.DataArray
 
 def _mean(x: NDArray[Any], scale: float = 1.0) -> NDArray[Any]:
     out = np.empty((*x.shape[:-2], x.shape[-1]), np.result_type(x.dtype, np.float32))
+    if not x.shape[-2]:
+        out[...] = np.nan
+        return out
     if x.shape[-2] == 1:
-        return np.multiply(x[..., 0, :], out.dtype.type(scale), out=out)
+        np.multiply(x[..., 0, :], out.dtype.type(scale), out=out)
+        return out
     for at in blocks(x.shape):
         part = x[at]
         total = part.sum(-2)

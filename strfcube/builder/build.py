@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
 
+    from strfcube import catalog
     from strfcube.builder.recipe import Recipe
     from strfcube.builder.worker import Pool
     from strfcube.grid import Align
@@ -63,6 +64,9 @@ def build(
     jobs: int | None = None,
     force: bool = False,
     strict: bool = False,
+    fetch: bool | None = None,
+    extra: Sequence[str] = (),
+    accept_terms: bool = False,
     progress: tasks.Progress | None = None,
     **flags: Any,
 ) -> str:
@@ -93,6 +97,13 @@ def build(
         Build again, and replace a cube of another recipe.
     strict : bool
         Stop at the first warning that the pipeline reports.
+    fetch : bool, optional
+        Fetch the raw files that are not there (`strfcube.fetch`); False builds from what is there, and by default an
+        error names what is not. A raw folder that strfcube did not fetch is the user's own: it is taken as it is.
+    extra : sequence of str
+        Files to fetch that a default build does without (``["wav"]`` of NAT4).
+    accept_terms : bool
+        Accept the terms of the data set that is fetched.
     progress : callable, optional
         Called with stage, done, total.
     **flags
@@ -112,10 +123,27 @@ def build(
         If the raw folder is not the data set.
     StoreError
         If the store cannot be written, or something else is in its place.
+    FetchError
+        If raw files cannot be fetched.
     StrfcubeError
         If a pipeline fails, or at the first warning of a strict build.
     """
-    request = prepare(dataset, dt=dt, raw=raw, out=out, only=only, post=post, align=align, audio=audio, **flags)
+
+    def bring(entry: catalog.Entry) -> None:
+        from strfcube.fetching import terms
+        from strfcube.fetching.fetch import Visit, carry_out, lacking, refusal
+
+        plan = lacking(entry, raw, only, extra, fetch)
+        if plan and plan.to_fetch and not fetch:
+            raise refusal(plan)
+        if accept_terms:
+            terms.remember(entry)
+        if plan:
+            carry_out(plan, Visit.begin(), progress=progress)
+
+    request = prepare(
+        dataset, dt=dt, raw=raw, out=out, only=only, post=post, align=align, audio=audio, bring=bring, **flags
+    )
     return run(request, jobs=jobs, force=force, strict=strict, progress=progress)
 
 

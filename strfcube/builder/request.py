@@ -112,9 +112,16 @@ def prepare(
     post: float = 0.0,
     align: Align = "centre",
     audio: bool = True,
+    bring: Callable[[catalog.Entry], None] | None = None,
     **flags: Any,
 ) -> Request:
-    """Check the arguments of `build`, and find the raw files. Parameters and errors as there."""
+    """Check the arguments of `build`, and find the raw files. Parameters and errors as there.
+
+    Parameters
+    ----------
+    bring : callable, optional
+        Called once all other arguments are known to be right, for the raw files of a data set that has some to fetch.
+    """
     name = dataset if isinstance(dataset, str) else type(dataset).__name__.lower()
     entry = catalog.entry(name) if isinstance(dataset, str) else None
     kind = catalog.pipeline_class(name) if isinstance(dataset, str) else type(dataset)
@@ -138,6 +145,8 @@ def prepare(
     target = local(out if out is not None else catalog.data_dir() / recipe.store_name(default))
     with writable(target):
         place_of(target)
+    if bring and entry and entry.files:
+        bring(entry)
     pipeline = kind(_raw_folder(name, raw), **options) if isinstance(dataset, str) else dataset
     began, files = time.time_ns(), pipeline.listing()
     figures = dict(entry.figures) if entry and recipe.to_json() == default.to_json() else {}

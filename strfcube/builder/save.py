@@ -29,7 +29,7 @@ from strfcube.builder.workplace import (
     writable,
 )
 from strfcube.cube import digest
-from strfcube.cube.groups import has_group, open_group
+from strfcube.cube.groups import has_group, in_memory, open_group
 from strfcube.cube.normalise import loaded
 from strfcube.cube.shard_writer import Layout, create, write_shard
 from strfcube.cube.store import attributes_digest, local, no_consolidation_warning
@@ -255,7 +255,7 @@ def _cut(pieces: Iterator[NDArray[Any]], layout: Layout) -> Iterator[Chunk]:
 def _findings(paths: list[str]) -> xr.Dataset:
     import xarray as xr
 
-    groups = [open_group(path, "findings").load() for path in paths if has_group(path, "findings")]
+    groups = [in_memory(open_group(p, "findings"), f"{p}/findings") for p in paths if has_group(p, "findings")]
     return xr.concat(groups, "finding") if groups else xr.Dataset()
 
 

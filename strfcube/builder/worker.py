@@ -21,6 +21,7 @@ from contextlib import suppress
 from typing import IO, TYPE_CHECKING, Any
 
 from strfcube.errors import StrfcubeError
+from strfcube.fetching.credentials import VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +60,11 @@ class EndedError(Exception):
         if self.code < 0:
             return f"ended by {signal.Signals(-self.code).name}"
         return f"ended with code {self.code}"
+
+
+def _without_secrets() -> dict[str, str]:
+    """The environment of a worker: none has a use for a password."""
+    return {name: value for name, value in os.environ.items() if name not in VARIABLES}
 
 
 class Pool:
@@ -157,7 +163,7 @@ class _Worker:
         own: dict[str, Any] = {"start_new_session": True} if os.name == "posix" else {"creationflags": 0x200}
         self.process = subprocess.Popen(
             [sys.executable, "-c", _START, str(os.getpid()), *sys.path],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, **own,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_without_secrets(), **own,
         )  # fmt: skip
         self._version = 0
 

@@ -121,7 +121,7 @@ def see_whole(source: str) -> None:
     StoreError
         If so.
     """
-    from strfcube import verify
+    from strfcube.cube.verify import verify
 
     if wrong := verify(source):
         raise StoreError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +10,13 @@ import click
 
 from strfcube import catalog
 from strfcube.catalog import WIDTH
+from strfcube.cli import fetch as fetching
 from strfcube.cli.describe import findings, one_line
-from strfcube.errors import UsageError
+from strfcube.cli.progress import Progress
+from strfcube.fetching.fetch import Visit, carry_out, lacking, refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 
@@ -48,6 +49,12 @@ def _build_command(e: catalog.Entry) -> click.Command:
         click.Option(["--strict"], is_flag=True, help="Stop at the first warning."),
         click.Option(["--force"], is_flag=True, help="Build again, replace another recipe."),
     ]  # fmt: skip
+    if e.files:
+        common += [
+            click.Option(["--fetch/--no-fetch"], default=None,
+                         help="Fetch the raw files that are not there; or build from those that are."),
+            *fetching.options(e),
+        ]  # fmt: skip
     own = [
         _flag(o.name, o.type, f"{o.help[:1].upper()}{o.help[1:]} [default: {o.default}]", o.choices)
         for o in kind.options
@@ -57,9 +64,7 @@ def _build_command(e: catalog.Entry) -> click.Command:
     def callback(**values: Any) -> None:
         _build(e, values)
 
-    text = f"Build {e.title}.\n\n\b\nExample:\n  strfcube build {e.name}" + (
-        "" if e.simulated else f" --raw ~/raw/{e.name}"
-    )
+    text = f"Build {e.title}.\n\n\b\nExample:\n  strfcube build {e.name}"
     return click.Command(e.name, params=[*common, *own, *front], callback=callback, help=text, short_help=e.title,
                          context_settings=CONTEXT)  # fmt: skip
 
@@ -94,16 +99,34 @@ def _build(e: catalog.Entry, values: dict[str, Any]) -> None:
     from strfcube.builder.request import prepare, preview
 
     how = {key: values.pop(key) for key in ("jobs", "force", "strict")}
-    dry_run = values.pop("dry_run")
+    consent = {key: values.pop(key, False) for key in ("yes", "accept_terms", "keep_archives")}
+    fetch, extra, dry_run = values.pop("fetch", None), values.pop("extra", ()), values.pop("dry_run")
     given = {key: value for key, value in values.items() if value is not None}
-    request = prepare(e.name, **given | {"only": _parse_only(values["only"])})
-    if dry_run:
-        seen = preview(request)
-        click.echo(f"would build {request.target} from {request.pipeline.raw}")
-        click.echo(", ".join(f"{count:,} {what}" for what, count in seen.items()))
-        return
+    only = fetching.parse_only(values["only"])
     started = time.perf_counter()
     with Progress() as progress:
+
+        def bring(entry: catalog.Entry) -> None:
+            allowed = True if fetch is None and consent["yes"] else fetch
+            plan = lacking(entry, values["raw"], only, extra, allowed)
+            if plan is None:
+                return
+            if not plan.to_fetch and not dry_run:  # only to be verified again
+                carry_out(plan, Visit.begin(), say=progress.say)
+                return
+            if dry_run:
+                fetching.rehearse(plan)
+                raise click.exceptions.Exit(0)
+            if not allowed and not fetching.is_terminal():
+                raise refusal(plan, fetching.command_line(values))
+            fetching.transact(plan, progress, **consent | {"yes": bool(allowed)})
+
+        request = prepare(e.name, **given | {"only": only}, bring=bring)
+        if dry_run:
+            seen = preview(request)
+            click.echo(f"would build {request.target} from {request.pipeline.raw}")
+            click.echo(", ".join(f"{count:,} {what}" for what, count in seen.items()))
+            return
         path = run(request, progress=progress, **how)
     report(path, time.perf_counter() - started)
 
@@ -117,42 +140,3 @@ def report(path: str, seconds: float) -> None:
         click.echo(line, err=True)
     click.echo(path)
     click.echo(one_line(ds, path, seconds))
-
-
-def _parse_only(pairs: Iterable[str]) -> dict[str, list[str]]:
-    only: dict[str, list[str]] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key or not value:
-            raise UsageError(f"--only {pair}: give KEY=VALUE, for example --only area=MLd")
-        only.setdefault(key, []).extend(value.split(","))
-    return only
-
-
-class Progress:
-    """One bar a stage, on standard error."""
-
-    def __init__(self) -> None:
-        self.bar: Any = None
-        self.stage = ""
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show how far a stage is."""
-        from tqdm import tqdm
-
-        if stage != self.stage:
-            self.close()
-            self.stage = stage
-            self.bar = tqdm(total=total, desc=stage, unit="task", ncols=WIDTH, file=sys.stderr, mininterval=0.2)
-        self.bar.update(done - self.bar.n)
-
-    def close(self) -> None:
-        """End the bar of the last stage."""
-        if self.bar is not None:
-            self.bar.close()
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

@@ -29,9 +29,15 @@ def card(e: Entry, width: int) -> str:
     lines += _field("licence", e.licence, width) + _field("terms", e.terms, width)
     lines += _field("account", e.account, width) + _field("notes", e.notes, width)
     for f in e.files:
-        lines += _field("file", f"{f.name}{f.size} from {f.url}", width)
+        when = f", with --extra {f.extra}," if f.extra else ""
+        lines += _field("file", f"{f.name}{f.size}{when} from {f.url}", width)
     if e.files:
         lines += _field("raw folder", str(raw_dir(e.name)), width)
+        packed = any(f.unpack for f in e.files)
+        lines += _field("download", e.download, width)
+        lines += _field("on disk", e.unpacked + (" unpacked" if packed else ", read as it is"), width)
+    if e.cube != "unknown" or e.files:
+        lines += _field("cube", e.cube, width)
     front_end = ", ".join(f"{k} {v}" for k, v in e.recipe["front_end"].items())
     lines += _field("recipe", f"dt {e.recipe['dt']} ms, {front_end}", width)
     lines += _field("expected", ", ".join(f"{k} {v:,}" for k, v in e.figures.items()), width)
@@ -136,9 +142,9 @@ def _quoted(name: str) -> str:
 def findings(path: str | os.PathLike[str], width: int, *, every: bool = False) -> list[str]:
     """The findings of a cube by kind, or every one of them."""
     from strfcube.cube.findings import told
-    from strfcube.cube.groups import open_group
+    from strfcube.cube.groups import in_memory, open_group
 
-    table = open_group(os.fspath(path), "findings").load()
+    table = in_memory(open_group(os.fspath(path), "findings"), f"{path}/findings")
     lines = told(table, width, every=every)
     if lines and not every and any(" times: " in line for line in lines):
         lines.append(f"  every one of them: strfcube inspect {shlex.quote(str(path))} --findings")

@@ -16,9 +16,12 @@ import click
 
 from strfcube import catalog
 from strfcube.catalog import WIDTH
-from strfcube.cli.build import CONTEXT, Datasets, Progress, report
+from strfcube.cli import fetch as fetching
+from strfcube.cli.build import CONTEXT, Datasets, report
 from strfcube.cli.describe import card, findings, summary
+from strfcube.cli.progress import Progress
 from strfcube.errors import SelectionError, StrfcubeError, UsageError
+from strfcube.fetching.fetch import JOBS
 from strfcube.version import __version__
 
 if TYPE_CHECKING:
@@ -33,14 +36,14 @@ def cli() -> None:
     \b
     Examples:
       strfcube build demo
-      strfcube build ns1 --raw ~/raw/ns1 --dt 5
-      strfcube inspect ns1
+      strfcube build nat4 --only area=A1
+      strfcube inspect nat4
     """
 
 
 @cli.command("list")
 def list_() -> None:
-    """List the data sets, and the cubes that are built.
+    """List the data sets with what there is to download, and the cubes that are built.
 
     \b
     Example:
@@ -48,7 +51,8 @@ def list_() -> None:
     """
     for e in catalog.entries().values():
         figures = f"{e.figures['neuron']:,} neurons" if "neuron" in e.figures else ""
-        click.echo(f"{e.name:<6}{figures:>15}  {textwrap.shorten(e.title, 54, placeholder=' ...')}")
+        size = "" if e.simulated else e.download
+        click.echo(f"{e.name:<6}{figures:>15}{size:>15}  {textwrap.shorten(e.title, 40, placeholder=' ...')}")
     cubes = sorted(catalog.data_dir().glob("*.zarr"))
     click.echo(f"\nCubes in {catalog.data_dir()}:{'' if cubes else ' none yet'}")
     for path in cubes:
@@ -58,7 +62,7 @@ def list_() -> None:
 @cli.command()
 @click.argument("name")
 def info(name: str) -> None:
-    """Show what is known of a data set: files, terms, recipe and options.
+    """Show what is known of a data set: files, sizes, terms, recipe, options.
 
     \b
     Example:
@@ -83,13 +87,56 @@ def cite(name: str) -> None:
     click.echo(textwrap.fill(own, WIDTH, subsequent_indent="  "))
 
 
+def fetch(name: str, only: tuple[str, ...], raw: str | None, dry_run: bool, jobs: int, **values: Any) -> None:
+    """Fetch the raw files of a data set: what is not there, each verified.
+
+    \b
+    Examples:
+      strfcube fetch nat4 --only area=A1
+      strfcube fetch aa4 --only animal=LblBlu2028M --dry-run
+    """
+    from strfcube.fetching.fetch import choices, raw_folder
+    from strfcube.fetching.plan import look
+
+    e = catalog.entry(name)
+    if not e.files:
+        raise UsageError(f"{name} has no files to fetch: strfcube build {name} writes them itself")
+    extra = values.pop("extra")
+    plan = look(e, raw_folder(name, raw), choices(fetching.parse_only(only)), extra)
+    if dry_run:
+        fetching.rehearse(plan)
+        return
+    with Progress() as progress:
+        fetching.transact(plan, progress, jobs=jobs, **values)
+    click.echo(plan.raw)
+
+
+cli.add_command(
+    click.Command(
+        "fetch",
+        callback=fetch,
+        help=fetch.__doc__,
+        context_settings=CONTEXT,
+        params=[
+            click.Argument(["name"]),
+            click.Option(["--only"], multiple=True, metavar="KEY=VALUE[,VALUE]", help="Fetch only what holds this."),
+            click.Option(["--raw"], type=click.Path(), help="Folder to fetch into."),
+            click.Option(["--dry-run"], is_flag=True, help="Say what would be fetched, and stop."),
+            click.Option(["--jobs"], type=int, default=JOBS, show_default=True, help="Files at once."),
+            *fetching.options(None),
+        ],
+    )
+)
+
+
 @cli.command("build", cls=Datasets)
 def build() -> None:
-    """Build a cube from the raw files of a data set.
+    """Build a cube of a data set; raw files that are not there are fetched.
 
     \b
     Examples:
       strfcube build demo
+      strfcube build nat4 --only area=A1 --yes
       strfcube build aa2 --raw ~/raw/aa2 --dt 5 --only area=MLd --jobs 4
       strfcube build ns1 --help
     """
@@ -303,9 +350,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point of the ``strfcube`` command."""
     code = 0
     try:
-        cli.main(args=args, prog_name="strfcube", standalone_mode=False)
-    except click.exceptions.Exit as error:
-        code = error.exit_code
+        code = cli.main(args=args, prog_name="strfcube", standalone_mode=False) or 0  # of an Exit; else None
     except click.ClickException as error:
         error.show()
         code = 2

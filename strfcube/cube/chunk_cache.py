@@ -12,8 +12,9 @@ import os
 import threading
 import time
 import warnings
+from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from strfcube.cube.remote_files import Remote, Span
@@ -21,7 +22,6 @@ from strfcube.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from concurrent.futures import Future
 
     from strfcube.cube.local_files import Version
 
@@ -218,9 +218,7 @@ class Cached(Remote):
         futures: list[Future[bytes] | None] = [None] * len(spans)
         asked = self._files.fetch(key, [spans[i] for i in missing], version)
         for i, future in zip(missing, asked, strict=True):
-            if future is not None:
-                future.add_done_callback(_keep(cache, names[i]))
-            futures[i] = future
+            futures[i] = None if future is None else _kept(future, cache, names[i])
         return futures
 
     def _name(self, key: str, start: int, size: int, version: Version) -> str:
@@ -235,9 +233,17 @@ def _stamp(url: str, metadata: bytes) -> str:
     return hashlib.sha256(url.encode() + b"\n" + metadata).hexdigest()
 
 
-def _keep(cache: ChunkCache, name: str) -> Any:
-    def done(future: Future[bytes]) -> None:
-        if future.exception() is None:
-            cache.put(name, future.result())
+def _kept(asked: Future[bytes], cache: ChunkCache, name: str) -> Future[bytes]:
+    """The same, done once it is in the cache."""
+    future: Future[bytes] = Future()
 
-    return done
+    def done(asked: Future[bytes]) -> None:
+        try:
+            cache.put(name, asked.result())
+        except BaseException as error:  # whoever waits must hear of it, whatever it is
+            future.set_exception(error)
+        else:
+            future.set_result(asked.result())
+
+    asked.add_done_callback(done)
+    return future

@@ -23,10 +23,16 @@ class StrfcubeEntrypoint(BackendEntrypoint):
     """
 
     description = "Recordings of auditory neurons in strfcube's format (Zarr v3)"
-    open_dataset_parameters = ("filename_or_obj", "drop_variables")
+    open_dataset_parameters = ("filename_or_obj", "drop_variables", "cache_dir")
 
-    def open_dataset(self, filename_or_obj: Any, *, drop_variables: str | Iterable[str] | None = None) -> xr.Dataset:
-        """Open a cube.
+    def open_dataset(
+        self,
+        filename_or_obj: Any,
+        *,
+        drop_variables: str | Iterable[str] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> xr.Dataset:
+        """Open a cube; `cache_dir` as `strfcube.open` takes it.
 
         Raises
         ------
@@ -38,7 +44,7 @@ class StrfcubeEntrypoint(BackendEntrypoint):
 
         path = locate(filename_or_obj)
         drop = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or ())
-        ds, _ = opened(path, drop)
+        ds, _ = opened(path, drop, None if cache_dir is None else os.fspath(cache_dir))
         if not drop:
             validate(ds, path)
         for name, variable in ds.variables.items():

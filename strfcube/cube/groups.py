@@ -44,6 +44,22 @@ def open_group(path: str, group: str = "", cache_dir: str | None = None) -> xr.D
     return ds
 
 
+def in_memory(ds: xr.Dataset, place: str) -> xr.Dataset:
+    """A group, loaded.
+
+    Raises
+    ------
+    StoreError
+        If one of its chunks is damaged; `place` is what the message calls the group.
+    """
+    try:
+        return ds.load()
+    except StrfcubeError:
+        raise
+    except Exception as error:  # whatever a codec raises on damaged bytes
+        raise unreadable(place, error) from error
+
+
 def has_group(path: str, group: str) -> bool:
     """Whether a cube has a group."""
     return connect(path, "").get(f"{group}/zarr.json") is not None

@@ -75,7 +75,8 @@ class DirectArray(da.Array, metaclass=_Dask):
         """The array of a source."""
         meta = np.empty((0,) * source.ndim, source.dtype)
         plain: Any = da.from_array(source, chunks=chunks, asarray=False, meta=meta)
-        return cls.__new__(cls, plain.dask, plain.name, plain.chunks, meta=plain._meta)
+        made: Self = cls.__new__(cls, plain.dask, plain.name, plain.chunks, meta=plain._meta)
+        return made
 
     @staticmethod
     def __dask_optimize__(dsk: Any, keys: Any, **kwargs: Any) -> Any:
@@ -84,9 +85,10 @@ class DirectArray(da.Array, metaclass=_Dask):
         layers, dependencies = dict(graph.layers), {k: set(v) for k, v in graph.dependencies.items()}
         for name in graph.layers:
             whole = f"original-{name}"
-            if whole not in layers or "chunks" not in (layers[name].collection_annotations or {}):
+            about: Any = layers[name].collection_annotations or {}
+            if whole not in layers or "chunks" not in about:
                 continue
-            chunks = layers[name].collection_annotations["chunks"]
+            chunks = about["chunks"]
             shape = tuple(map(sum, chunks))
             regions = itertools.product(*(_slices(c) for c in chunks))
             tasks = {
@@ -133,7 +135,8 @@ class _Room:
 
 def _fill(source: Reading | Applied, region: list[slice], room: _Room) -> NDArray[Any]:
     """One block, as a part of the whole."""
-    out = room.array(source.dtype)[tuple(region)]
+    key: Any = (..., *region)  # an array also where it has no dimension
+    out: NDArray[Any] = room.array(source.dtype)[key]
     source.into(tuple(region), out)
     return out
 
@@ -304,10 +307,19 @@ class Applied:
         """Put what a key stands for into memory of the caller."""
         lead = self.rows.ndim - 2
         rows = self.rows.take((*key[:lead], slice(None), slice(None)))
-        stim = rows.dims.index(0) if 0 in rows.dims[:-2] else None
-        for at in [slice(None)] if stim is None else [slice(s, s + 1) for s in range(rows.shape[stim])]:
-            one = tuple(at if dim == stim else slice(None) for dim in range(lead))
-            out[one] = self.function(rows.take((*one, slice(None), slice(None))).recorded().read())[(..., *key[lead:])]
+        # A stimulus and a chunk of neurons at a time: what fits the cache
+        steps = {0: 1, 1: max(part.source.array.chunk[1] for part in rows.parts)}
+        spans = [
+            [slice(low, low + steps[dim]) for low in range(0, size, steps[dim])]
+            for dim, size in zip(rows.dims[:lead], rows.shape, strict=False)
+        ]
+        room = np.empty(0, np.float32)  # used again: fresh memory costs more than what is written to it
+        for here in itertools.product(*spans):
+            part = rows.take((*here, slice(None), slice(None))).recorded()
+            size = math.prod(part.shape)
+            room = room if len(room) >= size else np.empty(size, np.float32)
+            values = self.function(part.read(room[:size].reshape(part.shape)))
+            out[here] = values[(Ellipsis, *key[lead:])]  # type: ignore[arg-type]
 
     def __dask_tokenize__(self) -> Any:
         from dask.base import normalize_token

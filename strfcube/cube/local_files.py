@@ -131,24 +131,33 @@ class LocalFiles:
                 return file.read()
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise self._refused(key, error) from error
 
     def tail(self, key: str, size: int) -> tuple[bytes, Version] | None:
         """The last `size` bytes of a file, or all of it where it is shorter; None where there is no file."""
         try:
             file = _DESCRIPTORS.get(id(self), f"{self.url}/{key}")
-        except FileNotFoundError:
+            return file.read(max(0, file.version.size - size), min(size, file.version.size)), file.version
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        return file.read(max(0, file.version.size - size), min(size, file.version.size)), file.version
+        except OSError as error:
+            raise self._refused(key, error) from error
 
     def read(self, key: str, start: int, size: int, version: Version) -> bytes:
         """Bytes of a file that is still the one of `version`; fewer than `size` where it ends before."""
         try:
             file = _DESCRIPTORS.get(id(self), f"{self.url}/{key}")
-        except FileNotFoundError:
-            raise replaced(f"{self.url}/{key}") from None
-        if file.version != version:
-            raise replaced(f"{self.url}/{key}")
-        return file.read(start, size)
+            if file.version == version:
+                return file.read(start, size)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise self._refused(key, error) from error
+        raise replaced(f"{self.url}/{key}")
+
+    def _refused(self, key: str, error: OSError) -> StoreError:
+        return StoreError(f"{self.url}/{key} cannot be read: {error.strerror}")
 
 
 def replaced(place: str) -> StoreError:

@@ -82,7 +82,6 @@ def loaded(ds: xr.Dataset) -> xr.Dataset:
         )
     if ds["response"].dtype.kind in "ui" and "_FillValue" in ds["response"].attrs:
         raise UsageError("response holds stored bytes; open the cube without mask_and_scale=False")
-    _refuse_uncounted(ds)
     ds = ds.transpose("stim", "neuron", "repeat", "frequency", "time", ...)
     lazy = [n for n, v in ds.variables.items() if n not in ("response", "stimulus") and v.ndim <= 2]
     ds = ds.assign_coords({n: ds[n].load() for n in lazy if n in ds.coords and n not in ds.indexes}).assign(
@@ -94,22 +93,6 @@ def loaded(ds: xr.Dataset) -> xr.Dataset:
         if len(labels) < counts.max(initial=0) or (np.diff(labels) <= 0).any():
             ds = ds.assign({name: ds[name].copy(data=_reached(labels, counts))})
     return with_own_units(ds)
-
-
-def _refuse_uncounted(ds: xr.Dataset) -> None:
-    """Refuse what ``ds.where``, ``ds.pad`` and the like leave: counts without a value, labels without one."""
-    advice = "choose with ds.strf.sel, isel or where, or with ds.isel; ds.where and ds.pad leave counts without a value"
-    for name, dims in (("n_repeats", {"stim", "neuron"}), ("n_bins", {"stim"})):
-        counts = ds[name]
-        if counts.dtype.kind not in "ui" or set(counts.dims) != dims:
-            shown = f"{counts.dtype} on {', '.join(map(str, counts.dims))}"
-            raise UsageError(f"{name} holds {shown}, expected whole numbers on {' and '.join(sorted(dims))}; {advice}")
-    for name, dims in (("response", {"stim", "neuron", "repeat", "time"}), ("stimulus", {"stim", "frequency", "time"})):
-        if set(ds[name].dims) != dims:
-            raise UsageError(f"{name} is on {', '.join(map(str, ds[name].dims))}, expected {', '.join(sorted(dims))}")
-    for name in ("stim", "neuron", "time"):
-        if name in ds.coords and ds[name].isnull().any():
-            raise UsageError(f"{name} has labels without a value; {advice}")
 
 
 def _reached(labels: NDArray[Any], counts: NDArray[Any]) -> NDArray[Any]:

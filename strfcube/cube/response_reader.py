@@ -103,9 +103,10 @@ class ResponseReader:
             n_repeats = n_repeats.copy()
             for here in absent:
                 n_repeats[here] = 0
-        _clear(_runs(n_repeats), n_bins, missing, out, mask)
+        every = _runs(n_repeats)
+        _clear(every, n_bins, missing, out, mask)
         for source, stored, block, here, there in self._blocks:
-            runs = _runs(n_repeats[here])
+            runs = every if len(self._blocks) == 1 else _runs(n_repeats[here])
             step = source.array.chunk[2]
             part, seen = out[here], None if mask is None else mask[here]  # views, or copies that go back below
             for k in range(-(-max(count for _, _, count in runs) // step)):

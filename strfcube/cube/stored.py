@@ -88,13 +88,14 @@ class Store:
         StoreError
             As `check`, or if they cannot be read.
         """
-        from strfcube.cube.groups import has_group, open_group
+        from strfcube.cube.groups import has_group, in_memory, open_group
 
         there = has_group(self.path, "audio")
         self.check()
         if not there:
             return None
-        table = open_group(self.path, "audio", self.cache_dir)
+        table = open_group(self.path, "audio", self.cache_dir)[["row_size", "rate"]]
+        table = in_memory(table, f"{self.path}/audio")
         size = table["row_size"].values
         samples = ShardedArray(self.files.at("audio/samples"))
         return Sounds(samples, np.cumsum(size) - size, size, table["rate"].values)
@@ -188,12 +189,14 @@ class StoredArray:
         StoreError
             If its shard is damaged or lost, or belongs to a cube that was built there since.
         """
-        self._settle(at)
+        if tuple(map(operator.floordiv, at, self.array.per_shard)) not in self._known:
+            self._settle(at)
         return self.array.read(at)
 
     def has(self, at: tuple[int, ...]) -> bool:
         """Whether a chunk is stored; raises as `read` does."""
-        self._settle(at)
+        if tuple(map(operator.floordiv, at, self.array.per_shard)) not in self._known:
+            self._settle(at)
         return self.array.has(at)
 
     def open(self, chunks: Iterable[Place]) -> None:
@@ -464,7 +467,9 @@ def pieces(positions: Index, chunk: int, size: int) -> tuple[list[tuple[int, Spa
         if high <= low:
             return [], np.arange(len(positions))
         bounds = [(k, max(low, k * chunk), min(high, (k + 1) * chunk)) for k in range(low // chunk, -(-high // chunk))]
-        straight = [(k, slice(a - first, b - first), slice(a - k * chunk, b - k * chunk)) for k, a, b in bounds]
+        straight: list[tuple[int, Span, Span]] = [
+            (k, slice(a - first, b - first), slice(a - k * chunk, b - k * chunk)) for k, a, b in bounds
+        ]
         return straight, np.r_[0 : low - first, high - first : last - first]
     inside = (positions >= 0) & (positions < size)
     here = np.flatnonzero(inside)
@@ -497,11 +502,11 @@ def _read(source: StoredArray, positions: Sequence[Index], out: NDArray[np.float
             out[first[1]] = np.nan  # all of it at once takes half the time that parts of it do
             wanted = stored
         for across in wanted:
-            chunk = source.read(tuple([number for number, _, _ in across]))
-            if chunk is not None:
+            values = source.read(tuple([number for number, _, _ in across]))
+            if values is not None:
                 for dim, (_, _, there) in enumerate(across):
-                    chunk = chunk[(slice(None),) * dim + (there,)]
-            _put(out, tuple([here for _, here, _ in across]), chunk, array.fill)
+                    values = values[(slice(None),) * dim + (there,)]
+            _put(out, tuple([here for _, here, _ in across]), values, array.fill)
 
 
 def _index(span: Span) -> Index:

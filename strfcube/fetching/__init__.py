@@ -1,1 +1,1 @@
-"""From a data set's name to verified raw files."""
+"""From a catalog entry to verified raw files."""

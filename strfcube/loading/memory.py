@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _BUFFERS = 24  # remembered; those beyond stay valid, but are not used again
 _SPARE = 6  # kept though nobody uses them: two batches
+_ALIGNED = 64  # bytes: memory at such an address can be taken over by JAX and be read by any vector unit
 _IDLE = [np.empty(0, np.uint8)]
 _UNUSED = sys.getrefcount(_IDLE[0])  # of a buffer that only a list refers to
 
@@ -45,7 +46,7 @@ class Buffers:
     def take(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """An array with arbitrary contents."""
         dtype = np.dtype(dtype)
-        size = int(np.prod(shape)) * dtype.itemsize
+        size = int(np.prod(shape)) * dtype.itemsize + _ALIGNED
         if self._process != os.getpid():  # a lock that a thread of the parent held stays locked after a fork
             self._fresh()
         with self._lock:
@@ -56,14 +57,14 @@ class Buffers:
                 buffer = self._held[best]
                 spare = [i for i in free if i != best][:-_SPARE]  # left from batches that were all kept for a while
             else:
-                buffer = np.empty(max(size, 1), np.uint8)
+                buffer = np.empty(size, np.uint8)
                 spare = free  # all of them are too small
             for i in reversed(spare):
                 del self._held[i]
             if not fitting:
                 self._held.append(buffer)
                 del self._held[:-_BUFFERS]
-        return np.ndarray(shape, dtype, buffer)
+        return np.ndarray(shape, dtype, buffer, -buffer.ctypes.data % _ALIGNED)
 
 
 _pool: ThreadPoolExecutor | None = None

@@ -72,8 +72,10 @@ class Order:
 
     @property
     def seed(self) -> int:
-        """With the epoch, fixes the order."""
+        """With the epoch, fixes the order; one that nothing depends on is not drawn."""
         if callable(self._seed):
+            if not self.shuffle:
+                return 0
             self._seed = int(self._seed())
         return int(self._seed)
 

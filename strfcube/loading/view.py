@@ -97,6 +97,8 @@ class CubeView(Chosen):
         self._reading = Reading(mode, audio_fs, average_repeats, smooth_ms, cache, names, allow_mixed)
         if not isinstance(source, xr.Dataset | str | os.PathLike):
             raise UsageError(f"expected a path, a URL or an xarray.Dataset, got {type(source).__name__}")
+        if isinstance(source, xr.Dataset) and cache_dir is not None:
+            raise UsageError("the cube is open already: give cache_dir to strfcube.open")
         cube = loaded(source if isinstance(source, xr.Dataset) else store.open(source, cache_dir=cache_dir))
         self._source = Source(cube, cache)
         self._choice = _whole(cube)
@@ -305,9 +307,10 @@ class CubeView(Chosen):
 
     def __add__(self, other: Any) -> Self:
         """Pool the two cubes; both views must be read in one way."""
+        if isinstance(other, xr.Dataset):
+            raise UsageError(f"+ expected another {type(self).__name__}, got Dataset; strfcube.concat pools Datasets")
         if not isinstance(other, type(self)):
-            what = type(other).__name__
-            raise UsageError(f"+ expected another {type(self).__name__}, got {what}; strfcube.concat pools Datasets")
+            return NotImplemented
         scaled = [r for v in (self, other) for r in (v._reading.standardize, v._reading.normalize) if r is not None]
         if self._reading != other._reading or self._place != other._place or scaled:
             raise UsageError("the two views are read differently or scaled: add them first, then set options")

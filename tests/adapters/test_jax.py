@@ -75,7 +75,7 @@ def test_options_that_mean_nothing_are_refused(view):
 @pytest.mark.parametrize("device", [None, "cpu"])
 @pytest.mark.parametrize("prefetch", [0, 2])
 def test_an_array_that_was_given_never_changes(view, device, prefetch):
-    # Where its address is a multiple of 64, JAX takes the memory of an array over instead of copying it: by chance
+    # On the processor JAX takes the memory of an array over instead of copying it
     loader = view.using(device=device).loader(1, shuffle=True, seed=1, prefetch=prefetch)
     kept = [batch for _ in range(20) for batch in loader]
     loader.epoch = 0

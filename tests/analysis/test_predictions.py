@@ -48,6 +48,7 @@ def test_time_labels_are_matched_to_bins(cube, pred, score, time):
     labelled = pred.assign_coords(time=time)
     xr.testing.assert_allclose(cube.strf.ccnorm(labelled), score)
     xr.testing.assert_allclose(quality.ccnorm(labelled, cube["response"]), score)
+    xr.testing.assert_allclose(quality.powers(cube["response"], labelled), quality.powers(cube["response"], pred))
     cut = cube.isel(time=slice(35, 200))
     xr.testing.assert_allclose(cut.strf.ccnorm(labelled), cut.strf.ccnorm(pred.isel(time=slice(35, 200))))
 

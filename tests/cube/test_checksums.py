@@ -16,7 +16,17 @@ import strfcube
 from strfcube.cube.shard_reader import ShardedArray
 from strfcube.errors import StoreError
 
-ARRAYS = ("response", "stimulus", "audio/samples", "trials/spike_time", "trials/row_size", "n_repeats", "area")
+ARRAYS = (
+    "response",
+    "stimulus",
+    "audio/samples",
+    "audio/row_size",
+    "audio/rate",
+    "trials/spike_time",
+    "trials/row_size",
+    "n_repeats",
+    "area",
+)
 
 
 @pytest.fixture(scope="module")

@@ -205,3 +205,8 @@ def test_local_cubes_are_not_cached(cube, tmp_path):
     array = ShardedArray(connect(cube / "response", tmp_path / "cache"))
     assert not array.remote
     assert not (tmp_path / "cache").exists()
+
+
+def test_an_opened_cube_has_its_cache_already(cube, tmp_path):
+    with pytest.raises(UsageError, match=r"give cache_dir to strfcube\.open"):
+        CubeDataset(strfcube.open(cube), cache_dir=tmp_path)

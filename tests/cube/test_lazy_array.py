@@ -68,7 +68,7 @@ def indexers(draw, size):
     return np.array(draw(st.lists(st.booleans(), min_size=size, max_size=size)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("how", ["dask", "none", "cached", "chunks"])
 def test_any_selection_equals_zarr(made, how, data):

@@ -135,3 +135,14 @@ def test_a_short_file(tmp_path, reading):
     assert files.get("none") is None
     assert files.tail("none", 1) is None
     assert files.at("inner").get("key") is None
+
+
+def test_what_the_system_refuses_is_a_store_error(stored, tmp_path):
+    path, _ = stored
+    copy = Path(shutil.copytree(path, tmp_path / "response"))
+    (copy / "c").rename(copy / "there")
+    (shard,) = {p for p in (copy / "there").rglob("*") if p.is_file() and p.relative_to(copy / "there").parts[0] == "0"
+                and p.relative_to(copy / "there").parts[1] == "0"}  # fmt: skip
+    (copy / "c" / shard.relative_to(copy / "there")).mkdir(parents=True)  # a folder where a file should be
+    with pytest.raises(StoreError, match=r"cannot be read: Is a directory"):
+        ShardedArray(copy).read((0, 0, 0, 0))

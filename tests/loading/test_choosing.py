@@ -187,15 +187,14 @@ def test_a_lost_stimulus_shard_is_no_missing_sound(tmp_path, spoil):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda ds: ds.where(ds["area"] == "MLd", drop=True), "n_repeats holds float.. on stim, neuron"),
-        (lambda ds: ds.where(ds["split"] == "est"), "n_repeats holds float"),
-        (lambda ds: ds.where(ds["split"] == "est", drop=True), "n_repeats holds float"),
-        (lambda ds: ds.pad(stim=(0, 1)), "n_repeats holds float"),
-        (lambda ds: ds.pad(time=(0, 2)), "time has labels without a value"),
-        (lambda ds: ds.assign(n_repeats=ds["n_repeats"].where(ds["n_repeats"] > 1)), "n_repeats holds float"),
-        (lambda ds: ds.assign(n_bins=ds["n_bins"] * 1.0), "n_bins holds float.. on stim"),
-        (lambda ds: ds.assign(n_repeats=ds["n_repeats"].isel(neuron=0)), "n_repeats holds uint16 on stim, expected"),
-        (lambda ds: ds.assign(response=ds["response"].expand_dims("trial")), "response is on trial, stim"),
+        (lambda ds: ds.where(ds["area"] == "MLd", drop=True), "'n_repeats'|ds.where"),
+        (lambda ds: ds.where(ds["split"] == "est"), "whole numbers in 'n_repeats'|ds.where"),
+        (lambda ds: ds.pad(stim=(0, 1)), "labels of 'stim' are missing"),
+        (lambda ds: ds.pad(time=(0, 2)), "labels of 'time' are missing"),
+        (lambda ds: ds.assign(n_repeats=ds["n_repeats"].where(ds["n_repeats"] > 1)), "whole numbers in 'n_repeats'"),
+        (lambda ds: ds.assign(n_bins=ds["n_bins"] * 1.5), "whole numbers in 'n_bins'"),
+        (lambda ds: ds.assign(n_repeats=ds["n_repeats"].isel(neuron=0)), "'n_repeats' is on"),
+        (lambda ds: ds.assign(response=ds["response"].expand_dims("trial")), "'response' is on"),
     ],
 )
 def test_what_xarray_made_of_a_cube_is_told_in_one_line(cube, change, message):

@@ -1,0 +1,21 @@
+"""Fixtures of the fetching tests."""
+
+import pytest
+from services import PASSWORD, USER, Services
+
+from strfcube.fetching.web import Patience
+
+
+@pytest.fixture
+def services(monkeypatch, tmp_path):
+    """The services on loopback, an account, and no patience to speak of."""
+    made = Services()
+    monkeypatch.setenv("STRFCUBE_MIRRORS", made.mirrors)
+    monkeypatch.setenv("STRFCUBE_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("CRCNS_USERNAME", USER)
+    monkeypatch.setenv("CRCNS_PASSWORD", PASSWORD)
+    monkeypatch.setenv("DEEPSTRF_DATA_DIR", str(tmp_path / "no-deepstrf"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setattr(Patience, "from_environment", lambda: Patience(4, 0.01, 0.05, 0.6, 30.0))
+    yield made
+    made.close()
