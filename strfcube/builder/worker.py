@@ -215,7 +215,8 @@ def _answer(shared: Any, request: bytes) -> bytes:
         _limit(limit)
         return pickle.dumps((True, function(shared, *args)))
     except Exception as error:
-        error.add_note(traceback.format_exc())
+        if not isinstance(error, StrfcubeError):  # those say it all in one line
+            error.add_note(traceback.format_exc())
         try:
             pickle.loads(answer := pickle.dumps((False, error)))
         except Exception:  # an error that does not travel
