@@ -92,8 +92,8 @@ def main():
         os.environ["STRFCUBE_DATA_DIR"] = str(Path(scratch, "data"))
         jobs = prepare(Path(scratch))
         shared = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
-        table("kill", [kill(jobs, n, rng) for n in range(args.kills)])
-        table("file-system event, files cut", [event(jobs, n, rng) for n in range(args.events)])
+        table("kill", [shown(kill(jobs, n, rng)) for n in range(args.kills)])
+        table("file-system event, files cut", [shown(event(jobs, n, rng)) for n in range(args.events)])
         left = set(os.listdir("/dev/shm")) - shared if shared else set()
         print(f"names left in /dev/shm: {len([name for name in left if 'loky' in name or 'strfcube' in name])}")
 
@@ -210,6 +210,11 @@ def alive(pid):
 def hit(pid, name):
     with suppress(ProcessLookupError):  # it had ended
         os.kill(pid, name)
+
+
+def shown(result):
+    print(": ".join(result), file=sys.stderr, flush=True)
+    return result
 
 
 def table(title, results):

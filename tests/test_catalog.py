@@ -58,3 +58,23 @@ def test_files(name):
         assert file["name"]
         assert file["url"].startswith("https://")
         assert re.fullmatch(r"[0-9a-f]{32}|[0-9a-f]{64}", file.get("md5") or file.get("sha256") or "0" * 32)
+
+
+def test_a_broken_catalog_of_another_package(tmp_path, monkeypatch, capsys):
+    """It is left out with one line; one's own data sets and cubes have nothing to do with it."""
+    from strfcube import catalog
+
+    own = set(catalog.entries())
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text(yaml.safe_dump({"other": CATALOG["demo"]}))
+    for text in ("{", "x: 3\n", "x: {title: a}\n", "- a\n", "\x00", "x: {<<: *y}\n"):
+        bad.write_text(text)
+        monkeypatch.setattr(catalog, "_other_catalogs", lambda: [bad, good])
+        catalog.entries.cache_clear()
+        try:
+            assert set(catalog.entries()) == own | {"other"}
+        finally:
+            catalog.entries.cache_clear()
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert said.startswith(f"strfcube: {bad} is no catalog, and its data sets are left out: ")
