@@ -26,7 +26,7 @@ import sys, time
 import torch, xarray, zarr, dask.array, obstore
 import strfcube
 from strfcube import CubeDataset
-import strfcube.cube.urls, strfcube.cube.lazy_array, strfcube.cube.zarr_store
+import strfcube.transport.urls, strfcube.cube.lazy_array, strfcube.cube.zarr_store
 begin = time.perf_counter()
 for batch in CubeDataset(sys.argv[1], cache="none").loader(int(sys.argv[2]), shuffle=True, seed=0):
     break

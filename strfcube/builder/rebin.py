@@ -23,7 +23,6 @@ from strfcube.cube.groups import has_group, open_group
 from strfcube.cube.shard_reader import ShardedArray
 from strfcube.cube.store import cube_attrs, local, locate
 from strfcube.cube.store import open as open_cube
-from strfcube.cube.transport import connect
 from strfcube.errors import UsageError
 from strfcube.grid import dt_to_ns
 from strfcube.records import (
@@ -41,6 +40,7 @@ from strfcube.records import (
     Trials,
 )
 from strfcube.sound.spectrogram import Published
+from strfcube.transport.connect import connect
 
 if TYPE_CHECKING:
     import os

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from strfcube.cube.transport import connect
 from strfcube.errors import StoreError, StrfcubeError
+from strfcube.transport.connect import connect
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -21,7 +21,7 @@ def open_group(path: str, group: str = "", cache_dir: str | None = None) -> xr.D
     group : str
         "" is the root.
     cache_dir : str, optional
-        As `strfcube.cube.transport.connect` takes it.
+        As `strfcube.transport.connect` takes it.
 
     Raises
     ------

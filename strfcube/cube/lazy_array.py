@@ -135,8 +135,8 @@ class _Room:
 
 def _fill(source: Reading | Applied, region: list[slice], room: _Room) -> NDArray[Any]:
     """One block, as a part of the whole."""
-    key: Any = (..., *region)  # an array also where it has no dimension
-    out: NDArray[Any] = room.array(source.dtype)[key]
+    whole: Any = room.array(source.dtype)
+    out: NDArray[Any] = whole[(..., *region)]  # an array also where it has no dimension
     source.into(tuple(region), out)
     return out
 

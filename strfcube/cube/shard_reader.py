@@ -1,7 +1,7 @@
 """Reading shards: index cached, exactly the chunks needed, checked, decoded in place.
 
 zarr-python reads any store; this reads those that `strfcube.cube.shard_writer` writes, several times faster, and
-wherever they lie (`strfcube.cube.transport`).
+wherever they lie (`strfcube.transport.connect`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from strfcube.cube.remote_files import Remote
-from strfcube.cube.transport import Transport, Version, connect
 from strfcube.errors import StoreError
+from strfcube.transport.connect import Transport, Version, connect
+from strfcube.transport.remote_files import Remote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -14,9 +14,9 @@ import numpy as np
 from strfcube.catalog import data_dir, entries
 from strfcube.cube import digest
 from strfcube.cube.schema import FORMAT_VERSION, validate
-from strfcube.cube.transport import connect
 from strfcube.errors import StoreError, StrfcubeError
 from strfcube.grid import dt_to_ns
+from strfcube.transport.connect import connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strfcube.cube.shard_reader import Place, ShardedArray
-from strfcube.cube.transport import Transport, Version, connect
 from strfcube.errors import StoreError
+from strfcube.transport.connect import Transport, Version, connect
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -43,7 +43,7 @@ class Store:
     digest : str
         The cube's own.
     cache_dir : str, optional
-        As `strfcube.cube.transport.connect` takes it.
+        As `strfcube.transport.connect` takes it.
     """
 
     path: str

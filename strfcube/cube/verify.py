@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from strfcube.cube import digest
-from strfcube.cube.remote_files import Remote
 from strfcube.cube.schema import problems
 from strfcube.cube.shard_reader import ShardedArray
 from strfcube.cube.store import cube_attrs, digest_of_attributes, locate
-from strfcube.cube.transport import connect
 from strfcube.errors import StoreError
+from strfcube.transport.connect import connect
+from strfcube.transport.remote_files import Remote
 
 if TYPE_CHECKING:
     import os
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import zarr
 
-    from strfcube.cube.transport import Transport
+    from strfcube.transport.connect import Transport
 
 _AHEAD_BYTES = 16_000_000  # decoded, of the chunks that a remote store is asked for at once
 _GROUPS = ("", "trials", "audio", "findings")

@@ -1,4 +1,4 @@
-"""Stores as zarr reads them: a local one by its path, a remote one through its `strfcube.cube.transport.Transport`."""
+"""Stores as zarr reads them: a local one by its path, a remote one through its transport (`strfcube.transport`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
-from strfcube.cube.remote_files import Remote
+from strfcube.transport.remote_files import Remote
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
-    from strfcube.cube.transport import Transport
+    from strfcube.transport.connect import Transport
 
 
 class RemoteStore(Store):

@@ -110,7 +110,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class LocalFiles:
-    """A local folder as a `strfcube.cube.transport.Transport`."""
+    """A local folder as a `strfcube.transport.connect.Transport`."""
 
     remote = False
 

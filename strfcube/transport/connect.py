@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Protocol
 
-from strfcube.cube.local_files import LocalFiles, Version
+from strfcube.transport.local_files import LocalFiles, Version
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +16,7 @@ __all__ = ["Transport", "Version", "connect"]
 class Transport(Protocol):
     """A folder of objects, read by key; safe to share between threads, to fork and to pickle.
 
-    Where a request takes long enough that many should be made at once, it is a `strfcube.cube.remote_files.Remote`.
+    Where requests take long enough that many should be made at once, it is a `strfcube.transport.remote_files.Remote`.
     """
 
     @property
@@ -54,8 +54,8 @@ def connect(place: Path | str, cache_dir: Path | str | None = None) -> Transport
     url = os.fspath(place)
     if "://" not in url:
         return LocalFiles(url)
-    from strfcube.cube.chunk_cache import Cached
-    from strfcube.cube.urls import remote
+    from strfcube.transport.chunk_cache import Cached
+    from strfcube.transport.urls import remote
 
     folder = os.environ.get("STRFCUBE_CACHE_DIR", "") if cache_dir is None else os.fspath(cache_dir)
     return Cached(remote(url), os.path.abspath(os.path.expanduser(folder))) if folder else remote(url)

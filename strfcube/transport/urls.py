@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
-from strfcube.cube import object_store
-from strfcube.cube.local_files import Version
-from strfcube.cube.remote_files import Remote, Span
 from strfcube.errors import StoreError
+from strfcube.transport import object_store
+from strfcube.transport.local_files import Version
+from strfcube.transport.remote_files import Remote, Span
 
 
 class Objects(Remote):

@@ -13,10 +13,10 @@ from stores import make_store
 
 import strfcube
 from strfcube import CubeDataset
-from strfcube.cube.chunk_cache import ChunkCache, limit_bytes
 from strfcube.cube.shard_reader import ShardedArray
-from strfcube.cube.transport import connect
 from strfcube.errors import StoreError, UsageError
+from strfcube.transport.chunk_cache import ChunkCache, limit_bytes
+from strfcube.transport.connect import connect
 
 pytest.importorskip("obstore")
 

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from strfcube.cube.remote_files import Remote, Span
 from strfcube.errors import StoreError, UsageError
+from strfcube.transport.remote_files import Remote, Span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from strfcube.cube.local_files import Version
+    from strfcube.transport.local_files import Version
 
 DEFAULT_GB = 20.0
 _CHECKED = 0x48674BC7  # CRC-32C of anything that is followed by its own CRC-32C

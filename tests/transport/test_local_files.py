@@ -12,9 +12,9 @@ import pytest
 from stores import make_store
 
 from strfcube.cube import local_files
-from strfcube.cube.local_files import Descriptors, LocalFiles
 from strfcube.cube.shard_reader import ShardedArray
 from strfcube.errors import StoreError
+from strfcube.transport.local_files import Descriptors, LocalFiles
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from strfcube.cube.local_files import Version, replaced
+from strfcube.transport.local_files import Version, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class Remote(ABC):
-    """A `strfcube.cube.transport.Transport` whose requests take long."""
+    """A `strfcube.transport.connect.Transport` whose requests take long."""
 
     @property
     @abstractmethod

@@ -19,11 +19,11 @@ from toy import FAST, random_toy
 
 import strfcube
 from strfcube import CubeDataset
-from strfcube.cube import object_store
-from strfcube.cube.remote_files import GAP_BYTES, REQUEST_BYTES, merged
 from strfcube.cube.shard_reader import ShardedArray
-from strfcube.cube.transport import connect
 from strfcube.errors import StoreError
+from strfcube.transport import object_store
+from strfcube.transport.connect import connect
+from strfcube.transport.remote_files import GAP_BYTES, REQUEST_BYTES, merged
 
 pytest.importorskip("obstore")
 

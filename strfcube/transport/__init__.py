@@ -1,0 +1,1 @@
+"""Where the bytes of a store come from: local files, object stores, the web, and a cache of what is far away."""
