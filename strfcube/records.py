@@ -346,10 +346,14 @@ class Pipeline(ABC):
     files : tuple of str
         Patterns of the names of the files that are read, such as ``*.wav``, without regard to case. A cube is up to
         date as long as these did not change; none means that every file may be read.
+    without : frozenset of str
+        Files and folders of the raw folder that hold nothing of what is built, and are left alone: a cube does not
+        depend on what was fetched beside it.
     """
 
     options: ClassVar[tuple[Option, ...]] = ()
     files: ClassVar[tuple[str, ...]] = ()
+    without: frozenset[str] = frozenset()
 
     def __init__(self, raw: Path | str, **options: Any) -> None:
         # Whatever the working folder is when it is read.
@@ -357,7 +361,7 @@ class Pipeline(ABC):
         self.settings: dict[str, Any] = {o.name: o.default for o in self.options} | options
 
     def listing(self) -> list[RawFile]:
-        """The files of the raw folder that are read, links followed; none where it is no folder.
+        """The files of the raw folder that are read, links followed; none where it is no folder, or of `without`.
 
         Raises
         ------
@@ -367,7 +371,10 @@ class Pipeline(ABC):
         if not self.raw.is_dir():
             return []
         wanted = re.compile("|".join(map(fnmatch.translate, self.files or ("*",))), re.IGNORECASE)
-        return [file for file in walk(self.raw) if wanted.match(file.name.rpartition("/")[2])]
+        return [
+            file for file in walk(self.raw)
+            if wanted.match(file.name.rpartition("/")[2]) and file.name.partition("/")[0] not in self.without
+        ]  # fmt: skip
 
     @abstractmethod
     def survey(self, report: Report) -> Survey:

@@ -62,7 +62,6 @@ from strfcube.pipelines.aa4.unit import (
     unit_meta,
 )
 from strfcube.pipelines.raw_folder import ARCHIVES, listing, packed, some
-from strfcube.raw_files import walk
 from strfcube.records import Finding, Length, Neuron, Option, Pipeline, Report, Source, Stimulus, Survey, Trials
 from strfcube.sound.audio import read_wav
 
@@ -155,7 +154,7 @@ class AA4(Pipeline):
         folders: dict[str, Path] = {}
         real: dict[Path, str] = {}
         again: Counter[tuple[str, Path]] = Counter()
-        for file in (self.raw / found.name for found in walk(self.raw) if found.name.endswith(".h5")):
+        for file in (self.raw / found.name for found in self.listing() if found.name.endswith(".h5")):
             if "CRCNSCode" not in file.relative_to(self.raw).parts:
                 # By the name that it has here, which is that of the link where it is one; linked twice, it is one bird.
                 animal = real.setdefault(file.parent.resolve(), file.parent.name)
@@ -226,7 +225,7 @@ class AA4(Pipeline):
             empty = [name for name in inner if (place / name / "wavfiles").is_dir()]
             for names, what in ((packed_up, "the archive is not unpacked"), (empty, "expected *.h5 units, found none")):
                 for name in names:
-                    if name.partition(".")[0] not in {*animals, "CRCNSCode"}:
+                    if name.partition(".")[0] not in {*animals, "CRCNSCode"} and name not in self.without:
                         file = (place / name).relative_to(self.raw).as_posix()
                         report(Finding("warning", file, what, "the cube lacks what it should hold"))
 

@@ -103,7 +103,9 @@ class NAT4(Pipeline):
         separate = self.settings["stimuli"] == "separate"
         found: dict[str, list[Finding]] = {area: [] for area in AREAS}
         present = [
-            area for area in AREAS if any(self.raw.glob(f"{area}_NAT4*")) or any(self.raw.glob(f"{area}_single*"))
+            area
+            for area in AREAS
+            if any(p.name not in self.without for kind in ("NAT4", "single") for p in self.raw.glob(f"{area}_{kind}*"))
         ]
         with ThreadPoolExecutor(len(AREAS)) as pool:  # most of it is inflating and array code, outside the lock
             tasks = {

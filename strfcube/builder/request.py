@@ -148,6 +148,8 @@ def prepare(
     if bring and entry and entry.files:
         bring(entry)
     pipeline = kind(_raw_folder(name, raw), **options) if isinstance(dataset, str) else dataset
+    if entry:
+        pipeline.without = _others(entry, pipeline.raw, recipe.only)
     began, files = time.time_ns(), pipeline.listing()
     figures = dict(entry.figures) if entry and recipe.to_json() == default.to_json() else {}
     current = partial(raw_state, pipeline)
@@ -334,6 +336,16 @@ def _raw_folder(name: str, raw: str | os.PathLike[str] | None) -> Path:
     if not folder.is_dir():
         raise UsageError(catalog.how_to_get(entry, folder))
     return folder.resolve()
+
+
+def _others(entry: catalog.Entry, raw: Path, only: Mapping[str, tuple[str, ...]]) -> frozenset[str]:
+    """Names in a raw folder that hold nothing of a choice, as the catalog says; none where nothing of it is there."""
+    wanted: set[str] = set()
+    others: set[str] = set()
+    for file in entry.files:
+        apart = any(file.only[key] not in only[key] for key in file.only if key in only)
+        (others if apart else wanted).update(name for name in (file.name, file.unpack) if name)
+    return frozenset(others - wanted if any((raw / name).exists() for name in wanted) else ())
 
 
 def _simulate(folder: Path) -> None:

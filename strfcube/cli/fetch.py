@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import textwrap
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +17,7 @@ from strfcube.fetching.fetch import JOBS, Visit, carry_out
 from strfcube.fetching.plan import Plan, enquire
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from strfcube.cli.progress import Progress
 
@@ -88,9 +89,21 @@ def transact(plan: Plan, progress: Progress, *, yes: bool, accept_terms: bool, k
 
 
 def _confirm(question: str, default: bool) -> None:
-    if not click.confirm(question, default=default, err=True):
+    with _line_ended():
+        agreed = click.confirm(question, default=default, err=True)
+    if not agreed:
         click.echo("strfcube: nothing was fetched", err=True)
         raise click.exceptions.Exit(1)
+
+
+@contextmanager
+def _line_ended() -> Iterator[None]:
+    """Ctrl-C leaves a question without an end of its line."""
+    try:
+        yield
+    except click.Abort:
+        click.echo(err=True)
+        raise
 
 
 def _may_enquire(entry: Entry, agreed: bool) -> bool:
@@ -100,7 +113,8 @@ def _may_enquire(entry: Entry, agreed: bool) -> bool:
 
 def _ask_credentials() -> credentials.Credentials:
     click.echo("CRCNS account (free: https://crcns.org/register)", err=True)
-    name = click.prompt("  user name", err=True)
+    with _line_ended():
+        name = click.prompt("  user name", err=True)
     return credentials.Credentials(name, click.prompt("  password", hide_input=True, err=True))
 
 

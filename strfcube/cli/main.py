@@ -96,13 +96,15 @@ def fetch(name: str, only: tuple[str, ...], raw: str | None, dry_run: bool, jobs
       strfcube fetch aa4 --only animal=LblBlu2028M --dry-run
     """
     from strfcube.fetching.fetch import choices, raw_folder
-    from strfcube.fetching.plan import look
+    from strfcube.fetching.plan import look, see_told_apart
 
     e = catalog.entry(name)
     if not e.files:
         raise UsageError(f"{name} has no files to fetch: strfcube build {name} writes them itself")
     extra = values.pop("extra")
-    plan = look(e, raw_folder(name, raw), choices(fetching.parse_only(only)), extra)
+    chosen = choices(fetching.parse_only(only))
+    see_told_apart(e, chosen)
+    plan = look(e, raw_folder(name, raw), chosen, extra)
     if dry_run:
         fetching.rehearse(plan)
         return

@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 import threading
 from dataclasses import dataclass, field
+from html.parser import HTMLParser
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from strfcube.errors import FetchError
 from strfcube.fetching.web import REDIRECTS, Interrupted, host_of, read
@@ -27,8 +28,9 @@ LOGIN = "https://crcns.org/login_form"
 DOWNLOADS = "https://download.crcns.org/"
 _FIELDS = {"form.submitted": "1", "js_enabled": "0", "pwd_empty": "0", "came_from": "", "cookies_enabled": "",
            "login_name": "", "submit": "Log in"}  # fmt: skip
-_LISTED = re.compile(r"[ +#]?(?=\S)(?P<path>.+?)[\t ]+(?P<bytes>\d+)(?:[\t ]*\([^)]*\))?[\t ]*")
-_SUM = re.compile(r"(?P<md5>[0-9a-fA-F]{32})[ \t]+\*?(?P<path>.+?)[ \t]*")
+_LISTED = re.compile(r"(?!#\s)[ +#]?(?=\S)(?P<path>.+?)[\t ]+(?P<bytes>\d+)(?:[\t ]*\([^)]*\))?[\t ]*")
+_SUM = re.compile(r"\\?(?P<md5>[0-9a-fA-F]{32})[ \t]+\*?(?P<path>.+?)[ \t]*")
+_BSD_SUM = re.compile(r"MD5 ?\((?P<path>.+)\) ?= ?(?P<md5>[0-9a-fA-F]{32})[ \t]*")
 
 
 def is_crcns(url: str) -> bool:
@@ -113,15 +115,16 @@ class Crcns:
         """
         self.login(dataset)
         sizes = parse_list(self._list(dataset, "filelist.txt"))
-        sums = parse_sums(self._list(dataset, "checksums.md5"))
-        inner = f"{dataset}/"
-        merged: dict[str, tuple[int, str]] = {}
-        for path in (*sizes, *sums):
-            merged[path.removeprefix("./").removeprefix(inner)] = (sizes.get(path, 0), "")
-        for path, md5 in sums.items():
-            key = path.removeprefix("./").removeprefix(inner)
-            merged[key] = (merged[key][0] or _size(sizes, key, inner), md5)
-        return merged
+        text = self._list(dataset, "checksums.md5")
+        sums = parse_sums(text)
+        if text.strip() and not sums:
+            raise FetchError(
+                f"{DOWNLOADS}{dataset}/checksums.md5: expected '<md5>  <path>' a line, found "
+                f"'{' '.join(text[:60].split())}'; is there a newer strfcube?"
+            )
+        bytes_of = {_within(path, dataset): size for path, size in sizes.items()}
+        md5_of = {_within(path, dataset): md5 for path, md5 in sums.items()}
+        return {path: (bytes_of.get(path, 0), md5_of.get(path, "")) for path in (*bytes_of, *md5_of)}
 
     def _list(self, dataset: str, name: str) -> str:
         """One of the two lists; empty where the data set has none."""
@@ -169,13 +172,17 @@ class Crcns:
             )
 
     def _submit(self, form: Mapping[str, str]) -> None:
-        """Send the login form; where it lies is asked first, without the password."""
+        """Send the login form; where it lies, and what is hidden in it, is asked first, without the password."""
         at = LOGIN
         for _ in range(5):
             with self.send(at) as reply:
                 if reply.status_code not in REDIRECTS:
+                    asked = _Form.of(read(reply, at)) if reply.status_code == 200 else None
                     break
                 at = self._stays(at, reply)
+        if asked is not None:
+            form = asked.hidden | dict(form)  # a token against forged requests, for example
+            at = self._ours(at, self.web.mirrors.original(urljoin(at, asked.action)))
         for _ in range(3):
             with self.send(at, method="POST", form=form) as reply:
                 if reply.status_code not in (307, 308):
@@ -205,11 +212,12 @@ class Crcns:
 
     def _stays(self, at: str, reply: requests.Response) -> str:
         """Where a page of the login redirects to, which must be CRCNS."""
-        found = self.web.target(at, reply)
+        return self._ours(at, self.web.target(at, reply))
+
+    @staticmethod
+    def _ours(at: str, found: str) -> str:
         if not is_crcns(found):
-            raise FetchError(
-                f"{at}: the login is redirected to {host_of(found)}, which is not CRCNS; nothing was sent there"
-            )
+            raise FetchError(f"{at}: the login leads to {found[:80]}, which is not CRCNS; nothing was sent there")
         return found
 
     def _keep(self, line: str) -> None:
@@ -225,6 +233,37 @@ class Crcns:
                 self._cookies[name] = morsel.coded_value
 
 
+class _Form(HTMLParser):
+    """The form of a page that asks for a password: where it is sent to, and its hidden fields."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action, self.hidden = "", dict[str, str]()
+        self.asks, self.ended = False, True
+
+    @classmethod
+    def of(cls, page: str) -> _Form | None:
+        """The one of a page; None where none asks for a password."""
+        form = cls()
+        form.feed(page)
+        return form if form.asks else None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Begin anew at each form, until one has asked for a password."""
+        given = {name: value or "" for name, value in attrs}
+        kind = given.get("type", "").lower()
+        if tag == "form" and not self.asks:
+            self.action, self.hidden, self.ended = given.get("action", ""), {}, False
+        elif tag == "input" and not self.ended:
+            self.asks = self.asks or kind == "password"
+            if kind == "hidden" and given.get("name"):
+                self.hidden[given["name"]] = given.get("value", "")
+
+    def handle_endtag(self, tag: str) -> None:
+        """What comes after the form is not of it."""
+        self.ended = self.ended or tag == "form"
+
+
 def dataset_of(url: str) -> str:
     """Identifier of the data set that a file belongs to: the first part of its path."""
     return urlsplit(url).path.strip("/").partition("/")[0]
@@ -238,18 +277,20 @@ def is_page(text: str) -> bool:
 
 def parse_list(text: str) -> dict[str, int]:
     """Path to bytes of ``filelist.txt``: a flag, a path, a size, perhaps the size in words; the rest is comment."""
-    found = (_LISTED.fullmatch(line) for line in text.splitlines())
+    found = (_LISTED.fullmatch(line) for line in text.removeprefix("\ufeff").splitlines())
     return {match["path"]: int(match["bytes"]) for match in found if match}
 
 
 def parse_sums(text: str) -> dict[str, str]:
     """Path to MD5 of ``checksums.md5``."""
-    found = (_SUM.fullmatch(line) for line in text.splitlines())
+    lines = text.removeprefix("\ufeff").splitlines()
+    found = (_SUM.fullmatch(line) or _BSD_SUM.fullmatch(line.strip()) for line in lines)
     return {match["path"]: match["md5"].lower() for match in found if match}
 
 
-def _size(sizes: Mapping[str, int], key: str, inner: str) -> int:
-    return next((sizes[name] for name in (key, f"{inner}{key}", f"./{key}") if name in sizes), 0)
+def _within(path: str, dataset: str) -> str:
+    """A path of a list, below the folder of its data set: with it, or the whole path on the server, before it."""
+    return path.removeprefix("./").rpartition(f"/{dataset}/")[2].removeprefix(f"{dataset}/")
 
 
 def _greets(text: str) -> bool:

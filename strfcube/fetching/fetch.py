@@ -18,7 +18,8 @@ from strfcube.fetching import credentials, ledger, terms
 from strfcube.fetching.archives import unpack
 from strfcube.fetching.crcns import Crcns, is_crcns
 from strfcube.fetching.ledger import Record
-from strfcube.fetching.plan import Plan, changed, enquire, is_own, look, state_of
+from strfcube.fetching.plan import Plan, changed, enquire, is_own, look, see_told_apart, state_of
+from strfcube.fetching.refusals import Damaged
 from strfcube.fetching.reuse import take_over
 from strfcube.fetching.transfer import Transfer
 from strfcube.fetching.web import Stopped, Web, host_of
@@ -78,7 +79,7 @@ def fetch(
     dataset : str
         Name in the catalog.
     only : mapping, optional
-        As of `build`: files that hold nothing of it are not fetched.
+        As of `build`, by what the files are told apart by: those that hold nothing of it are not fetched.
     raw : path, optional
         Folder to fetch into; default ``$STRFCUBE_DATA_DIR/raw/<dataset>``.
     extra : sequence of str
@@ -104,11 +105,12 @@ def fetch(
     UsageError
         If an argument cannot be used, or terms are not accepted.
     SelectionError
-        If `only` chooses what no file holds.
+        If `only` chooses what no file holds, or by what the files are not told apart by.
     """
     entry = catalog.entry(dataset)
     if not entry.files:
         raise UsageError(f"{dataset} has no files to fetch: strfcube build {dataset} writes them itself")
+    see_told_apart(entry, choices(only))
     plan = look(entry, raw_folder(dataset, raw), choices(only), extra)
     if accept_terms:
         terms.remember(entry)
@@ -346,7 +348,15 @@ def _bring(raw: Path, item: Item, visit: Visit, keep: bool, moved: Callable[[str
         if file.unpack:
             if record.bytes > _LONG:
                 say(f"{file.name}: unpacking {catalog.in_words(record.bytes)}")
-            how += _unpack(raw, item, record, held, visit, say)
+            try:
+                how += _unpack(raw, item, record, held, visit, say)
+            except Damaged as error:
+                if own or item.published.md5:
+                    raise
+                # Nobody published what it must be, and this cannot be it: the next command must not meet it again.
+                shutil.rmtree(slot)
+                what = str(error).removeprefix(f"{held}: ").partition("; nothing was unpacked")[0]
+                raise FetchError(f"{file.name}: {what}; it was removed, and the same command fetches it anew") from None
             if not own and keep:
                 os.replace(held, raw / file.name)
         else:

@@ -71,6 +71,9 @@ def read(raw: Path) -> dict[str, Record]:
         return {name: Record(**{k: v for k, v in given.items() if k in known}) for name, given in listed.items()}
     except FileNotFoundError:
         return {}
+    except NotADirectoryError:
+        message = "no raw folder can be there, a file is in its place; give another (--raw, or STRFCUBE_DATA_DIR)"
+        raise FetchError(f"{raw}: {message}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FetchError(
             f"{file}: cannot be read ({type(error).__name__}); remove it: the files that are there are verified anew"

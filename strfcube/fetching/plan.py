@@ -101,6 +101,23 @@ def choose(entry: Entry, only: Mapping[str, Sequence[str]], extra: Iterable[str]
     )  # fmt: skip
 
 
+def see_told_apart(entry: Entry, only: Mapping[str, Sequence[str]]) -> None:
+    """Refuse a choice that no file can obey: a fetch alone would bring everything.
+
+    Raises
+    ------
+    SelectionError
+        If a key is none by which the files are told apart.
+    """
+    keys = {key for f in entry.files for key in f.only}
+    if strange := sorted(set(only) - keys):
+        by = f"by {', '.join(sorted(keys))} alone" if keys else "by nothing"
+        raise SelectionError(
+            f"--only {', '.join(strange)}: the files of {entry.name} are told apart {by}; leave it out to fetch all "
+            f"of them, and give it to strfcube build"
+        )
+
+
 def is_own(raw: Path) -> bool:
     """Whether a raw folder is the user's own: there is something in it that strfcube did not fetch."""
     if not raw.is_dir() or any((raw / name).exists() for name in (ledger.NAME, ledger.WORK)):

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 AGAIN = "delete it and fetch it again"
 
 
+class Damaged(FetchError):  # noqa: N818 (never leaves the room)
+    """An archive that is not what its publisher packed: fetched again, it may be."""
+
+
 def shown(name: str) -> str:
     """Quote a name for a message: on one line, and not without end."""
     return repr(name if len(name) <= 80 else f"{name[:50]}...{name[-25:]}")
@@ -19,7 +23,8 @@ def shown(name: str) -> str:
 
 def refusal(archive: Path, what: str, todo: str = "do not use this archive") -> FetchError:
     """The error of an archive that is not unpacked."""
-    return FetchError(f"{archive}: {what}; nothing was unpacked: {todo}")
+    kind = Damaged if todo is AGAIN else FetchError
+    return kind(f"{archive}: {what}; nothing was unpacked: {todo}")
 
 
 def damaged(archive: Path, what: str, error: Exception) -> FetchError:

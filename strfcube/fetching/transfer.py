@@ -216,7 +216,8 @@ class Transfer:
     def _take(self, url: str, reply: requests.Response, have: int, total: int) -> None:
         """Write what comes; the first bytes are looked at before anything that is there is given up."""
         encoding = reply.headers.get("Content-Encoding", "").lower()
-        packed = encoding not in ("", "identity") and not url.rpartition("?")[0].endswith(("gz", "gz/content"))
+        # Some servers call the compression of the file itself an encoding.
+        packed = encoding not in ("", "identity") and not url.partition("?")[0].endswith(("gz", "gz/content"))
         total = 0 if packed else total
         pieces = _Pieces(self.web, reply, packed, host_of(url))
         head = pieces.head()
@@ -328,5 +329,5 @@ def _is_page(head: bytes, reply: requests.Response, size: int) -> bool:
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html")) or (b"<form" in text and b"password" in text):
         return True
-    named = reply.headers.get("Content-Type", "").lower().startswith("text/html")
+    named = reply.headers.get("Content-Type", "").lower().startswith("text/html") and b"\0" not in head
     return named and not (size and _length(reply) == size)

@@ -130,13 +130,17 @@ class Web:
             )  # fmt: skip
         except requests.exceptions.SSLError as error:
             reason = _reason(error)
-            raise FetchError(f"{host}: no safe connection ({reason}); is the clock right, is there a proxy?") from None
+            hint = "is the clock right? The certificate of a proxy that looks inside is named by REQUESTS_CA_BUNDLE"
+            raise FetchError(f"{host}: no safe connection ({reason}); {hint}") from None
         except requests.exceptions.ProxyError:
             raise Interrupted(f"the proxy did not connect to {host}") from None
         except requests.exceptions.Timeout:
             raise Interrupted(f"{host} did not answer in {self.patience.timeout:g} s") from None
         except requests.exceptions.ConnectionError as error:
             raise Interrupted(f"no connection to {host} ({_reason(error)})") from None
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema):
+            hint = "give https_proxy as http://HOST:PORT, and STRFCUBE_MIRRORS as URLs"
+            raise FetchError(f"{host}: the address of the proxy or mirror cannot be used; {hint}") from None
         except requests.exceptions.RequestException as error:
             raise FetchError(f"{host}: {type(error).__name__}: the request could not be made") from None
         if reply.status_code in BUSY:
@@ -322,5 +326,6 @@ def _reason(error: BaseException) -> str:
         reason = getattr(seen, "reason", None)
         if isinstance(seen, OSError) and seen.strerror:
             text = seen.strerror
-        seen = reason if isinstance(reason, BaseException) else seen.__cause__ or seen.__context__
+        inner = next((arg for arg in seen.args if isinstance(arg, BaseException)), None)
+        seen = reason if isinstance(reason, BaseException) else inner or seen.__cause__ or seen.__context__
     return text or "it was refused or cut"

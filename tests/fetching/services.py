@@ -63,6 +63,9 @@ class Services:
     modified: bool = True
     weak: bool = False
     checksums: bool = True  # whether the services publish them
+    form: str = ""  # the login form's page, in place of one without fields; sent to where it says
+    token: str = ""  # what the form's hidden field must bring back
+    lists: dict[str, str] = field(default_factory=dict)  # CRCNS's lists, in place of those of the files
     form_works: bool = True  # whether CRCNS's login form gives a session; else only the page of the data set does
 
     def __post_init__(self):
@@ -217,7 +220,11 @@ class _Handler(BaseHTTPRequestHandler):
             body, status = gzip.compress(content), 200
         self.request_log.status = status
         self.send_response(status)
-        self.send_header("Content-Type", "application/octet-stream")
+        self.send_header(
+            "Content-Type", str(value) if kind in ("typed", "chunked and typed") else "application/octet-stream"
+        )
+        if kind == "called gzip":
+            self.send_header("Content-Encoding", str(value))
         if services.etags:
             self.send_header("ETag", etag)
         if services.modified:
@@ -226,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
         if kind == "gzip":
             self.send_header("Content-Encoding", "gzip")
-        chunked = kind in ("chunked", "chunked drop")
+        chunked = kind in ("chunked", "chunked and typed", "chunked drop")
         if chunked:
             self.send_header("Transfer-Encoding", "chunked")
         elif kind == "no length":
@@ -317,14 +324,16 @@ class _Handler(BaseHTTPRequestHandler):
         services, form = self.services, {k: v[0] for k, v in parse_qs(body).items()}
         session = re.search(r"__ac=(\w+)", self.headers.get("Cookie", ""))
         inside = bool(session) and session[1] in services.sessions
-        if host == "crcns.org" and path == "/login_form":
+        if host == "crcns.org" and path in ("/login_form", "/login"):
             right = (form.get("__ac_name"), form.get("__ac_password")) == (USER, PASSWORD)
+            right &= form.get("_authenticator", "") == services.token
+            right &= (path == "/login") == ('login"' in services.form)
             if method == "POST" and right and services.form_works:
                 token = hashlib.md5(str(time.time()).encode()).hexdigest()
                 services.sessions.add(token)
                 self.reply(302, Location="https://crcns.org/logged_in", Set_Cookie=f"__ac={token}; Path=/; HttpOnly")
             else:
-                self.reply(200, PAGE)
+                self.reply(200, services.form or PAGE)
             return
         dataset, _, name = path.strip("/").partition("/")
         start = f"download.crcns.org/{dataset}/"
@@ -339,6 +348,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self.reply(200, f"<html>Logged in as {USER}</html>" if inside else PAGE)
         elif not inside:
             self.reply(200, PAGE)
+        elif name in services.lists:
+            self.reply(200, services.lists[name], kind="text/plain")
         elif name == "filelist.txt":
             lines = [f" {k}\t{len(v)}\t({len(v) / 1e6:.1f} MB)" for k, v in sorted(mine.items())]
             self.reply(200, "# the files of this data set\n" + "\n".join(lines) + "\n", kind="text/plain")

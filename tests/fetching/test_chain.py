@@ -160,6 +160,25 @@ def test_aa4_of_one_bird(published, run):
     check_log(published)
 
 
+def test_a_cube_does_not_depend_on_what_was_fetched_beside_it(published, run, tmp_path):
+    birds = [("build", "aa4", "--accept-terms", "--only", f"animal={bird}") for bird in ("LblBlu2028M", "BlaBro09xxF")]
+    areas = [("build", "nat4", "--only", f"area={area}") for area in ("PEG", "A1")]
+    for first, second in (birds, areas):
+        alone = run(*first, "--yes", "--jobs", 1)[1].splitlines()[0]
+        assert run(*second, "--yes", "--jobs", 1)[0] == 0
+        built = digest(alone)
+        assert run(*first, "--strict", "--jobs", 1)[0] == 0  # up to date
+        code, out, err = run(*first, "--jobs", 1, "--out", tmp_path / f"{first[1]}.zarr")
+        assert code == 0, err
+        assert digest(out.splitlines()[0]) == built
+    kept = data() / "raw" / "aa4" / "BlaBro09xxF.tar.gz"
+    kept.write_bytes(b"of another bird")  # what is still packed there is not missing here
+    assert "BlaBro" not in run(*birds[0], "--force", "--no-fetch", "--jobs", 1)[2]
+    code, out, err = run("build", "aa4", "--no-fetch", "--only", "animal=YelBlu6903F", "--jobs", 1)
+    assert code == 2
+    assert "nothing has that; there are BlaBro09xxF, LblBlu2028M" in err
+
+
 def test_ns1(published):
     path = strfcube.build("ns1", fetch=True, jobs=1)
     assert raw_names("ns1") == ["MetadataSHEnCneurons.mat", "spikesandwav"]
@@ -297,7 +316,7 @@ def test_no_worker_has_a_password(published, tmp_path):
     assert os.environ["CRCNS_PASSWORD"] == PASSWORD
 
 
-def _environment_of_all_children():
+def _environment_of_all_children(_shared):
     texts = [json.dumps(dict(os.environ))]
     parent = os.getppid()
     for status in Path("/proc").glob("[0-9]*/stat"):
