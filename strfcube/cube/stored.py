@@ -389,6 +389,33 @@ class Rows:
         out = out[tuple(0 if d in gone else slice(None) for d in range(out.ndim))]
         return out.transpose([kept.index(d) for d in self.dims])
 
+    def counts(self) -> tuple[NDArray[Any], int] | None:
+        """Counts as they are stored, and the value that stands for missing ones; None unless they are in one chunk.
+
+        Repeats at the end that the chunk does not hold are left out. Valid until the same thread reads something else.
+        """
+        source = self.parts[0].source
+        array = source.array
+        if not self.by_neuron or len(self.parts) != 1 or array.dtype.kind != "u":
+            return None
+        at, key = [], []
+        wanted = (self.parts[0].stim, self.parts[0].neuron, *self.rest)
+        for positions, chunk, size in zip(wanted, array.chunk, array.shape, strict=True):
+            found, outside = pieces(positions, chunk, size)
+            if len(found) != 1 or outside.size or not isinstance(found[0][2], slice):
+                return None
+            at.append(found[0][0])
+            key.append(found[0][2])
+        values = source.read(tuple(at)) if array.fill == np.iinfo(array.dtype).max else None
+        if values is None:
+            return None
+        values = values[tuple(key)]
+        if not values.size:
+            return None
+        values = values[tuple(slice(None) if d in self.dims else 0 for d in range(4))]
+        kept = sorted(self.dims)
+        return values.transpose([kept.index(d) for d in self.dims]), int(array.fill)
+
     def _owner(self) -> Index:
         """Of each stimulus, the first part that has it; -1 where none does."""
         there = np.stack([p.stim for p in self.parts]) >= 0
