@@ -14,7 +14,7 @@ import xarray as xr
 
 from strfcube.analysis.predictions import aligned
 from strfcube.analysis.transform import blockwise
-from strfcube.cube.averages import blocks
+from strfcube.cube.averages import BLOCK_VALUES, blocks
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:
@@ -91,10 +91,10 @@ def _power_columns(x: NDArray[Any], prediction: NDArray[Any] | None = None) -> N
     return out
 
 
-def _columns_of_stored(values: NDArray[Any], fill: int) -> NDArray[np.float64]:
+def _columns_of_stored(values: NDArray[Any], fill: int, out: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
     """As `_power_columns`, of counts (..., repeat, time) in which `fill` is what was not observed."""
-    out = np.empty((*values.shape[:-2], _OWN))
-    for at in blocks(values.shape):
+    out = np.empty((*values.shape[:-2], _OWN)) if out is None else out
+    for at in blocks(values.shape, 4 * BLOCK_VALUES):
         part = values[at]
         present = part.min(-1) != fill
         used = part.min(-2) != fill
@@ -145,7 +145,7 @@ def _powers(x: NDArray[Any], prediction: NDArray[Any] | None) -> NDArray[np.floa
 def _equal_windows(
     x: NDArray[Any], present: NDArray[np.bool_], used: NDArray[np.bool_], prediction: NDArray[Any] | None
 ) -> NDArray[np.float64]:
-    """Where all repeats of a pair observed the same bins; `x` is 0 where nothing was, in a dtype that holds its sums."""
+    """Where all repeats of a pair observed the same bins; `x` is 0 elsewhere, and its dtype holds its sums."""
     repeats, bins = present.sum(-1), used.sum(-1)
     total = x.sum(-2)
     with np.errstate(divide="ignore", invalid="ignore"):

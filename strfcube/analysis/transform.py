@@ -50,7 +50,8 @@ def blockwise(
         if data is not None:
             gone = {"repeat", "time"} - set(out)
             coords = {n: c for n, c in array.coords.items() if not gone & set(c.dims)}
-            return xr.DataArray(data, coords, [*array.dims[:-2], *out], array.name)
+            bare = xr.DataArray(data, dims=[*array.dims[:-2], *out], name=array.name)
+            return bare.assign_coords(coords)  # which copies no labels
     arrays = [a.chunk(dict.fromkeys(dims, -1)) if a.chunks else a for a, dims in zip(arrays, core, strict=True)]
     result: xr.DataArray = xr.apply_ufunc(
         function, *arrays, input_core_dims=core, output_core_dims=[list(out)], kwargs=kwargs, dask="parallelized",
@@ -157,10 +158,12 @@ def psth(response: xr.DataArray, dt_ms: float, smooth_ms: float | None = None) -
         out = smooth(out, dt_ms, smooth_ms)
     if units == "mixed":
         counts = response["units"] == "count"
-        out = out * counts.copy(data=np.where(counts, per_s, 1).astype(out.dtype))
+        out = out * counts.copy(deep=False, data=np.where(counts, per_s, 1).astype(out.dtype))
     if "units" in response.coords:
         own = response["units"]
-        out = out.assign_coords(units=own.copy(data=np.where(own == "count", "spikes/s", own).astype(object)))
+        out = out.assign_coords(
+            units=own.copy(deep=False, data=np.where(own == "count", "spikes/s", own).astype(object))
+        )
     dims = [d for d in response.dims if d != "repeat"]
     window = "" if smooth_ms is None else f", smoothed by a Hann window {smooth_ms:g} ms wide that sums to 1"
     attrs = {"long_name": "PSTH", "units": "spikes/s" if units == "count" else units, "estimator": f"mean{window}"}

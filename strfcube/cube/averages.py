@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 BLOCK_VALUES = 1 << 17  # of float64 at a time: what fits the cache
 
 
-def blocks(shape: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
-    """Cut the leading dims of an array (..., repeat, time) into indices of about `BLOCK_VALUES` values."""
+def blocks(shape: tuple[int, ...], values: int = BLOCK_VALUES) -> Iterator[tuple[Any, ...]]:
+    """Cut the leading dims of an array (..., repeat, time) into indices of about so many values."""
     lead = shape[:-2]
     if not lead:
         yield ()
         return
-    step = max(1, BLOCK_VALUES // max(1, shape[-2] * shape[-1]))
+    step = max(1, values // max(1, shape[-2] * shape[-1]))
     for index in np.ndindex(lead[:-1]):
         for first in range(0, lead[-1], step):
             yield (*index, slice(first, first + step))
 
 
 def mean(x: NDArray[Any], scale: float = 1.0) -> NDArray[Any]:
-    """Mean of the repeats that observed a bin [shape=(..., time)], of values [shape=(..., repeat, time)], times `scale`.
+    """Mean over repeats [shape=(..., time)] of values [shape=(..., repeat, time)], times `scale`.
 
-    NaN is what was not observed.
+    Each bin is that of the repeats that observed it; NaN is what was not observed.
     """
     out = np.empty((*x.shape[:-2], x.shape[-1]), np.result_type(x.dtype, np.float32))
     if not x.shape[-2]:
@@ -52,14 +52,16 @@ def mean(x: NDArray[Any], scale: float = 1.0) -> NDArray[Any]:
     return out
 
 
-def mean_of_stored(values: NDArray[Any], fill: int, scale: float = 1.0) -> NDArray[np.float32]:
+def mean_of_stored(
+    values: NDArray[Any], fill: int, scale: float = 1.0, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
     """As `mean`, of counts in which the largest value of their dtype, `fill`, is what was not observed.
 
     Counts are added up as they are, in a quarter of the time that it takes to make floats of them first.
     """
     repeats = values.shape[-2]
     low = values.min(-2)
-    out = np.empty(low.shape, np.float32)
+    out = np.empty(low.shape, np.float32) if out is None else out
     empty = low == fill
     mixed = None
     top = low if repeats == 1 else values.max(-2)
@@ -71,8 +73,7 @@ def mean_of_stored(values: NDArray[Any], fill: int, scale: float = 1.0) -> NDArr
     most = int(np.max(top, where=~empty, initial=0))
     small = most * repeats <= np.iinfo(values.dtype).max  # else what follows would not hold the sums
     total = low if repeats == 1 else np.add.reduce(values, axis=-2, dtype=values.dtype if small else np.uint64)
-    np.divide(total, np.float32(repeats), out=out, casting="unsafe")
-    out *= np.float32(scale)
+    np.multiply(total, np.float32(scale / repeats), out=out, casting="unsafe")
     np.copyto(out, np.float32(np.nan), where=empty)
     if mixed is not None:
         some = values[mixed]

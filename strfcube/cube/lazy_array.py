@@ -297,7 +297,8 @@ class Applied:
     dtype : dtype
         Of the values.
     stored : callable, optional
-        Gives the same of counts as they are stored, and of the value that stands there for what is missing.
+        Gives the same of counts as they are stored, and of the value that stands there for what is missing, in memory
+        `out` of the caller if there is some.
     """
 
     def __init__(
@@ -327,12 +328,16 @@ class Applied:
             [slice(low, low + steps[dim]) for low in range(0, size, steps[dim])]
             for dim, size in zip(rows.dims[:lead], rows.shape, strict=False)
         ]
+        whole = all(range(n)[k] == range(n) for n, k in zip(self.shape[lead:], key[lead:], strict=True))
         room = np.empty(0, np.float32)  # used again: fresh memory costs more than what is written to it
         for here in itertools.product(*spans):
             part = rows.take((*here, slice(None), slice(None))).recorded()
             counts = None if self.stored is None else part.counts()
             if counts is not None and self.stored is not None:
-                out[here] = self.stored(*counts)[(Ellipsis, *key[lead:])]  # type: ignore[arg-type]
+                if whole:
+                    self.stored(*counts, out=out[here])
+                else:
+                    out[here] = self.stored(*counts)[(Ellipsis, *key[lead:])]  # type: ignore[arg-type]
                 continue
             size = math.prod(part.shape)
             room = room if len(room) >= size else np.empty(size, np.float32)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Index = NDArray[np.intp]
 Span = slice | Index
+_NOWHERE = np.arange(0)
 
 
 @dataclass(frozen=True)
@@ -450,6 +451,8 @@ def joined(rows: Sequence[Rows], stims: Sequence[Index], sizes: Sequence[int]) -
 
 def _of_neurons(parts: tuple[Part, ...], neuron: Index) -> tuple[Part, ...]:
     """Parts of the neurons at these positions, in their order."""
+    if len(parts) == 1:
+        return (Part(parts[0].source, parts[0].stim, parts[0].neuron[neuron]),)
     first = np.cumsum([0, *(len(p.neuron) for p in parts)])
     owner = np.searchsorted(first, neuron, side="right") - 1
     edges = [0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), len(neuron)]
@@ -497,6 +500,8 @@ def pieces(positions: Index, chunk: int, size: int) -> tuple[list[tuple[int, Spa
         straight: list[tuple[int, Span, Span]] = [
             (k, slice(a - first, b - first), slice(a - k * chunk, b - k * chunk)) for k, a, b in bounds
         ]
+        if (low, high) == (first, last):
+            return straight, _NOWHERE
         return straight, np.r_[0 : low - first, high - first : last - first]
     inside = (positions >= 0) & (positions < size)
     here = np.flatnonzero(inside)
