@@ -331,8 +331,11 @@ class Applied:
         whole = all(range(n)[k] == range(n) for n, k in zip(self.shape[lead:], key[lead:], strict=True))
         room = np.empty(0, np.float32)  # used again: fresh memory costs more than what is written to it
         for here in itertools.product(*spans):
-            part = rows.take((*here, slice(None), slice(None))).recorded()
+            part = rows.take((*here, slice(None), slice(None)))
             counts = None if self.stored is None else part.counts()
+            if counts is None:
+                part = part.recorded()
+                counts = None if self.stored is None else part.counts()
             if counts is not None and self.stored is not None:
                 if whole:
                     self.stored(*counts, out=out[here])
