@@ -277,6 +277,9 @@ class LazyRows(BackendArray):
         self.shape, self.dtype = rows.shape, rows.dtype
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        if isinstance(key, indexing.BasicIndexer | indexing.OuterIndexer):
+            # Any slices and positions; what xarray makes of an empty slice with a negative step fails
+            return self.rows.take(key.tuple).read()
         return indexing.explicit_indexing_adapter(
             key, self.shape, indexing.IndexingSupport.OUTER, lambda k: self.rows.take(k).read()
         )
