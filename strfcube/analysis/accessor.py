@@ -282,7 +282,7 @@ class StrfAccessor:
         step = float(self._ds.attrs["dt_ms"]) / 1000
         bins = np.rint(self._ds["time"].values / step)
         reach = (bins < self._ds["n_bins"].values[:, None]).sum(1)
-        return self._ds["n_bins"].copy(data=np.where((self._ds["n_repeats"] > 0).any("neuron"), reach, 0))
+        return self._ds["n_bins"].copy(deep=False, data=np.where((self._ds["n_repeats"] > 0).any("neuron"), reach, 0))
 
     def spontaneous_rate(
         self, window: tuple[float, float] | None = None, per: Per = "neuron", trials: xr.Dataset | None = None

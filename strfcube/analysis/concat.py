@@ -182,7 +182,7 @@ def _without_copies(cubes: Sequence[xr.Dataset], names: Sequence[str]) -> list[x
         if not fresh.any():
             raise UsageError(f"concat: every cell of {name} stands in an earlier cube; leave {name} out")
         seen.update(cells)
-        kept.append(ds if fresh.all() else select(ds, where=ds["neuron"].copy(data=fresh)))
+        kept.append(ds if fresh.all() else select(ds, where=ds["neuron"].copy(deep=False, data=fresh)))
     return kept
 
 

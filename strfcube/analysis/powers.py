@@ -13,7 +13,8 @@ import numpy as np
 import xarray as xr
 
 from strfcube.analysis.predictions import aligned
-from strfcube.analysis.transform import blocks, blockwise
+from strfcube.analysis.transform import blockwise
+from strfcube.cube.averages import BLOCK_VALUES, blocks
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def powers(response: xr.DataArray, prediction: xr.DataArray | None = None, per: 
         prediction, response = aligned(prediction, response)
         arrays, core = [response, prediction], [*core, ["time"]]
     columns = _COLUMNS[: _OWN if prediction is None else None]
-    table = blockwise(_power_columns, arrays, core, {"column": len(columns)}, np.float64)
+    table = blockwise(_power_columns, arrays, core, {"column": len(columns)}, np.float64, stored=_columns_of_stored)
     result = xr.Dataset({name: table.isel(column=i) for i, name in enumerate(columns)})
     if per == "pair" or "stim" not in result.dims:
         return result
@@ -90,6 +91,41 @@ def _power_columns(x: NDArray[Any], prediction: NDArray[Any] | None = None) -> N
     return out
 
 
+def _columns_of_stored(values: NDArray[Any], fill: int, out: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """As `_power_columns`, of counts (..., repeat, time) in which `fill` is what was not observed."""
+    out = np.empty((*values.shape[:-2], _OWN)) if out is None else out
+    for at in blocks(values.shape, 4 * BLOCK_VALUES):
+        part = values[at]
+        present = part.min(-1) != fill
+        used = part.min(-2) != fill
+        repeats = present.sum(-1)
+        table = np.full((*repeats.shape, _OWN), np.nan)
+        table[..., 0], table[..., 1] = repeats, used.sum(-1)
+        several = repeats >= 2
+        if several.any():
+            table[several] = _counted(part[several], present[several], used[several], fill)
+        out[at] = table
+    return out
+
+
+def _counted(
+    counts: NDArray[Any], present: NDArray[np.bool_], used: NDArray[np.bool_], fill: int
+) -> NDArray[np.float64]:
+    """`_powers` of counts."""
+    missing = counts == fill
+    n_missing = np.add.reduce(missing.view(np.uint8), axis=-2, dtype=np.uint16).sum(-1)
+    repeats, bins = counts.shape[-2:]
+    unequal = n_missing != repeats * bins - present.sum(-1) * used.sum(-1)
+    counts[missing] = 0  # a copy, of the pairs that have several repeats
+    # Whole numbers are added without loss, in float32 too as long as it holds them
+    exact = int(counts.max(initial=0)) ** 2 * repeats * bins < 1 << 24
+    x = counts.astype(np.float32 if exact else np.float64)
+    out = _equal_windows(x, present, used, None)
+    if unequal.any():
+        out[unequal] = _unequal_windows(x[unequal], ~missing[unequal], None)
+    return out
+
+
 def _powers(x: NDArray[Any], prediction: NDArray[Any] | None) -> NDArray[np.float64]:
     observed = ~np.isnan(x)
     if prediction is not None:
@@ -97,7 +133,8 @@ def _powers(x: NDArray[Any], prediction: NDArray[Any] | None) -> NDArray[np.floa
     present = observed.any(-1)
     used = observed.any(-2)
     unequal = (observed != (present[..., None] & used[..., None, :])).any((-1, -2))
-    out = _equal_windows(x, observed, present, used, prediction)
+    # Sums in float64: of a trace at -60 mV in float32 the variance would lose its digits.
+    out = _equal_windows(np.where(observed, x, np.float64(0)), present, used, prediction)
     if unequal.any():
         out[unequal] = _unequal_windows(
             x[unequal], observed[unequal], None if prediction is None else prediction[unequal]
@@ -106,19 +143,18 @@ def _powers(x: NDArray[Any], prediction: NDArray[Any] | None) -> NDArray[np.floa
 
 
 def _equal_windows(
-    x: NDArray[Any], observed: NDArray[np.bool_], present: NDArray[np.bool_], used: NDArray[np.bool_],
-    prediction: NDArray[Any] | None,
-) -> NDArray[np.float64]:  # fmt: skip
-    """Where all repeats of a pair observed the same bins."""
+    x: NDArray[Any], present: NDArray[np.bool_], used: NDArray[np.bool_], prediction: NDArray[Any] | None
+) -> NDArray[np.float64]:
+    """Where all repeats of a pair observed the same bins; `x` is 0 elsewhere, and its dtype holds its sums."""
     repeats, bins = present.sum(-1), used.sum(-1)
-    # Sums in float64: of a trace at -60 mV in float32 the variance would lose its digits.
-    x = np.where(observed, x, np.float64(0))
     total = x.sum(-2)
     with np.errstate(divide="ignore", invalid="ignore"):
-        own, sums = np.einsum("...rt,...rt->...r", x, x), x.sum(-1)
+        own, sums = np.einsum("...rt,...rt->...r", x, x).astype(np.float64), x.sum(-1).astype(np.float64)
         # Of each repeat with all others together: centred products, whose sum over repeats is that over all pairs.
         rows = (
-            np.matmul(x, total[..., None])[..., 0] - own - sums * (sums.sum(-1, keepdims=True) - sums) / bins[..., None]
+            np.matmul(x, total[..., None])[..., 0].astype(np.float64)
+            - own
+            - sums * (sums.sum(-1, keepdims=True) - sums) / bins[..., None]
         )
         own = own - sums**2 / bins[..., None]
         freedom = repeats * (repeats - 1.0) * (bins - 1.0)
@@ -170,7 +206,7 @@ def _noise_moment(x: NDArray[Any], present: NDArray[np.bool_], used: NDArray[np.
     if not half:
         return np.full(present.shape[:-1], np.nan)
     there = present[..., 1 : 2 * half : 2]
-    difference = (x[..., 0 : 2 * half : 2, :] - x[..., 1 : 2 * half : 2, :]).astype(np.float32)
+    difference = (x[..., 0 : 2 * half : 2, :] - x[..., 1 : 2 * half : 2, :]).astype(np.float32, copy=False)
     seen = there[..., None] & used[..., None, :]
     bins = np.maximum(used.sum(-1), 1).astype(np.float32)
     if not seen.all():

@@ -201,7 +201,7 @@ def apply(ds: xr.Dataset, choice: Choice) -> xr.Dataset:
     chosen = with_own_units(ds.isel(stim=as_slice(stim), neuron=as_slice(neuron)))
     if choice.pairs is None:
         return chosen
-    pairs = chosen["n_repeats"].transpose("stim", "neuron").copy(data=choice.pairs[np.ix_(stim, neuron)])
+    pairs = chosen["n_repeats"].transpose("stim", "neuron").copy(deep=False, data=choice.pairs[np.ix_(stim, neuron)])
     hidden = {name: chosen[name].where(pairs, 0) for name in ("n_repeats", "n_rejected") if name in chosen}
     return chosen.assign(hidden | {"response": chosen["response"].where(pairs)})
 

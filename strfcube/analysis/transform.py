@@ -11,31 +11,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
+from strfcube.cube.averages import mean, mean_of_stored
 from strfcube.errors import SelectionError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
-
-BLOCK_VALUES = 1 << 17  # of float64 at a time: what fits the cache
-
-
-def blocks(shape: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
-    """Cut the leading dims of an array (..., repeat, time) into indices of about `BLOCK_VALUES` values."""
-    lead = shape[:-2]
-    if not lead:
-        yield ()
-        return
-    step = max(1, BLOCK_VALUES // max(1, shape[-2] * shape[-1]))
-    for index in np.ndindex(lead[:-1]):
-        for first in range(0, lead[-1], step):
-            yield (*index, slice(first, first + step))
 
 
 def blockwise(
     function: Callable[..., NDArray[Any]], arrays: Sequence[xr.DataArray], core: Sequence[Sequence[str]],
-    out: Mapping[str, int], dtype: Any, **kwargs: Any,
+    out: Mapping[str, int], dtype: Any, stored: Callable[..., NDArray[Any]] | None = None, **kwargs: Any,
 ) -> xr.DataArray:  # fmt: skip
     """Apply a function of numpy arrays, lazily where they are dask.
 
@@ -49,18 +36,22 @@ def blockwise(
         Core dims of the result and their sizes.
     dtype : dtype
         Of the result.
+    stored : callable, optional
+        The same of counts as they are stored, as `strfcube.cube.lazy_array.Applied` takes it.
     **kwargs
-        Passed to `function`.
+        Passed to both.
     """
     if len(arrays) == 1 and arrays[0].chunks and list(core[0]) == ["repeat", "time"]:
         from strfcube.cube.lazy_array import applied
 
         array = arrays[0].transpose(..., "repeat", "time")
-        data = applied(array, partial(function, **kwargs), tuple(out.values()), dtype)
+        quick = None if stored is None else partial(stored, **kwargs)
+        data = applied(array, partial(function, **kwargs), tuple(out.values()), dtype, quick)
         if data is not None:
             gone = {"repeat", "time"} - set(out)
             coords = {n: c for n, c in array.coords.items() if not gone & set(c.dims)}
-            return xr.DataArray(data, coords, [*array.dims[:-2], *out], array.name)
+            bare = xr.DataArray(data, dims=[*array.dims[:-2], *out], name=array.name)
+            return bare.assign_coords(coords)  # which copies no labels
     arrays = [a.chunk(dict.fromkeys(dims, -1)) if a.chunks else a for a, dims in zip(arrays, core, strict=True)]
     result: xr.DataArray = xr.apply_ufunc(
         function, *arrays, input_core_dims=core, output_core_dims=[list(out)], kwargs=kwargs, dask="parallelized",
@@ -133,28 +124,6 @@ def smooth(values: xr.DataArray, dt_ms: float, smooth_ms: float) -> xr.DataArray
     return out.transpose(*values.dims).assign_attrs(values.attrs)
 
 
-def _mean(x: NDArray[Any], scale: float = 1.0) -> NDArray[Any]:
-    out = np.empty((*x.shape[:-2], x.shape[-1]), np.result_type(x.dtype, np.float32))
-    if not x.shape[-2]:
-        out[...] = np.nan
-        return out
-    if x.shape[-2] == 1:
-        np.multiply(x[..., 0, :], out.dtype.type(scale), out=out)
-        return out
-    for at in blocks(x.shape):
-        part = x[at]
-        total = part.sum(-2)
-        missing = np.isnan(part)
-        if np.count_nonzero(missing) == part.shape[-2] * np.count_nonzero(np.isnan(total)):
-            # Every bin was observed in all repeats or in none
-            np.divide(total, out.dtype.type(part.shape[-2]), out=out[at])
-            out[at] *= out.dtype.type(scale)
-            continue
-        with np.errstate(divide="ignore", invalid="ignore"):
-            out[at] = np.where(missing, 0, part).sum(-2) / (~missing).sum(-2) * scale
-    return out
-
-
 def psth(response: xr.DataArray, dt_ms: float, smooth_ms: float | None = None) -> xr.DataArray:
     """Mean over repeats: in spikes/s for counts, in mV for membrane potentials.
 
@@ -182,16 +151,19 @@ def psth(response: xr.DataArray, dt_ms: float, smooth_ms: float | None = None) -
         raise UsageError(f"response.attrs['units'] is {units!r}, expected 'count', 'mV' or 'mixed'")
     dtype = np.result_type(response.dtype, np.float32)
     per_s = 1000 / dt_ms
-    kwargs = {"scale": per_s if units == "count" else 1.0}
-    out = blockwise(_mean, [response], [["repeat", "time"]], {"time": response.sizes["time"]}, dtype, **kwargs)
+    core, bins = [["repeat", "time"]], {"time": response.sizes["time"]}
+    scale = per_s if units == "count" else 1.0
+    out = blockwise(mean, [response], core, bins, dtype, stored=mean_of_stored, scale=scale)
     if smooth_ms is not None:
         out = smooth(out, dt_ms, smooth_ms)
     if units == "mixed":
         counts = response["units"] == "count"
-        out = out * counts.copy(data=np.where(counts, per_s, 1).astype(out.dtype))
+        out = out * counts.copy(deep=False, data=np.where(counts, per_s, 1).astype(out.dtype))
     if "units" in response.coords:
         own = response["units"]
-        out = out.assign_coords(units=own.copy(data=np.where(own == "count", "spikes/s", own).astype(object)))
+        out = out.assign_coords(
+            units=own.copy(deep=False, data=np.where(own == "count", "spikes/s", own).astype(object))
+        )
     dims = [d for d in response.dims if d != "repeat"]
     window = "" if smooth_ms is None else f", smoothed by a Hann window {smooth_ms:g} ms wide that sums to 1"
     attrs = {"long_name": "PSTH", "units": "spikes/s" if units == "count" else units, "estimator": f"mean{window}"}

@@ -23,6 +23,8 @@ from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
+from strfcube.cube.averages import mean, mean_of_stored
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
@@ -109,6 +111,8 @@ _PASS_OVER_MISSING = (np.nanmean, np.nansum, np.nanmin, np.nanmax, np.nanvar, np
 
 def _reduced(function: Callable[..., NDArray[Any]], values: NDArray[Any]) -> NDArray[Any]:
     """Over repeats."""
+    if function is np.nanmean:
+        return mean(values)
     if not values.shape[-2]:
         values = np.full((*values.shape[:-2], 1, values.shape[-1]), np.nan, values.dtype)
     with warnings.catch_warnings():  # of bins that nobody observed
@@ -217,7 +221,8 @@ class StoredDask(DirectArray):
             axis = axis[0] if isinstance(axis, tuple) and len(axis) == 1 else axis
             plain = not {k: v for k, v in kwargs.items() if k != "axis" and v is not None and v is not np._NoValue}
             if isinstance(axis, int) and plain and rows.dims == (0, 1, 2, 3) and axis % 4 == 2:
-                return over(Applied(rows, partial(_reduced, func), rows.shape[3:], self.dtype))
+                stored = mean_of_stored if func is np.nanmean else None
+                return over(Applied(rows, partial(_reduced, func), rows.shape[3:], self.dtype, stored))
         return super().__array_function__(func, types, args, kwargs)
 
     def __deepcopy__(self, memo: Any) -> Any:
@@ -272,6 +277,9 @@ class LazyRows(BackendArray):
         self.shape, self.dtype = rows.shape, rows.dtype
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        if isinstance(key, indexing.BasicIndexer | indexing.OuterIndexer):
+            # Any slices and positions; what xarray makes of an empty slice with a negative step fails
+            return self.rows.take(key.tuple).read()
         return indexing.explicit_indexing_adapter(
             key, self.shape, indexing.IndexingSupport.OUTER, lambda k: self.rows.take(k).read()
         )
@@ -291,10 +299,20 @@ class Applied:
         Sizes that take the place of repeat and time.
     dtype : dtype
         Of the values.
+    stored : callable, optional
+        Gives the same of counts as they are stored, and of the value that stands there for what is missing, in memory
+        `out` of the caller if there is some.
     """
 
-    def __init__(self, rows: Rows, function: Callable[..., NDArray[Any]], size: tuple[int, ...], dtype: Any) -> None:
-        self.rows, self.function = rows, function
+    def __init__(
+        self,
+        rows: Rows,
+        function: Callable[..., NDArray[Any]],
+        size: tuple[int, ...],
+        dtype: Any,
+        stored: Callable[..., NDArray[Any]] | None = None,
+    ) -> None:
+        self.rows, self.function, self.stored = rows, function, stored
         self.shape, self.dtype = (*rows.shape[:-2], *size), np.dtype(dtype)
         self.ndim = len(self.shape)
 
@@ -313,9 +331,20 @@ class Applied:
             [slice(low, low + steps[dim]) for low in range(0, size, steps[dim])]
             for dim, size in zip(rows.dims[:lead], rows.shape, strict=False)
         ]
+        whole = all(range(n)[k] == range(n) for n, k in zip(self.shape[lead:], key[lead:], strict=True))
         room = np.empty(0, np.float32)  # used again: fresh memory costs more than what is written to it
         for here in itertools.product(*spans):
-            part = rows.take((*here, slice(None), slice(None))).recorded()
+            part = rows.take((*here, slice(None), slice(None)))
+            counts = None if self.stored is None else part.counts()
+            if counts is None:
+                part = part.recorded()
+                counts = None if self.stored is None else part.counts()
+            if counts is not None and self.stored is not None:
+                if whole:
+                    self.stored(*counts, out=out[here])
+                else:
+                    out[here] = self.stored(*counts)[(Ellipsis, *key[lead:])]  # type: ignore[arg-type]
+                continue
             size = math.prod(part.shape)
             room = room if len(room) >= size else np.empty(size, np.float32)
             values = self.function(part.read(room[:size].reshape(part.shape)))
@@ -328,13 +357,17 @@ class Applied:
 
 
 def applied(
-    response: xr.DataArray, function: Callable[..., NDArray[Any]], size: tuple[int, ...], dtype: Any
+    response: xr.DataArray,
+    function: Callable[..., NDArray[Any]],
+    size: tuple[int, ...],
+    dtype: Any,
+    stored: Callable[..., NDArray[Any]] | None = None,
 ) -> da.Array | None:
     """What a function makes of a lazy response [dims=(..., repeat, time)]; None where that holds no stored rows."""
     rows = rows_of(response) if response.chunks else None
     if rows is None or not rows.by_neuron or rows.dims[-2:] != (2, 3):
         return None
-    return over(Applied(rows, function, size, dtype))
+    return over(Applied(rows, function, size, dtype, stored))
 
 
 def over(source: Applied) -> DirectArray:

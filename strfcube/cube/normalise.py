@@ -63,7 +63,7 @@ def check(ds: xr.Dataset, *names: str) -> xr.Dataset:
                 f"expected whole numbers in '{name}', got {counts.dtype} with missing or broken values: where there is "
                 f"none it is 0, as in ds.{name}.where(condition, 0)"
             )
-        whole[name] = ds[name].copy(data=counts.astype(np.uint16 if name == "n_repeats" else np.int32))
+        whole[name] = ds[name].copy(deep=False, data=counts.astype(np.uint16 if name == "n_repeats" else np.int32))
     return ds.assign(whole) if whole else ds
 
 
@@ -91,7 +91,7 @@ def loaded(ds: xr.Dataset) -> xr.Dataset:
     for name, labels in (("n_repeats", ds["repeat"].values), ("n_bins", bins)):
         counts = np.asarray(ds[name].values)
         if len(labels) < counts.max(initial=0) or (np.diff(labels) <= 0).any():
-            ds = ds.assign({name: ds[name].copy(data=_reached(labels, counts))})
+            ds = ds.assign({name: ds[name].copy(deep=False, data=_reached(labels, counts))})
     return with_own_units(ds)
 
 

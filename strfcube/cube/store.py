@@ -59,8 +59,10 @@ def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
     """
     name, place = os.fspath(store), local(store)
     _say_where_it_went(place)
+    if "://" in place or (Path(place) / "zarr.json").exists():
+        return place
     # A folder that only happens to have the name of a data set is not meant.
-    if "://" in place or (Path(place) / "zarr.json" if name in entries() else Path(place)).exists():
+    if Path(place).exists() and name not in entries():
         return place
     if name not in entries() and (begun := _unfinished(f"{place}.building")):
         raise StoreError(f"{place}: no such cube yet; {begun}")

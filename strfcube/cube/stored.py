@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Index = NDArray[np.intp]
 Span = slice | Index
+_NOWHERE = np.arange(0)
 
 
 @dataclass(frozen=True)
@@ -389,6 +390,33 @@ class Rows:
         out = out[tuple(0 if d in gone else slice(None) for d in range(out.ndim))]
         return out.transpose([kept.index(d) for d in self.dims])
 
+    def counts(self) -> tuple[NDArray[Any], int] | None:
+        """Counts as they are stored, and the value that stands for missing ones; None unless they are in one chunk.
+
+        Repeats at the end that the chunk does not hold are left out. Valid until the same thread reads something else.
+        """
+        source = self.parts[0].source
+        array = source.array
+        if not self.by_neuron or len(self.parts) != 1 or array.dtype.kind != "u":
+            return None
+        at, key = [], []
+        wanted = (self.parts[0].stim, self.parts[0].neuron, *self.rest)
+        for positions, chunk, size in zip(wanted, array.chunk, array.shape, strict=True):
+            found, outside = pieces(positions, chunk, size)
+            if len(found) != 1 or outside.size or not isinstance(found[0][2], slice):
+                return None
+            at.append(found[0][0])
+            key.append(found[0][2])
+        values = source.read(tuple(at)) if array.fill == np.iinfo(array.dtype).max else None
+        if values is None:
+            return None
+        values = values[tuple(key)]
+        if not values.size:
+            return None
+        values = values[tuple(slice(None) if d in self.dims else 0 for d in range(4))]
+        kept = sorted(self.dims)
+        return values.transpose([kept.index(d) for d in self.dims]), int(array.fill)
+
     def _owner(self) -> Index:
         """Of each stimulus, the first part that has it; -1 where none does."""
         there = np.stack([p.stim for p in self.parts]) >= 0
@@ -423,6 +451,8 @@ def joined(rows: Sequence[Rows], stims: Sequence[Index], sizes: Sequence[int]) -
 
 def _of_neurons(parts: tuple[Part, ...], neuron: Index) -> tuple[Part, ...]:
     """Parts of the neurons at these positions, in their order."""
+    if len(parts) == 1:
+        return (Part(parts[0].source, parts[0].stim, parts[0].neuron[neuron]),)
     first = np.cumsum([0, *(len(p.neuron) for p in parts)])
     owner = np.searchsorted(first, neuron, side="right") - 1
     edges = [0, *(np.flatnonzero(np.diff(owner)) + 1).tolist(), len(neuron)]
@@ -470,6 +500,8 @@ def pieces(positions: Index, chunk: int, size: int) -> tuple[list[tuple[int, Spa
         straight: list[tuple[int, Span, Span]] = [
             (k, slice(a - first, b - first), slice(a - k * chunk, b - k * chunk)) for k, a, b in bounds
         ]
+        if (low, high) == (first, last):
+            return straight, _NOWHERE
         return straight, np.r_[0 : low - first, high - first : last - first]
     inside = (positions >= 0) & (positions < size)
     here = np.flatnonzero(inside)

@@ -102,6 +102,30 @@ def test_any_selection_equals_zarr(made, how, data):
     np.testing.assert_array_equal(lazy.values, wanted.values)
 
 
+@pytest.mark.parametrize("how", ["dask", "chunks", "cached", "uncached"])
+def test_empty_selections_of_reversed_arrays(made, how):
+    path, truth = made
+    lazy = lazily(path, how)["response"].isel(repeat=slice(None, None, -1), time=slice(None, None, -3))
+    assert lazy.isel(repeat=slice(0, 0), neuron=slice(2, 2)).values.shape == (7, 0, 0, 10)
+    np.testing.assert_array_equal(lazy.isel(repeat=[3, 0]).values, truth["response"][:, :, [1, 4], ::-3])
+
+
+@pytest.mark.parametrize("reduce", [
+    lambda ds: ds["response"].mean("repeat"),
+    lambda ds: ds.strf.psth(),
+    lambda ds: ds.strf.psth().isel(time=slice(3, 20, 2), neuron=[5, 1]),
+    lambda ds: ds.strf.psth().transpose("time", "neuron", "stim"),
+    lambda ds: ds.isel(neuron=slice(1, 7), stim=[4, 2], time=slice(4, None)).strf.psth(),
+    lambda ds: ds.isel(repeat=[3, 1], neuron=[6, 2, 3]).strf.psth(),
+    lambda ds: ds.strf.quality("pair"),
+    lambda ds: ds.isel(time=slice(5, 25)).strf.quality("pair"),
+])  # fmt: skip
+def test_reductions_of_stored_counts_are_those_of_their_values(made, reduce):
+    ds = strfcube.open(made[0])
+    memory = ds.assign(response=ds["response"].copy(data=made[1]["response"]))
+    xr.testing.assert_allclose(reduce(ds).compute(), reduce(memory), rtol=1e-5, atol=1e-7)
+
+
 def test_what_carries_its_rows_and_what_does_not(made):
     path, _ = made
     for how in ("dask", "none", "cached"):
