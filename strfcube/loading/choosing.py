@@ -138,8 +138,8 @@ class Chosen:
     def isel(self, *, stim: Any = None, neuron: Any = None) -> Self:
         """Choose visible stimuli and neurons by position: ints, slices, lists of ints or bools, in that order.
 
-        Nothing is hidden, as with ``ds.strf.isel``: a stimulus that none of the chosen neurons heard stays, all missing;
-        ``view.isel(neuron=[3]).sel()`` hides it.
+        Nothing is hidden, as with ``ds.strf.isel``: a stimulus that none of the chosen neurons heard stays, all
+        missing; ``view.isel(neuron=[3]).sel()`` hides it.
 
         Raises
         ------

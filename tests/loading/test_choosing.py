@@ -47,7 +47,7 @@ def test_positions_hide_no_neurons(view):
         assert part.ds["neuron"].values.tolist() == ALL
     assert not view[:6].batch(range(6))["valid_mask"][:, 0].any()
     assert labels(view.isel(neuron=[2, 4])) == ["cell002", "cell004"]
-    assert len(view.isel(neuron=[0])) == len(view.isel(neuron=[2])) == 10  # nor stimuli, though no chosen neuron heard one
+    assert len(view.isel(neuron=[0])) == len(view.isel(neuron=[2])) == 10  # nor stimuli that no chosen neuron heard
     assert not view.isel(neuron=[2]).batch(range(10))["valid_mask"].any()
     assert len(view.isel(neuron=[0]).sel()) == 4
     with pytest.raises(SelectionError, match="leaves no stimulus"):
@@ -220,6 +220,9 @@ def test_options_fail_where_they_are_given(cube, view):
     for wrong in (1.9, "0", None, True, [0]):
         with pytest.raises(UsageError, match="is no position"):
             view.batch([wrong])
+    for one in (3, np.int64(3)):
+        with pytest.raises(UsageError, match=r"expected positions in a list, got .*3"):
+            view.batch(one)
 
 
 def test_auto_keeps_what_is_small_in_bytes(tmp_path, monkeypatch):
