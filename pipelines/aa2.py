@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from strfcube.pipelines.raw_folder import find_member, listing, packed
 from strfcube.pipelines.text_pipeline import Cell, Stated, TextTrials
-from strfcube.records import Finding, Report, Severity
+from strfcube.records import Finding, Report, Severity, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -70,7 +70,8 @@ class AA2(TextTrials):
                 report(Finding("warning", folder, f"{table.name} does not name the cell", "its area is unknown"))
             cells.append(self.located(name, folder, label, report, self.relative(table), line))
         if regions:
-            what = f"{len(regions)} cells have no folder, the first on this line: {next(iter(regions))}"
+            lacking = counted(len(regions), "cell has", "cells have")
+            what = f"{lacking} no folder, the first on this line: {next(iter(regions))}"
             line = min(line for _, line in regions.values())
             report(Finding("warning", self.relative(table), what, "the cube lacks them", line))
         self._check_classes(root, cells, report)

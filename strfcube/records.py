@@ -43,6 +43,11 @@ class Audio(NamedTuple):
     rate: float
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """A number and what there is of it: ``1 unit has``, ``2 units have``."""
+    return f"{number} {one if number == 1 else many}"
+
+
 @dataclass(frozen=True, slots=True)
 class Length:
     """How long a stimulus is, and who says so.

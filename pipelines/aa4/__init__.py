@@ -62,7 +62,19 @@ from strfcube.pipelines.aa4.unit import (
     unit_meta,
 )
 from strfcube.pipelines.raw_folder import ARCHIVES, listing, packed, some
-from strfcube.records import Finding, Length, Neuron, Option, Pipeline, Report, Source, Stimulus, Survey, Trials
+from strfcube.records import (
+    Finding,
+    Length,
+    Neuron,
+    Option,
+    Pipeline,
+    Report,
+    Source,
+    Stimulus,
+    Survey,
+    Trials,
+    counted,
+)
 from strfcube.sound.audio import read_wav
 
 if TYPE_CHECKING:
@@ -203,14 +215,16 @@ class AA4(Pipeline):
         if columns.broken and not columns.numbers:
             raise RawDataError(f"no trial can be read, the first is {columns.broken[0]}", file)
         if columns.broken:
-            what = f"{len(columns.broken)} trials cannot be read, the first is {columns.broken[0]}"
+            what = f"{counted(len(columns.broken), 'trial', 'trials')} cannot be read, the first is {columns.broken[0]}"
             report(Finding("error", file, what, "they are left out"))
         if columns.strange:
             what = f"expected trial numbers, found {some(columns.strange)}"
             report(Finding("info", file, what, "these are not read"))
         times, row_size, strange = columns.spikes()
         if strange:
-            what = f"{strange} spike times are -999 or no number, in trials that have others"
+            what = (
+                f"{counted(strange, 'spike time is', 'spike times are')} -999 or no number, in trials that have others"
+            )
             report(Finding("warning", file, what, "these spikes are left out"))
         yield Trials(
             neuron, columns.stimuli, np.array(columns.numbers, np.int64), row_size, times,
@@ -261,7 +275,7 @@ class AA4(Pipeline):
             else:
                 report(Finding("warning", file, "holds no stimulus group", "the unit is left out"))
         for sort_type, stems in sorted(left_out.items()):
-            what = f"{len(stems)} units have sort type {sort_type!r}, the first is {stems[0]}"
+            what = f"{counted(len(stems), 'unit has', 'units have')} sort type {sort_type!r}, the first is {stems[0]}"
             report(Finding("info", animal, what, "left out, unless the option sort_types names that type"))
         if others:
             what = f"expected protocols with stimulus numbers, found {some(sorted(others))}"
@@ -272,7 +286,8 @@ class AA4(Pipeline):
             for group in without:
                 group.md5 = named[group.number]
             if without:
-                what = f"{len(without)} groups have no valid stim_md5, the first is {without[0].path.decode()}"
+                lacking = counted(len(without), "group has", "groups have")
+                what = f"{lacking} no valid stim_md5, the first is {without[0].path.decode()}"
                 report(Finding("warning", unit.file, what, f"taken from the number: {without[0].md5}"))
         for (number, md5), (file, found) in sorted(seen.items(), key=lambda item: item[0]):
             sound = sounds.setdefault(md5 or named[number], _Sound(file))
@@ -352,7 +367,8 @@ class AA4(Pipeline):
             report(Finding("warning", strange[0].relative_to(self.raw).as_posix(), what, "taken by their number"))
         kinds = Counter(str(s.meta["stim_type"]) for s in stimuli if s.meta["stim_category"] in ("other", "unknown"))
         for kind, count in sorted(kinds.items()):
-            what = f"{count} stimuli have type {kind!r}, which is none of song, call and mlnoise"
+            other = counted(count, "stimulus has", "stimuli have")
+            what = f"{other} type {kind!r}, which is none of song, call and mlnoise"
             report(Finding("info", "", what, f"kept, in category {_category(kind)}"))
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
+from strfcube import limits
 from strfcube.cube.averages import mean, mean_of_stored
 from strfcube.errors import SelectionError, UsageError
 
@@ -86,6 +87,8 @@ def hann_kernel(dt_ms: float, smooth_ms: float) -> NDArray[np.float64]:
         known = False
     if not known:
         raise UsageError(f"smooth_ms={smooth_ms!r} at dt_ms={dt_ms!r}: expected two positive widths in ms")
+    if smooth_ms > limits.SECONDS * 1000:
+        raise UsageError(f"smooth_ms={smooth_ms!r}: a window longer than any stimulus, {limits.SECONDS:g} s at most")
     half = int(np.ceil(smooth_ms / 2 / dt_ms)) - 1
     kernel = np.cos(np.pi * np.arange(-half, half + 1) * dt_ms / smooth_ms) ** 2
     return np.asarray(kernel / kernel.sum())

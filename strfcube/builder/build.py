@@ -36,7 +36,7 @@ from strfcube.builder.workplace import (
 from strfcube.cube.shard_writer import create
 from strfcube.cube.store import existing_cube, no_consolidation_warning
 from strfcube.errors import RawDataError, StoreError, StrfcubeError, UsageError
-from strfcube.records import Finding, Pipeline, Survey
+from strfcube.records import Finding, Pipeline, Survey, counted
 from strfcube.sound.audio import odd_waves
 from strfcube.sound.spectrogram import FrontEnd, Published, resolve
 
@@ -380,9 +380,10 @@ def _report_left_out(
     survey: Survey, unheard: list[int], unplayed: list[int], report: Callable[[Finding], None], *, together: bool
 ) -> None:
     if together:  # of a folder with much missing, not hundreds of findings that say the same
-        for kind, items, left in (("stimuli", survey.stimuli, unheard), ("neurons", survey.neurons, unplayed)):
+        named = ("stimulus has", "stimuli have"), ("neuron has", "neurons have")
+        for kind, items, left in zip(named, (survey.stimuli, survey.neurons), (unheard, unplayed), strict=True):
             if left:
-                what = f"{len(left)} {kind} have no trial, the first is {items[left[0]].id}"
+                what = f"{counted(len(left), *kind)} no trial, the first is {items[left[0]].id}"
                 report(Finding("info", "", what, "they are left out of the cube"))
         return
     for i in unheard:

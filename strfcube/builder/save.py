@@ -102,11 +102,13 @@ def _write(ds: xr.Dataset, unfinished: str) -> None:
 
     small = loaded(ds).drop_vars(["response", "stimulus"])
     attrs = {k: v for k, v in ds["response"].attrs.items() if k != "_FillValue"}
-    repeats = ds["n_repeats"].values.max(1, initial=0)
+    repeats = small["n_repeats"].values.max(1, initial=0)
     layouts = [
         response_layout(repeats, ds.sizes["neuron"], ds.sizes["time"], _stored_dtype(ds), attrs),
         stimulus_layout(ds.sizes["stim"], ds.sizes["frequency"], ds.sizes["time"], dict(ds["stimulus"].attrs)),
     ]
+    # A part may have fewer repeats than the cube it was cut from
+    small = small.isel(repeat=slice(layouts[0].shape[2]))
     digests: dict[str, str] = {}
     with no_consolidation_warning():
         write_group(small, unfinished, "", digests)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from strfcube.catalog import Entry, pipeline_class, raw_dir
+from strfcube.records import counted
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -101,7 +102,7 @@ def summary(ds: xr.Dataset, path: str, width: int) -> str:
     axis = ds["frequency"].values
     span = f"{axis[0]:,.0f} to {axis[-1]:,.0f} Hz; in {ds['stimulus'].attrs.get('units', '')}"
     silent = int(np.isnan(ds["stimulus"][:, 0, 0].values).sum())
-    missing = f"; {silent} stimuli have none" if silent else ""
+    missing = f"; {counted(silent, 'stimulus has', 'stimuli have')} none" if silent else ""
     lines += _field("spectrogram", f"{size['frequency']} bands, {span}{missing}", width)
     if "://" not in path:
         lines += _field("on disk", f"{_bytes(path) / 1e6:.1f} MB", width)

@@ -27,7 +27,7 @@ class Chosen:
     """Stimuli and neurons of a cube.
 
     Choosing by labels (`sel`, `where`, `subset`) hides the stimuli and the neurons without data in the choice, unless
-    they are kept. Positions never hide a neuron, and neurons chosen by position hide the stimuli that none has data in.
+    they are kept; positions (`isel`, slices) never hide.
     """
 
     _source: Source
@@ -138,7 +138,8 @@ class Chosen:
     def isel(self, *, stim: Any = None, neuron: Any = None) -> Self:
         """Choose visible stimuli and neurons by position: ints, slices, lists of ints or bools, in that order.
 
-        No neuron is hidden. A stimulus in which none of the chosen neurons has data is.
+        Nothing is hidden, as with ``ds.strf.isel``: a stimulus that none of the chosen neurons heard stays, all
+        missing; ``view.isel(neuron=[3]).sel()`` hides it.
 
         Raises
         ------
@@ -147,10 +148,7 @@ class Chosen:
         SelectionError
             For a choice that leaves nothing.
         """
-        chosen = self._choice.at(stim, neuron)
-        if neuron is not None:
-            chosen = chosen.heard(self._source.n_repeats, "neurons")
-        return self._narrowed(chosen, {"stim": stim, "neuron": neuron})
+        return self._narrowed(self._choice.at(stim, neuron), {"stim": stim, "neuron": neuron})
 
     def with_stimulus(self) -> Self:
         """Leave out the stimuli whose sound was missing when the cube was built.

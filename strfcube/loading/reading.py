@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
+from strfcube import limits
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:
@@ -77,8 +77,9 @@ class Reading:
         if self.audio_fs is not None and not (isinstance(self.audio_fs, int | float | np.number) and self.audio_fs > 0):
             raise UsageError(f"audio_fs={self.audio_fs!r}, expected a positive rate in Hz")
         number = isinstance(self.smooth_ms, int | float | np.number) and not isinstance(self.smooth_ms, bool)
-        if self.smooth_ms is not None and not (number and 0 <= self.smooth_ms < math.inf):
-            raise UsageError(f"smooth_ms={self.smooth_ms!r}, expected the width of the window in ms, from 0")
+        if self.smooth_ms is not None and not (number and 0 <= self.smooth_ms <= limits.SECONDS * 1000):
+            most = f"{limits.SECONDS * 1000:.0f}"
+            raise UsageError(f"smooth_ms={self.smooth_ms!r}, expected the width of the window in ms, 0 to {most}")
         if isinstance(self.extra, str):
             raise UsageError(f"extra={self.extra!r}, expected a sequence of names: extra=({self.extra!r},)")
         if self.mode == "waveform" and self.standardize is not None:

@@ -199,6 +199,8 @@ class CubeView(Chosen):
     def _read(self, indices: Iterable[int], *, raw: bool) -> dict[str, Any]:
         """Arrays of some stimuli; if `raw`, counts as they are stored and without a mask, where they can be."""
         size = len(self)
+        if _position(indices) is not None:
+            raise UsageError(f"batch: expected positions in a list, got {indices!r}: batch([{indices}])")
         items = []
         for one in indices:
             if (i := _position(one)) is None:

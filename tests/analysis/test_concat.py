@@ -444,6 +444,27 @@ def test_a_written_selection_is_a_cube_like_any_other(demo, tmp_path):
     np.testing.assert_array_equal(finer["response"].values, wanted["response"].values[..., : finer.sizes["time"]])
 
 
+@pytest.mark.parametrize("cut", ["stim", "repeat", "time", "pairs"])
+def test_a_written_part_has_the_repeats_that_are_left(tmp_path, cut):
+    cube = make_cube(stim=6, neuron=4, repeat=7)
+    few = xr.DataArray(np.where(np.arange(6) < 3, 4, 7), dims="stim")
+    counts = cube["n_repeats"].clip(max=few).astype(cube["n_repeats"].dtype)
+    cube = cube.assign(response=cube["response"].where(cube["repeat"] < counts), n_repeats=counts)
+    cube = strfcube.open(write(cube, tmp_path / "cube.zarr"))
+    part = {
+        "stim": lambda: cube.strf.isel(stim=slice(0, 3)),
+        "repeat": lambda: cube.isel(repeat=[1, 3]),
+        "time": lambda: cube.isel(stim=slice(1, 3), time=slice(0, 20)),
+        "pairs": lambda: cube.strf.where(lambda ds: ds["n_repeats"] < 5),
+    }[cut]()
+    path = write(part, tmp_path / "part.zarr")
+    assert strfcube.verify(path) == []
+    ds = strfcube.open(path)
+    assert ds.sizes["repeat"] == ds["n_repeats"].max()
+    assert ds["repeat"].values.tolist() == part["repeat"].values[: ds.sizes["repeat"]].tolist()
+    np.testing.assert_array_equal(ds["response"], part["response"][:, :, : ds.sizes["repeat"]])
+
+
 @pytest.mark.parametrize("wrong", ["a.zarr", make_cube(), [np.zeros(3)]])
 def test_what_is_no_list_of_cubes_is_told_apart(wrong):
     with pytest.raises(UsageError, match=r"several cubes in a list|paths, URLs or Datasets, got ndarray"):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from strfcube.analysis.transform import hann_kernel, psth, smooth, standardize
 from strfcube.errors import SelectionError, UsageError
+from strfcube.loading import CubeView
 
 
 @given(st.floats(0.5, 50), st.floats(0.1, 500))
@@ -154,3 +155,10 @@ def test_standardize_takes_moments_of_what_is_there(per, lazy):
     else:
         there = train[~np.isnan(train)]
         np.testing.assert_allclose(out, (values - there.mean()) / there.std(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_window_longer_than_any_stimulus_is_refused_at_the_call():
+    with pytest.raises(UsageError, match=r"longer than any stimulus, 3600 s at most"):
+        hann_kernel(5.0, 1e9)
+    with pytest.raises(UsageError, match="0 to 3600000"):
+        CubeView(make_cube()).using(smooth_ms=1e9)

@@ -54,6 +54,7 @@ def test_every_chunk_of_a_cube_has_a_checksum(cube, tmp_path):
 
 
 def by_torch(path):
+    pytest.importorskip("torch")
     from strfcube import CubeDataset
 
     view = CubeDataset(path, cache="none")
@@ -62,6 +63,7 @@ def by_torch(path):
 
 
 def by_torch_waveform(path):
+    pytest.importorskip("torch")
     from strfcube import CubeDataset
 
     view = CubeDataset(path, cache="none", mode="waveform", audio_fs=8000).with_stimulus()

@@ -84,12 +84,13 @@ def test_the_bytes_are_those_of_zarr_itself(tmp_path):
     assert read_tensorstore(tmp_path / "x")[0, 0] == 99
 
 
-def test_a_shard_of_nothing_is_a_file_all_the_same(tmp_path):
+def test_a_shard_of_nothing_is_an_index_alone(tmp_path):
     values = np.full((4, 6), 255, "u1")
     layout = layout_of(values, (2, 3), (1, 2), 255)
     assert write(str(tmp_path), layout, values) == []
-    files = [f for f in (tmp_path / "x" / "c").rglob("*") if f.is_file()]
-    assert len(files) == len(layout.shards())  # one that is not there is lost
+    files = [p for p in (tmp_path / "x" / "c").rglob("*") if p.is_file()]  # so that a lost one is known to be lost
+    assert len(files) == len(list(layout.shards()))
+    assert {p.stat().st_size for p in files} == {16 * layout.per_shard[0] * layout.per_shard[1] + 4}
     np.testing.assert_array_equal(zarr.open_array(str(tmp_path), path="x")[...], values)
 
 

@@ -47,9 +47,11 @@ def test_positions_hide_no_neurons(view):
         assert part.ds["neuron"].values.tolist() == ALL
     assert not view[:6].batch(range(6))["valid_mask"][:, 0].any()
     assert labels(view.isel(neuron=[2, 4])) == ["cell002", "cell004"]
-    assert len(view.isel(neuron=[0])) == 4  # but the stimuli that none of the chosen neurons heard
+    assert len(view.isel(neuron=[0])) == len(view.isel(neuron=[2])) == 10  # nor stimuli that no chosen neuron heard
+    assert not view.isel(neuron=[2]).batch(range(10))["valid_mask"].any()
+    assert len(view.isel(neuron=[0]).sel()) == 4
     with pytest.raises(SelectionError, match="leaves no stimulus"):
-        view.isel(neuron=[2])
+        view.isel(neuron=[])
 
 
 def test_labels_hide_unless_kept(view):
@@ -100,6 +102,8 @@ def test_the_words_of_the_accessor_are_those_of_a_view(cube, view):
         (view.subset("val"), cube.strf.subset("val")),
         (view.subset("val", keep="neurons"), cube.strf.subset("val", keep="neurons")),
         (view.isel(stim=slice(2, 5)), cube.strf.isel(stim=slice(2, 5))),
+        (view.isel(stim=[7, 2, 0], neuron=[0, 4]), cube.strf.isel(stim=[7, 2, 0], neuron=[0, 4])),
+        (view.isel(neuron=[0, 4]).sel(), cube.strf.isel(neuron=[0, 4]).strf.sel()),
         *zip(view.splits("est", "val"), cube.strf.splits("est", "val"), strict=True),
     ):
         assert a.ds["neuron"].values.tolist() == b["neuron"].values.tolist()
@@ -216,6 +220,9 @@ def test_options_fail_where_they_are_given(cube, view):
     for wrong in (1.9, "0", None, True, [0]):
         with pytest.raises(UsageError, match="is no position"):
             view.batch([wrong])
+    for one in (3, np.int64(3)):
+        with pytest.raises(UsageError, match=r"expected positions in a list, got .*3"):
+            view.batch(one)
 
 
 def test_auto_keeps_what_is_small_in_bytes(tmp_path, monkeypatch):

@@ -27,7 +27,10 @@ def read_all(pipeline):
                 continue
             assert isinstance(item, Trials)
             assert np.isnan(item.start)
-            assert np.isnan(item.stop)
+            last = np.full(len(item.row_size), -np.inf)
+            np.maximum.at(last, np.repeat(np.arange(len(last)), item.row_size), item.spike_times)
+            assert len(item.stop) == len(last)  # the end that is documented, unless a spike comes after it
+            assert (np.isnan(item.stop) | (item.stop > last)).all()
             assert len(item.files) == len(item.stimuli) == len(item.row_size) == len(item.repeats)
             assert item.row_size.sum() == len(item.spike_times)
             ends = np.cumsum(item.row_size)
