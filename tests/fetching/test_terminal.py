@@ -104,6 +104,12 @@ def test_no_is_an_answer(aa1):
     assert code == 1
     assert "nothing was fetched" in shown
     assert not aa1.log
+    terminal = Terminal("fetch", "aa1")
+    terminal.until("Accept these terms and fetch?")
+    os.killpg(terminal.process.pid, signal.SIGINT)
+    code, shown = terminal.finish()
+    assert (code, aa1.log) == (1, [])
+    assert re.search(r"^strfcube: interrupted", shown, re.M)  # on a line of its own
     terminal = Terminal("fetch", "aa1")  # no was not remembered as yes
     terminal.until("Accept these terms and fetch?", "y")
     assert terminal.finish()[0] == 0
