@@ -191,9 +191,22 @@ class StrfAccessor:
         xarray.DataArray [dims=(stim, neuron, time)]
         """
         from strfcube.analysis.transform import psth
+        from strfcube.cube.lazy_array import rows_of
 
         dt_ms, response = float(self._ds.attrs["dt_ms"]), self._response()
-        return psth(response, dt_ms, smooth_ms)
+        single = self._ds["n_repeats"].max("neuron").values <= 1
+        repeat = response["repeat"].values if "repeat" in response.coords else None
+        first = repeat is not None and np.array_equal(repeat, np.arange(len(repeat)))
+        if not (first and len(single) == response.sizes.get("stim") and single.any()) or rows_of(response) is not None:
+            return psth(response, dt_ms, smooth_ms)
+        # Of values that are not read from a store, absent repeats would be passed over one by one
+        once, often = np.flatnonzero(single), np.flatnonzero(~single)
+        parts = [psth(response.isel(stim=once, repeat=slice(0, 1)), dt_ms, smooth_ms)]
+        if len(often):
+            parts.append(psth(response.isel(stim=often), dt_ms, smooth_ms))
+        joined: xr.DataArray = xr.concat(parts, "stim", coords="minimal", compat="override", join="override")
+        joined = joined.isel(stim=np.argsort(np.concatenate([once, often])))
+        return joined.transpose(*(d for d in response.dims if d != "repeat"))
 
     def _repeated(self) -> xr.DataArray:
         """Responses to the stimuli that any neuron heard at least twice: the others tell nothing of the noise."""

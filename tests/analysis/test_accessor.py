@@ -277,3 +277,16 @@ def test_noise_ratio_of_the_authors(ns1):
 @pytest.mark.slow
 def test_no_silence_before_the_sound_was_recorded_in_ns1(ns1):
     assert ns1.strf.spontaneous_rate().isnull().all()
+
+
+@pytest.mark.parametrize("how", ["memory", "dask"])
+def test_psth_of_stimuli_played_once_beside_others(how):
+    cube = make_cube(stim=6, neuron=9, repeat=5)
+    counts = cube["n_repeats"].copy(data=np.where(np.arange(6)[:, None] % 2, np.minimum(cube["n_repeats"], 1), 5))
+    cube = cube.assign(n_repeats=counts, response=cube["response"].where(cube["repeat"] < counts))
+    cube["response"].attrs["units"] = "count"
+    given = cube if how == "memory" else cube.chunk(stim=2)
+    wanted = transform.psth(cube["response"], float(cube.attrs["dt_ms"]))
+    for found in (given.strf.psth(), given.isel(repeat=slice(None, None, -1)).strf.psth()):
+        xr.testing.assert_allclose(found.compute(), wanted)
+        assert (found.dims, found.attrs, set(found.coords)) == (wanted.dims, wanted.attrs, set(wanted.coords))
