@@ -380,10 +380,12 @@ def _report_left_out(
     survey: Survey, unheard: list[int], unplayed: list[int], report: Callable[[Finding], None], *, together: bool
 ) -> None:
     if together:  # of a folder with much missing, not hundreds of findings that say the same
-        named = ("stimulus has", "stimuli have"), ("neuron has", "neurons have")
-        for kind, items, left in zip(named, (survey.stimuli, survey.neurons), (unheard, unplayed), strict=True):
+        for one, many, items, left in (
+            ("stimulus has", "stimuli have", survey.stimuli, unheard),
+            ("neuron has", "neurons have", survey.neurons, unplayed),
+        ):
             if left:
-                what = f"{counted(len(left), *kind)} no trial, the first is {items[left[0]].id}"
+                what = f"{counted(len(left), one, many)} no trial, the first is {items[left[0]].id}"
                 report(Finding("info", "", what, "they are left out of the cube"))
         return
     for i in unheard:
