@@ -8,6 +8,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DEMO := demo
+# What the lowest declared versions have to run: the core and the pipelines.
+ROOMS := $(addprefix tests/,sound cube transport builder analysis loading pipelines)
 # pytest-xdist pays for itself from two cores on.
 WORKERS ?= 2
 
@@ -24,11 +26,11 @@ test: lint
 
 # The second leg of the continuous integration: a newer Python, the newest zarr, and no torch.
 test-without-torch: $(VENV)/.without-torch
-	$(BIN)/pytest -n $(WORKERS)
+	$(BIN)/pytest -n $(WORKERS) -m "not slow"
 
 # The third leg: the lowest versions that pyproject.toml declares, without torch; give it an environment of its own (VENV).
 test-lower-bounds: $(VENV)/.lower-bounds
-	$(BIN)/pytest -n $(WORKERS)
+	$(BIN)/pytest -n $(WORKERS) -m "not slow" $(ROOMS)
 
 # mypy and import-linter cannot see mapped packages in an editable install: they get a real one.
 lint: $(VENV)/.test

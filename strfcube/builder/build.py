@@ -380,12 +380,12 @@ def _report_left_out(
     survey: Survey, unheard: list[int], unplayed: list[int], report: Callable[[Finding], None], *, together: bool
 ) -> None:
     if together:  # of a folder with much missing, not hundreds of findings that say the same
-        for one, many, items, left in (
-            ("stimulus has", "stimuli have", survey.stimuli, unheard),
-            ("neuron has", "neurons have", survey.neurons, unplayed),
+        for one, many, names in (
+            ("stimulus has", "stimuli have", [survey.stimuli[i].id for i in unheard]),
+            ("neuron has", "neurons have", [survey.neurons[i].id for i in unplayed]),
         ):
-            if left:
-                what = f"{counted(len(left), one, many)} no trial, the first is {items[left[0]].id}"
+            if names:
+                what = f"{counted(len(names), one, many)} no trial, the first is {names[0]}"
                 report(Finding("info", "", what, "they are left out of the cube"))
         return
     for i in unheard:
