@@ -62,7 +62,8 @@ LAYERS = "A room imports only"
 UPWARD = [
     ("grid.py", "import strfcube.sound.audio"),
     ("sound/audio.py", "from strfcube.cube import schema"),
-    ("fetching/archives.py", "from strfcube.cube import store"),
+    ("unpacking/unpack.py", "from strfcube.fetching import fetch"),
+    ("fetching/plan.py", "from strfcube.cube import store"),
     ("transport/connect.py", "import strfcube.cube.shard_reader"),
     ("transport/urls.py", "import strfcube.fetching.web"),
     ("cube/schema.py", "import strfcube.builder.plan"),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from strfcube.analysis.select import as_slice, select
 from strfcube.analysis.sounds import diagonal, equal_spectrograms, owners, union
 from strfcube.cube.normalise import loaded
-from strfcube.cube.stored import joined
+from strfcube.cube.stored_rows import joined
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:

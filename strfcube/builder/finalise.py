@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from strfcube.cube import digest
+from strfcube.cube import codecs, digest
 from strfcube.cube.schema import FORMAT_VERSION
 from strfcube.cube.store import attributes_digest, no_consolidation_warning
 from strfcube.grid import bin_starts
@@ -115,7 +115,6 @@ def write_group(ds: xr.Dataset, store: str, name: str, digests: dict[str, str]) 
         By path within the store.
     """
     import zarr
-    from zarr.codecs import Crc32cCodec, ZstdCodec
 
     group = zarr.open_group(store, path=name, mode="a")
     encoding: dict[str, dict[str, Any]] = {}
@@ -124,7 +123,7 @@ def write_group(ds: xr.Dataset, store: str, name: str, digests: dict[str, str]) 
             del group[v]
         ds[v].encoding.clear()
         chunk = tuple(max(1, n) for n in ds[v].shape)
-        encoding[v] = {"chunks": chunk, "compressors": [ZstdCodec(level=0), Crc32cCodec()]}
+        encoding[v] = {"chunks": chunk, "compressors": codecs.of_small_arrays()}
         if ds[v].dtype.kind == "f":
             encoding[v]["_FillValue"] = None
         digests[f"{name}/{v}".lstrip("/")] = digest.of_values(v, ds[v].values)

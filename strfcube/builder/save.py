@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-    from strfcube.cube.stored import Part, Sounds
+    from strfcube.cube.stored_rows import Part, Sounds
 
 Chunk = tuple[tuple[int, ...], NDArray[Any]]
 _LARGE = ("response", "stimulus")

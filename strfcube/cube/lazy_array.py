@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from strfcube.cube.stored import Rows
+    from strfcube.cube.stored_rows import Rows
 
 READ_BYTES = 16_000_000  # decoded float32 of one dask task
 _READ_MORE = 8  # times that, of a task that reads a stimulus at a time and keeps less

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strfcube.cube.stored import decode, pieces
+from strfcube.cube.stored_rows import decode, pieces
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import xarray as xr
 
-    from strfcube.cube.stored import Rows, Span, StoredArray
+    from strfcube.cube.stored_rows import Rows, Span, StoredArray
 
 Index = NDArray[np.intp]
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from strfcube.cube.codecs import NAMES
 from strfcube.errors import StoreError
 from strfcube.transport.connect import Transport, Version, connect
 from strfcube.transport.remote_files import Remote
@@ -341,7 +342,7 @@ def _inner_chunk(meta: dict[str, Any], outer: Place) -> tuple[Place, bool]:
         supported &= [c["name"] for c in sharding["index_codecs"]] == ["bytes", "crc32c"]
         codecs = sharding["codecs"]
     names = [c["name"] for c in codecs]
-    supported &= names in (["bytes", "blosc"], ["bytes", "blosc", "crc32c"])
+    supported &= names in NAMES
     supported &= codecs[0].get("configuration", {}).get("endian", "little") == "little"
     supported &= meta["data_type"] in _DTYPES
     if not supported:

@@ -14,11 +14,12 @@ import os
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
 
+from strfcube.cube import codecs
 from strfcube.cube.digest import Leaf, leaf
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MISSING = 2**64 - 1
-_SHUFFLE = {"shuffle": 1, "bitshuffle": 2}
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Layout:
     shard: tuple[int, ...]
     dtype: str
     fill: int | float
-    shuffle: Literal["shuffle", "bitshuffle"] = "bitshuffle"
+    shuffle: codecs.Shuffle = "bitshuffle"
     attrs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -84,7 +84,6 @@ def linear(values: int, chunk: int, per_shard: int) -> tuple[tuple[int], tuple[i
 def create(store: str, layout: Layout) -> None:
     """Write the metadata of an array, unless it is there; its chunks follow shard by shard."""
     import zarr
-    from zarr.codecs import BloscCodec, Crc32cCodec
 
     group, _, name = layout.name.rpartition("/")
     parent = zarr.open_group(store, path=group, mode="a")
@@ -97,7 +96,7 @@ def create(store: str, layout: Layout) -> None:
         shards=layout.shard,
         dtype=layout.dtype,
         fill_value=layout.fill,
-        compressors=[BloscCodec(cname="zstd", clevel=5, shuffle=layout.shuffle), Crc32cCodec()],
+        compressors=codecs.of_chunks(layout.shuffle),
         dimension_names=layout.dims,
         attributes=dict(layout.attrs),
     )
@@ -124,7 +123,6 @@ def write_shard(
         Leaves of the stored chunks.
     """
     import google_crc32c
-    from numcodecs import blosc
 
     first = [s * n for s, n in zip(shard, layout.per_shard, strict=True)]
     index = np.full((math.prod(layout.per_shard), 2), _MISSING, "<u8")
@@ -140,7 +138,7 @@ def write_shard(
             padded = np.full(layout.chunk, layout.fill, layout.dtype)
             padded[tuple(slice(n) for n in values.shape)] = values
             values = padded
-        part = blosc.compress(values, b"zstd", 5, _SHUFFLE[layout.shuffle], _block_bytes(values))
+        part = codecs.compressed(values, layout.shuffle, _block_bytes(values))
         part += struct.pack("<I", google_crc32c.value(part))
         slot = np.ravel_multi_index([a - f for a, f in zip(at, first, strict=True)], layout.per_shard)
         index[slot] = offset, len(part)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-    from strfcube.cube.stored import Rows
+    from strfcube.cube.stored_rows import Rows
 
 REPLACED = "replaced"  # in a work folder: the old cube, while a build puts the new one into its place
 RESUME = "resume.txt"  # in the folder of an unfinished build: the command that goes on with it
@@ -147,7 +147,7 @@ def opened(path: str, drop: Iterable[str] = (), cache_dir: str | None = None) ->
     from strfcube.cube.groups import open_group, unreadable
     from strfcube.cube.lazy_array import LazyRows
     from strfcube.cube.shard_reader import ShardedArray
-    from strfcube.cube.stored import Rows, Store, StoredArray
+    from strfcube.cube.stored_rows import Rows, Store, StoredArray
 
     # Before anything is read: what is put there from now on is found out
     here = Store.opened(path, str(cube_attrs(path).get("digest", "")), cache_dir)

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 from strfcube import catalog
 from strfcube.errors import FetchError, UsageError
 from strfcube.fetching import credentials, ledger, terms
-from strfcube.fetching.archives import unpack
 from strfcube.fetching.crcns import Crcns, is_crcns
 from strfcube.fetching.ledger import Record
 from strfcube.fetching.plan import Plan, changed, enquire, is_own, look, see_told_apart, state_of
-from strfcube.fetching.refusals import Damaged
 from strfcube.fetching.reuse import take_over
 from strfcube.fetching.transfer import Transfer
 from strfcube.fetching.web import Stopped, Web, host_of
+from strfcube.unpacking.refusals import Damaged
+from strfcube.unpacking.unpack import unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

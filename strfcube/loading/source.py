@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from strfcube.cube.stored import Rows, StoredArray
+    from strfcube.cube.stored_rows import Rows, StoredArray
     from strfcube.loading.reading import Cache
 
 AUTO_BYTES = 256_000_000  # decoded bytes that cache="auto" keeps in memory

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from strfcube.cube.stored import Rows, Sounds, Store
+    from strfcube.cube.stored_rows import Rows, Sounds, Store
 
 
 class Waveforms:

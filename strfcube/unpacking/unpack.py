@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from strfcube.errors import FetchError
-from strfcube.fetching import bounds
-from strfcube.fetching.filling import OURS, fill
-from strfcube.fetching.refusals import shown
+from strfcube.unpacking import bounds
+from strfcube.unpacking.refusals import shown
+from strfcube.unpacking.safe_names import OURS, fill
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,7 @@ def unpack(archive: Path, into: Path, *, published: int | None = None) -> None:
     into : Path
         Folder; made with its parents where it is not there. Other archives may have been unpacked into it.
     published : int, optional
-        Bytes of the archive as its publisher states them; `strfcube.fetching.bounds` derives from them what it may
+        Bytes of the archive as its publisher states them; `strfcube.unpacking.bounds` derives from them what it may
         unpack to. The size of the file counts where none is known.
 
     Warns

@@ -9,15 +9,15 @@ import unicodedata
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from strfcube.fetching import bounds
-from strfcube.fetching.members import members
-from strfcube.fetching.refusals import AGAIN, refusal, shown
+from strfcube.unpacking import bounds
+from strfcube.unpacking.members import members
+from strfcube.unpacking.refusals import AGAIN, refusal, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from strfcube.fetching.bounds import Budget
-    from strfcube.fetching.members import Member
+    from strfcube.unpacking.bounds import Budget
+    from strfcube.unpacking.members import Member
 
 OURS = ".strfcube"  # how the names of strfcube's own hidden files begin
 WINDOWS = re.compile(r'(?i)(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?|.*[. ]|.*[\x00-\x1f<>:"|?*].*', re.DOTALL)
@@ -43,7 +43,7 @@ def fill(folder: Path, archive: Path, budget: Budget) -> list[str]:
     Raises
     ------
     FetchError
-        As `strfcube.fetching.archives.unpack` says.
+        As `strfcube.unpacking.unpack.unpack` says.
     """
     odd: dict[str, list[str]] = {}
     links: dict[tuple[str, ...], tuple[str, ...]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from strfcube.fetching.refusals import refusal
+from strfcube.unpacking.refusals import refusal
 
 if TYPE_CHECKING:
     from pathlib import Path

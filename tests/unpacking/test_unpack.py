@@ -23,8 +23,8 @@ import pytest
 from hostile import CASES, DATA, GOOD, info, tarred, zipped
 
 from strfcube import FetchError
-from strfcube.fetching import bounds
-from strfcube.fetching.archives import ArchiveWarning, settle, unpack
+from strfcube.unpacking import bounds
+from strfcube.unpacking.unpack import ArchiveWarning, settle, unpack
 
 HERE = str(Path(__file__).parent)
 FILES = {
@@ -356,7 +356,7 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from strfcube import FetchError
-from strfcube.fetching.archives import unpack
+from strfcube.unpacking.unpack import unpack
 resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
 try:
     unpack(Path(sys.argv[1]), Path(sys.argv[2]))
@@ -385,7 +385,7 @@ import json, re, resource, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from strfcube import FetchError
-from strfcube.fetching.archives import unpack
+from strfcube.unpacking.unpack import unpack
 
 def late(*_):
     raise SystemExit("it hangs")
@@ -487,7 +487,7 @@ def test_damage_anywhere(tmp_path, kind):
 KILLED = """
 import os, sys
 from pathlib import Path
-from strfcube.fetching.archives import unpack
+from strfcube.unpacking.unpack import unpack
 archive, into, after = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 unpack(Path(sys.argv[4]), Path(sys.argv[5]))  # imports everything
 
@@ -561,7 +561,7 @@ def test_killed_at_every_moment(tmp_path, kind, there):
 UNPACK = """
 import sys
 from pathlib import Path
-from strfcube.fetching.archives import unpack
+from strfcube.unpacking.unpack import unpack
 unpack(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 

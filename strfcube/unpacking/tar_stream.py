@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import IO, TYPE_CHECKING, Any
 
-from strfcube.fetching import bounds
-from strfcube.fetching.refusals import damaged, refusal
+from strfcube.unpacking import bounds
+from strfcube.unpacking.refusals import damaged, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable

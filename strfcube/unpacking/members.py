@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from strfcube.errors import FetchError
-from strfcube.fetching import bounds
-from strfcube.fetching.refusals import AGAIN, damaged, refusal, shown
-from strfcube.fetching.tape import Tape, Unpressed
+from strfcube.unpacking import bounds
+from strfcube.unpacking.refusals import AGAIN, damaged, refusal, shown
+from strfcube.unpacking.tar_stream import Tape, Unpressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from strfcube.fetching.bounds import Budget
+    from strfcube.unpacking.bounds import Budget
 
 XZ_MEMORY = 100 * 2**20  # bytes; xz -9 needs 65 MiB
 # What is found in place of an archive, by its first bytes.
