@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,10 +119,11 @@ def _unchanged(context: Context, files: Mapping[str, int]) -> None:
     """See that nobody wrote to a source's files since the build began; publishing looks at all files again."""
     for file in files:
         try:
-            written = Path(context.pipeline.raw, file).stat().st_mtime_ns
+            found = Path(context.pipeline.raw, file).stat()
         except (OSError, ValueError):  # not every name is that of a file
             continue
-        if context.began < written <= time.time_ns():
+        # A folder's time changes with whatever is put into it, such as this very cube
+        if stat.S_ISREG(found.st_mode) and context.began < found.st_mtime_ns <= time.time_ns():
             raise RawDataError("was written to while the cube was built: let that end, then give the same command",
                                Path(context.pipeline.raw, file))  # fmt: skip
 

@@ -587,7 +587,7 @@ def test_a_neuron_in_two_sources(tmp_path):
         ({"post": math.nan}, "post=nan ms"),
         ({"post": math.inf}, "post=inf ms"),
         ({"align": "left"}, "align='left'"),
-        ({"jobs": 0}, "jobs=0"),
+        ({"jobs": -1}, "jobs=-1"),
         ({"bands": 0}, "bands=0"),
         ({"bands": "many"}, "bands='many'"),
         ({"spec": "gammatone"}, "gammatone"),
