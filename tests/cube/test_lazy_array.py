@@ -84,7 +84,7 @@ def test_any_selection_equals_zarr(made, how, data):
         elif step == "transpose":
             dims = data.draw(st.permutations(wanted.dims))
             lazy, wanted = lazy.transpose(*dims), wanted.transpose(*dims)
-        elif step == "shift" and "time" in wanted.dims:
+        elif step == "shift" and "time" in wanted.dims and wanted.size:  # dask pads no empty array: it divides by 0
             by = data.draw(st.integers(-3, 3))
             lazy, wanted = lazy.shift(time=by), wanted.shift(time=by)
         elif step == "where" and "stim" in wanted.dims:
