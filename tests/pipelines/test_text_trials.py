@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from writers.aa import spike_text, write_pair
 
+from strfcube import limits
 from strfcube.errors import RawDataError
 from strfcube.pipelines.aa2 import AA2
 from strfcube.pipelines.raw_folder import find_root
@@ -55,7 +56,7 @@ def test_fast_and_careful_parse_agree(many, garbage):
                 value = float(word)
             except ValueError:
                 value = np.nan
-            plain = np.isfinite(value) and abs(value) < 1e9 and b"_" not in word
+            plain = np.isfinite(value) and abs(value) < 1e3 * limits.SPIKE_SECONDS and b"_" not in word
             (good if plain else bad).append(value if plain else word)
         assert parsed.times_ms[at[i] - parsed.row_size[i] : at[i]].tolist() == good
         assert parsed.malformed.get(i, []) == bad
