@@ -172,7 +172,7 @@ def run(
                 discard(work)
                 return asked
             resume_or_restart(work, target, request.recipe, request.fingerprint, request.command)
-            with tasks.workers(tasks.default_jobs() if jobs is None else jobs) as pool:
+            with tasks.workers(_jobs(request, jobs)) as pool:
                 built = _build(request, work, pool, strict, progress)
                 now = pool.submit(_state, request.current) if pool else None  # beside what is left to do here
                 finalise.finalise(built, request)
@@ -208,6 +208,14 @@ def _see_unchanged(request: Request, now: str) -> None:
             "something was added, changed or removed here while the cube was built: let that end, then give the same "
             "command", request.pipeline.raw,
         )  # fmt: skip
+
+
+def _jobs(request: Request, asked: int | None) -> int:
+    """Worker processes: none where the cube lies, or what it is made of, in the memory of this process."""
+    source = str(getattr(request.pipeline, "path", ""))
+    if any(place.startswith("memory://") for place in (request.target, source)):
+        return 0
+    return tasks.default_jobs() if asked is None else asked
 
 
 def _up_to_date(request: Request, work: Path, force: bool) -> bool:
