@@ -55,9 +55,19 @@ class Terminal:
         self.seen += piece.decode("utf-8", "replace")
         return bool(piece)
 
-    def finish(self):
+    def interrupt(self):
+        """Press Ctrl-C until it is noticed: between the prompt and the reading of the answer, Python may miss one."""
+        end = time.monotonic() + 60
+        while self.process.poll() is None and time.monotonic() < end:
+            os.killpg(self.process.pid, signal.SIGINT)
+            waiting = time.monotonic() + 1
+            while self.process.poll() is None and time.monotonic() < waiting:
+                time.sleep(0.05)
+
+    def finish(self, patience=120):
+        end = time.monotonic() + patience
         while self.read():
-            pass
+            assert time.monotonic() < end, f"still running: {self.seen}"
         os.close(self.end)
         return self.process.wait(30), self.seen
 
@@ -106,7 +116,7 @@ def test_no_is_an_answer(aa1):
     assert not aa1.log
     terminal = Terminal("fetch", "aa1")
     terminal.until("Accept these terms and fetch?")
-    os.killpg(terminal.process.pid, signal.SIGINT)
+    terminal.interrupt()
     code, shown = terminal.finish()
     assert (code, aa1.log) == (1, [])
     assert re.search(r"^strfcube: interrupted", shown, re.M)  # on a line of its own
