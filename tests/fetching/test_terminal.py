@@ -144,7 +144,7 @@ def test_yes_and_terms_are_two_things(aa1):
 
 def test_interrupted(aa1):
     """Ctrl-C, with half of the archive there: it ends at once, and the next command asks for the rest."""
-    aa1.fault("slow", "crcns-aa1.zip", 1, 0.3)
+    aa1.fault("slow", "crcns-aa1.zip", 1, 1.0)
     terminal = Terminal("fetch", "aa1", "--yes", "--accept-terms")
     part = Path(os.environ["STRFCUBE_DATA_DIR"], "raw", "aa1", ledger.WORK, "crcns-aa1.zip", "crcns-aa1.zip.part")
     end = time.monotonic() + 60

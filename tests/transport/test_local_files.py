@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from stores import make_store
 
-from strfcube.cube import local_files
 from strfcube.cube.shard_reader import ShardedArray
 from strfcube.errors import StoreError
+from strfcube.transport import local_files
 from strfcube.transport.local_files import Descriptors, LocalFiles
 
 
