@@ -369,6 +369,10 @@ def test_a_file_that_breaks_after_the_survey(one):
         read(one, found.sources[0])
 
 
+@pytest.mark.skipif(
+    h5py.version.hdf5_version_tuple < (1, 14, 5),
+    reason="older libhdf5 crashes on damaged files; a build loses a worker by that, this test all of them",
+)
 def test_bytes_that_were_changed_never_escape_as_other_errors(one):
     path = one / ANIMAL / f"{STEM}.h5"
     whole = path.read_bytes()
