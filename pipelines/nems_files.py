@@ -255,7 +255,7 @@ def open_h5(stream: IO[bytes], label: str) -> Iterator[Any]:
     try:
         with h5py.File(h5py.h5f.open_file_image(stream.read())) as h5:
             yield h5
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:  # the last of older h5py
         raise RawDataError(
             f"expected a whole HDF5 file of plain datasets, but {error}; fetch it again", label
         ) from error
