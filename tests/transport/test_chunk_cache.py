@@ -12,11 +12,13 @@ from servers import static
 from stores import make_store
 
 import strfcube
-from strfcube import CubeDataset
 from strfcube.cube.shard_reader import ShardedArray
 from strfcube.errors import StoreError, UsageError
 from strfcube.transport.chunk_cache import ChunkCache, limit_bytes
 from strfcube.transport.connect import connect
+
+pytest.importorskip("torch")
+from strfcube import CubeDataset
 
 pytest.importorskip("obstore")
 

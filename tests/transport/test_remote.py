@@ -18,12 +18,14 @@ from servers import proxy, s3_environment, s3_server, static
 from toy import FAST, random_toy
 
 import strfcube
-from strfcube import CubeDataset
 from strfcube.cube.shard_reader import ShardedArray
 from strfcube.errors import StoreError
 from strfcube.transport import object_store
 from strfcube.transport.connect import connect
 from strfcube.transport.remote_files import GAP_BYTES, REQUEST_BYTES, merged
+
+pytest.importorskip("torch")
+from strfcube import CubeDataset
 
 pytest.importorskip("obstore")
 
