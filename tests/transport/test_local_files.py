@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,12 @@ def same(array, chunks):
 
 
 def opened(folder):
-    return [n for n in os.listdir("/proc/self/fd") if os.path.realpath(f"/proc/self/fd/{n}").startswith(str(folder))]
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # closed meanwhile, by another thread
+            if os.readlink(f"/proc/self/fd/{number}").startswith(str(folder)):
+                found.append(number)
+    return found
 
 
 @pytest.fixture(params=["pread", "no pread"])
