@@ -16,11 +16,7 @@ from torch.utils.data import DataLoader, DistributedSampler  # noqa: E402
 from strfcube import CubeDataset, UsageError  # noqa: E402
 from strfcube.loading.memory import Buffers  # noqa: E402
 
-pytestmark = [
-    pytest.mark.torch,
-    # Workers are forked, and do not use the threads that JAX (another test's) or the reader has started here.
-    pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning", "ignore:This process:DeprecationWarning"),
-]
+pytestmark = pytest.mark.torch
 TENSORS = ("stims", "responses", "valid_mask")
 
 

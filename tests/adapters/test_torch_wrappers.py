@@ -16,11 +16,7 @@ from torch.utils.data import ConcatDataset, DataLoader, DistributedSampler, Rand
 from strfcube import CubeDataset  # noqa: E402
 from strfcube.adapters.torch import collate  # noqa: E402
 
-pytestmark = [
-    pytest.mark.torch,
-    # Workers are forked, and do not use the threads that JAX (another test's) or the reader has started here.
-    pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning", "ignore:This process:DeprecationWarning"),
-]
+pytestmark = pytest.mark.torch
 WAYS = {"batch_size": 2, "shuffle": True, "seed": 3}
 
 
