@@ -199,6 +199,7 @@ def s3_server(folder):
     config.write_text(json.dumps({"identities": [identity]}))
     command = [program, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3",
                f"-s3.config={config}", "-volume.max=20", "-master.volumeSizeLimitMB=64",
+               "-s3.port.iceberg=0", "-s3.port.lance=0",  # their fixed ports bear one server a machine
                *(f"-{name}={port}" for name, port in ports.items())]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
