@@ -3,8 +3,8 @@
 Usage: ``python benchmarks/fetch_kills.py [--kills 20] [--fraction 0.05] [--notes 95] [--rate 60]``. Two birds of AA4
 with invented spikes, about 200 MB packed (most of them a file of noise beside the units, which has to be fetched and
 unpacked but not parsed), are published on loopback. They are built once undisturbed, then from nothing for each kill.
-Prints a line a kill: when it came, what was going on, bytes sent in all over the size of the set, and whether the cube
-has the digest of the undisturbed run.
+Kills take turns over the three stages, at a random moment of each. Prints a line a kill: when it came, what was going
+on, bytes sent in all over the size of the set, and whether the cube has the digest of the undisturbed run.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ from strfcube import catalog
 from strfcube.fetching import ledger
 
 BIRDS = ("BlaBro09xxF", "LblBlu2028M")
+STAGES = ("fetch", "unpack", "build")
 
 
 @dataclass(frozen=True)
 class Round:
-    """One kill: after how many seconds, in what stage, bytes sent over the size, and whether the digest is right."""
+    """One kill: seconds into the stage it was meant for, the one it fell into, bytes sent over the size, the digest."""
 
     after: float
     stage: str
@@ -83,7 +84,7 @@ def finish(data, jobs):
 
 
 def stage_of(data):
-    """What a killed build left: where it was."""
+    """Where a build is, or where a killed one was, by what lies in its folders."""
     if (data / "cube.zarr").exists():
         return "done"
     if (data / "cube.zarr.building").exists():
@@ -91,25 +92,44 @@ def stage_of(data):
     work = data / "raw" / "aa4" / ledger.WORK
     if any(work.glob("*/*unpack*")):
         return "unpack"
-    return "fetch" if any(work.glob("*/*")) else "start"
+    return "fetch" if any(work.glob("*/*.part")) else "start"
 
 
-def kill_and_resume(services, scratch, size, expected, seconds, jobs, chance):
-    """One round from nothing: a kill at a random moment within so many seconds, then the same command to its end."""
+def until(process, data, stage):
+    """Wait until a build has come to a stage, or is past it; gives the time."""
+    order = ("start", *STAGES, "done")
+    while process.poll() is None and order.index(stage_of(data)) < order.index(stage):
+        time.sleep(0.01)
+    return time.perf_counter()
+
+
+def time_stages(data, jobs):
+    """Build undisturbed; gives the digest, and the seconds of each stage."""
+    process, out = command(data, jobs)
+    begun = [until(process, data, stage) for stage in (*STAGES, "done")]
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+    seconds = {stage: after - before for stage, before, after in zip(STAGES, begun, begun[1:], strict=False)}
+    return strfcube.open(out).attrs["digest"], seconds
+
+
+def kill_and_resume(services, scratch, size, expected, stage, seconds, jobs, chance):
+    """One round from nothing: a kill at a random moment of a stage that takes so long, then the same command."""
     data = scratch / "data"
     shutil.rmtree(data, ignore_errors=True)
     services.log.clear()
-    after = chance.uniform(0.05 * seconds, seconds)
     process, _ = command(data, jobs)
+    until(process, data, stage)
+    after = chance.uniform(0, seconds)
     try:
         process.wait(after)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
     process.communicate()
-    stage = stage_of(data)
+    found = stage_of(data)
     digest = finish(data, jobs)
     sent = sum(r.sent for r in services.log if ".tar.gz" in r.path)
-    return Round(after, stage, sent / size, digest == expected)
+    return Round(after, found, sent / size, digest == expected)
 
 
 def account(services):
@@ -123,7 +143,6 @@ def main():
     parser.add_argument("--fraction", type=float, default=0.05, help="of the units of each bird")
     parser.add_argument("--notes", type=float, default=95, help="MB of noise beside them, in each archive")
     parser.add_argument("--rate", type=float, default=60, help="MB/s that the server sends a file with")
-    parser.add_argument("--within", type=float, default=0.98, help="part of the undisturbed time that kills fall into")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -141,20 +160,17 @@ def main():
         shutil.rmtree(scratch / "made")
         print(f"{size / 1e6:.0f} MB published")
         services.fault("slow", ".tar.gz", 10**6, (1 << 16) / (args.rate * 1e6))
-        start = time.perf_counter()
-        expected = finish(scratch / "data", args.jobs)
-        seconds = time.perf_counter() - start
-        print(f"undisturbed: {seconds:.1f} s", flush=True)
+        expected, seconds = time_stages(scratch / "data", args.jobs)
+        told = ", ".join(f"{stage} {took:.1f} s" for stage, took in seconds.items())
+        print(f"undisturbed: {told}", flush=True)
         done = []
         for number in range(args.kills):
-            within = args.within * seconds
-            done.append(kill_and_resume(services, scratch, size, expected, within, args.jobs, chance))
-            r = done[-1]
+            stage = STAGES[number % len(STAGES)]
+            r = kill_and_resume(services, scratch, size, expected, stage, seconds[stage], args.jobs, chance)
+            done.append(r)
             digest = "same digest" if r.same else "ANOTHER DIGEST"
-            print(
-                f"{number + 1:>3}: killed after {r.after:5.1f} s ({r.stage}), {r.ratio:.4f} x sent, {digest}",
-                flush=True,
-            )
+            when = f"killed {r.after:4.1f} s into {stage} (in {r.stage})"
+            print(f"{number + 1:>3}: {when}, {r.ratio:.4f} x sent, {digest}", flush=True)
         most, same = max(r.ratio for r in done), sum(r.same for r in done)
         stages = {s: sum(r.stage == s for r in done) for s in dict.fromkeys(r.stage for r in done)}
         print(f"{same} of {len(done)} with the same digest; at most {most:.4f} times the size sent; stages: {stages}")

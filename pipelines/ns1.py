@@ -53,7 +53,7 @@ from strfcube.records import Finding, Length, Neuron, Option, Pipeline, Report, 
 from strfcube.sound.audio import read_wav
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -122,6 +122,13 @@ class NS1(Pipeline):
     """
 
     files: ClassVar[tuple[str, ...]] = ("*.mat", "source.*")
+    coordinates: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "stim_name": (), "stim_type": (), "stim_category": (), "stim_file": (), "stim_source": (), "stim_token": (),
+        "stim_set": (), "stim_number": (), "level_db": (), "split": ("", "test", "train"), "sample_rate": (), "md5": (),
+        "cell_id": (), "animal": (), "species": ("ferret",), "area": (), "region": ("A1",), "area_label": (),
+        "signal_type": ("spikes",), "units": ("count",), "group": (), "site": (), "depth": (), "noise_ratio": (),
+        "single_t": (), "single_n": (), "n_electrodes": (), "electrode": (), "valid_unit": (),
+    }  # fmt: skip
     options: ClassVar[tuple[Option, ...]] = (Option("drc", bool, False, "add the 12 dynamic random chords (no sound)"),)
 
     def survey(self, report: Report) -> Survey:

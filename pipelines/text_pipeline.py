@@ -72,6 +72,13 @@ class TextTrials(Pipeline):
     options: ClassVar[tuple[Option, ...]] = (
         Option("require_sound", bool, False, "leave out the stimuli whose wav is not there"),
     )
+    coordinates: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "stim_name": (), "stim_type": ("conspecific", "flatrip", "songrip"),
+        "stim_category": ("song", "ml_noise", "song_ripple"), "md5": (), "sample_rate": (), "n_samples": (),
+        "bit_depth": (), "cell_id": (), "animal": (), "area": (), "region": (), "area_label": (),
+        "signal_type": ("spikes",), "units": ("count",), "cell_seq": (), "rig": (), "species": ("zebra finch",),
+        "sex": ("male",), "state": ("anaesthetised",),
+    }  # fmt: skip
     marks: ClassVar[tuple[str, ...]]
     """Folders by which the data set is known."""
 

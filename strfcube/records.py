@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from strfcube.raw_files import RawFile, walk
@@ -351,6 +352,10 @@ class Pipeline(ABC):
     files : tuple of str
         Patterns of the names of the files that are read, such as ``*.wav``, without regard to case. A cube is up to
         date as long as these did not change; none means that every file may be read.
+    coordinates : mapping of str to tuple of str
+        Names of the coordinates that its stimuli and neurons have, each with its values where they are known before a
+        raw file is there. A build holds `only` against them before it fetches anything; none means that only the raw
+        files tell.
     without : frozenset of str
         Files and folders of the raw folder that hold nothing of what is built, and are left alone: a cube does not
         depend on what was fetched beside it.
@@ -358,6 +363,7 @@ class Pipeline(ABC):
 
     options: ClassVar[tuple[Option, ...]] = ()
     files: ClassVar[tuple[str, ...]] = ()
+    coordinates: ClassVar[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
     without: frozenset[str] = frozenset()
 
     def __init__(self, raw: Path | str, **options: Any) -> None:

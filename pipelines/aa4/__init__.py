@@ -42,7 +42,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -78,7 +78,7 @@ from strfcube.records import (
 from strfcube.sound.audio import read_wav
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 TDT_RATE = 25e6 / 1024  # Hz; 24414.0625
@@ -138,6 +138,13 @@ class AA4(Pipeline):
     """
 
     files = ("*.h5", "*.wav")
+    coordinates: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "stim_name": (), "stim_type": (), "stim_category": (), "md5": (), "sample_rate": (), "stim_class": (),
+        "call_id": (), "bird_id": (), "source": (), "source_sex": (), "cell_id": (), "animal": (),
+        "species": ("zebra finch",), "area": (), "region": ("unknown",), "area_label": ("",),
+        "signal_type": ("spikes",), "units": ("count",), "sex": ("F", "M"), "site": (), "electrode": (),
+        "sort_id": (), "ldepth": (), "rdepth": (), "sort_type": SORT_TYPES, "subsort_id": (),
+    }  # fmt: skip
     options = (Option("sort_types", str, "single,multi,unknown", f"sort types to keep, of {', '.join(SORT_TYPES)}"),)
 
     def __init__(self, raw: Path | str, **options: Any) -> None:

@@ -78,7 +78,7 @@ from strfcube.records import Audio, Finding, Length, Neuron, Option, Pipeline, R
 from strfcube.sound.audio import to_float
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -104,6 +104,13 @@ class AC1(Pipeline):
     """
 
     files: ClassVar[tuple[str, ...]] = ("*.mat",)
+    coordinates: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "stim_name": (), "stim_type": (), "stim_category": ("natural",), "stim_class": (),
+        "experimenter": ("wehr", "asari"), "n_segments": (), "segment_files": (), "sequence": (), "sample_rate": (),
+        "cell_id": (), "animal": (), "species": ("rat",), "area": (), "region": ("A1", "MGB"), "area_label": (),
+        "signal_type": ("membrane_potential", "spikes"), "units": ("mV", "count"), "date": (), "penetration": (),
+        "recording_type": ("whole-cell", "cell-attached"), "valid_unit": (),
+    }  # fmt: skip
     options: ClassVar[tuple[Option, ...]] = (
         Option("detrend_median_ms", float, 100.0, "median window of the drift, ms; 0 leaves the drift in"),
         Option("detrend_sigma_ms", float, 10.0, "standard deviation of the Gaussian that smooths the drift, ms"),

@@ -67,7 +67,7 @@ from strfcube.records import (
 from strfcube.sound.audio import read_wav
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from strfcube.pipelines.nat4.area import Area, Site, Sound
@@ -86,6 +86,12 @@ class NAT4(Pipeline):
     """Reader of NAT4; see the module for the data set and the rules."""
 
     files: ClassVar[tuple[str, ...]] = ("*.tgz", "*.tar.gz", "*.zip", "*.csv", "*.json", "*.h5", "*.wav")
+    coordinates: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "stim_name": (), "stim_type": ("natural sound",), "stim_category": ("natural",), "stim_class": (),
+        "subset": ("est", "val"), "cell_id": (), "animal": (), "species": ("ferret",), "area": (),
+        "region": ("A1", "PEG"), "area_label": ("A1", "PEG"), "signal_type": ("spikes",), "units": ("count",),
+        "site": (), "electrode": (), "unit": (), "auditory": (), "binned": (),
+    }  # fmt: skip
     options: ClassVar[tuple[Option, ...]] = (
         Option(
             "stimuli", str, "shared", "are the sounds of A1 and PEG the same, or kept apart", ("shared", "separate")

@@ -22,19 +22,19 @@ from strfcube.builder.plan import stimulus_layout, trial_layouts
 from strfcube.builder.request import Request, chosen, prepare, survey_of
 from strfcube.builder.workplace import (
     discard,
-    half_written,
     locked,
     place_of,
     publish,
     recover,
     resume_or_restart,
     slug,
+    standing,
     store_of,
     work_folder,
     writable,
 )
 from strfcube.cube.shard_writer import create
-from strfcube.cube.store import existing_cube, no_consolidation_warning
+from strfcube.cube.store import no_consolidation_warning
 from strfcube.errors import RawDataError, StoreError, StrfcubeError, UsageError
 from strfcube.records import Finding, Pipeline, Survey, counted
 from strfcube.sound.audio import odd_waves
@@ -141,9 +141,11 @@ def build(
         if plan:
             carry_out(plan, Visit.begin(), progress=progress)
 
+    _see_jobs(jobs)
     request = prepare(
-        dataset, dt=dt, raw=raw, out=out, only=only, post=post, align=align, audio=audio, bring=bring, **flags
-    )
+        dataset, dt=dt, raw=raw, out=out, only=only, post=post, align=align, audio=audio, bring=bring, force=force,
+        **flags,
+    )  # fmt: skip
     return run(request, jobs=jobs, force=force, strict=strict, progress=progress)
 
 
@@ -156,19 +158,18 @@ def run(
     progress: tasks.Progress | None = None,
 ) -> str:
     """Build what was requested; `build` and `rebin` end here. Parameters, result and errors as there."""
-    if jobs is not None and jobs < 0:
-        raise UsageError(f"jobs={jobs}: give 0 or more")
+    _see_jobs(jobs)
     asked = request.target
     with writable(asked):
         request = dataclasses.replace(request, target=place_of(asked))
     target = request.target
     work = work_folder(target)
-    if _up_to_date(request, work, force) and not work.exists():
+    if _up_to_date(request, force) and not work.exists():
         return asked
     with writable(target), locked(work):
         recover(work, target)
         try:
-            if _up_to_date(request, work, force):  # another build finished it while this one waited
+            if _up_to_date(request, force):  # another build finished it while this one waited
                 discard(work)
                 return asked
             resume_or_restart(work, target, request.recipe, request.fingerprint, request.command)
@@ -178,7 +179,7 @@ def run(
                 finalise.finalise(built, request)
                 _settle(built, work)
                 _see_unchanged(request, now.result() if now else request.current())
-            _up_to_date(request, work, force)  # nobody put anything else there meanwhile
+            _up_to_date(request, force)  # nobody put anything else there meanwhile
         except BaseException as error:
             # Nothing that a resumed build could use, or the same command would end here again.
             final = isinstance(error, StrfcubeError) and not isinstance(error, tasks.LostWorkerError | DamagedError)
@@ -187,6 +188,11 @@ def run(
             raise
         publish(built.store, target, work)
     return asked
+
+
+def _see_jobs(jobs: int | None) -> None:
+    if jobs is not None and jobs < 0:
+        raise UsageError(f"jobs={jobs}: give 0 or more")
 
 
 def _state(_: Any, current: Callable[[], str]) -> str:
@@ -218,7 +224,7 @@ def _jobs(request: Request, asked: int | None) -> int:
     return tasks.default_jobs() if asked is None else asked
 
 
-def _up_to_date(request: Request, work: Path, force: bool) -> bool:
+def _up_to_date(request: Request, force: bool) -> bool:
     """Whether the cube is there already, and may stay.
 
     Raises
@@ -227,13 +233,9 @@ def _up_to_date(request: Request, work: Path, force: bool) -> bool:
         If something else is in its place: another cube, or, even where the build is forced, what is no cube.
     """
     target = request.target
-    if half_written(target, work):
+    existing = standing(target, request.recipe, force)
+    if existing is None:
         return False
-    existing = existing_cube(target)
-    if existing is None or force:
-        return False
-    if existing.get("recipe") != request.recipe.to_json():
-        raise StoreError(f"{target} holds another recipe: give another --out, or --force to replace it")
     if not request.made(existing):
         raise StoreError(f"{target} was built from other raw files, or they changed since: --force builds it again")
     return True

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from strfcube import catalog, limits
 from strfcube.builder.ledger import sync
 from strfcube.builder.recipe import Recipe, among, parse_only
-from strfcube.builder.workplace import clear, discard, locked, place_of, work_folder, writable
+from strfcube.builder.workplace import clear, discard, locked, place_of, see_place, work_folder, writable
 from strfcube.cube.store import local
 from strfcube.errors import RawDataError, SelectionError, StrfcubeError, UsageError
 from strfcube.grid import Align, dt_to_ns
@@ -113,6 +113,7 @@ def prepare(
     align: Align = "centre",
     audio: bool = True,
     bring: Callable[[catalog.Entry], None] | None = None,
+    force: bool = False,
     **flags: Any,
 ) -> Request:
     """Check the arguments of `build`, and find the raw files. Parameters and errors as there.
@@ -121,6 +122,8 @@ def prepare(
     ----------
     bring : callable, optional
         Called once all other arguments are known to be right, for the raw files of a data set that has some to fetch.
+    force : bool
+        Whether another recipe in the cube's place is replaced.
     """
     name = dataset if isinstance(dataset, str) else type(dataset).__name__.lower()
     entry = catalog.entry(name) if isinstance(dataset, str) else None
@@ -144,8 +147,10 @@ def prepare(
     )
     target = local(out if out is not None else catalog.data_dir() / recipe.store_name(default))
     with writable(target):
-        place_of(target)
+        place = place_of(target)
     if bring and entry and entry.files:
+        kind(catalog.raw_dir(name), **options)  # refuses the options that it cannot use
+        see_place(place, recipe, force)
         bring(entry)
     pipeline = kind(_raw_folder(name, raw), **options) if isinstance(dataset, str) else dataset
     if entry:

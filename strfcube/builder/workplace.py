@@ -10,12 +10,12 @@ import stat
 import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from strfcube import catalog
 from strfcube.builder.ledger import sync_one
-from strfcube.cube.store import REPLACED, RESUME, beside
+from strfcube.cube.store import REPLACED, RESUME, beside, existing_cube
 from strfcube.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -75,6 +75,47 @@ def place_of(target: str) -> str:
                 f"{target} is somebody else's, in a folder that lets nobody replace it: give another --out"
             )
     return str(path)
+
+
+def standing(target: str, recipe: Recipe, force: bool) -> dict[str, Any] | None:
+    """Root attributes of the cube of this recipe that is there already; None where one may be written.
+
+    Raises
+    ------
+    StoreError
+        If something else is in its place: another cube, or, even where the build is forced, what is no cube.
+    """
+    if half_written(target, work_folder(target)):
+        return None
+    existing = existing_cube(target)
+    if existing is None or force:
+        return None
+    if existing.get("recipe") != recipe.to_json():
+        raise StoreError(f"{target} holds another recipe: give another --out, or --force to replace it")
+    return existing
+
+
+def see_place(target: str, recipe: Recipe, force: bool) -> None:
+    """Refuse a place that no cube could be written to, without writing anything there. Errors as `standing`.
+
+    Raises
+    ------
+    StoreError
+        If the folder that it would lie in cannot be written to, or nothing here writes to such a URL.
+    """
+    standing(target, recipe, force)
+    work = work_folder(target)
+    if "://" in target:
+        import fsspec
+
+        try:
+            fsspec.url_to_fs(target)
+        except (ImportError, ValueError) as error:
+            raise StoreError(f"{target}: nothing here writes there ({' '.join(str(error).split())})") from None
+    above = next(folder for folder in work.absolute().parents if os.path.lexists(folder))
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        what = "it may not be written to" if above.is_dir() else "it is not a folder"
+        raise StoreError(f"cannot write {target}: {above}: {what}; give another --out, or STRFCUBE_DATA_DIR")
 
 
 def make_private(work: Path) -> None:

@@ -44,7 +44,8 @@ def _build_command(e: catalog.Entry) -> click.Command:
         click.Option(["--align"], type=click.Choice(["centre", "causal"]), default="centre",
                      help="Spectrogram window around the bin's centre, or ending with it."),
         click.Option(["--audio/--no-audio"], default=True, help="Keep the waveforms in the cube."),
-        click.Option(["--jobs"], type=int, help="Worker processes; 0: this one. [default: all processors]"),
+        click.Option(["--jobs"], type=click.IntRange(0),
+                     help="Worker processes; 0: this one. [default: all processors]"),
         click.Option(["--dry-run"], is_flag=True, help="Say what would be built, and stop."),
         click.Option(["--strict"], is_flag=True, help="Stop at the first warning."),
         click.Option(["--force"], is_flag=True, help="Build again, replace another recipe."),
@@ -121,7 +122,7 @@ def _build(e: catalog.Entry, values: dict[str, Any]) -> None:
                 raise refusal(plan, fetching.command_line(values))
             fetching.transact(plan, progress, **consent | {"yes": bool(allowed)})
 
-        request = prepare(e.name, **given | {"only": only}, bring=bring)
+        request = prepare(e.name, **given | {"only": only}, bring=bring, force=how["force"])
         if dry_run:
             seen = preview(request)
             click.echo(f"would build {request.target} from {request.pipeline.raw}")

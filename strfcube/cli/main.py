@@ -124,7 +124,7 @@ cli.add_command(
             click.Option(["--only"], multiple=True, metavar="KEY=VALUE[,VALUE]", help="Fetch only what holds this."),
             click.Option(["--raw"], type=click.Path(), help="Folder to fetch into."),
             click.Option(["--dry-run"], is_flag=True, help="Say what would be fetched, and stop."),
-            click.Option(["--jobs"], type=int, default=JOBS, show_default=True, help="Files at once."),
+            click.Option(["--jobs"], type=click.IntRange(1), default=JOBS, show_default=True, help="Files at once."),
             *fetching.options(None),
         ],
     )

@@ -3,12 +3,14 @@
 A *leaf* is the SHA-256 of one chunk's values in C order, cut to the array's shape; chunks that are missing as a whole
 have none. An array's digest covers its name, dtype, shape, chunk shape and leaves; the cube's digest covers those of
 all its arrays, and their dimensions, fill values and attributes. Times, paths, hosts, worker numbers and ``history``
-are attributes of the root and stay outside.
+are attributes of the root and stay outside. So do the names of raw files and the findings, which name them: what an
+archive wraps its folders in does not change what was recorded. They have digests of their own, which `verify` checks.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_OF_FILES = re.compile(r"findings/.*|trials/file")
 Leaf = tuple[tuple[int, ...], str]
 
 
@@ -49,6 +52,6 @@ def of_values(name: str, values: NDArray[Any]) -> str:
 
 
 def combine(digests: Mapping[str, str]) -> str:
-    """The cube's digest from those of its arrays."""
-    lines = "".join(f"{name} {digests[name]}\n" for name in sorted(digests))
+    """The cube's digest from those of its arrays, without those that name raw files."""
+    lines = "".join(f"{name} {digests[name]}\n" for name in sorted(digests) if not _OF_FILES.fullmatch(name))
     return hashlib.sha256(lines.encode()).hexdigest()

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from strfcube.catalog import pipeline_class
 from strfcube.errors import FetchError, SelectionError, UsageError
 from strfcube.fetching import ledger
 from strfcube.fetching.services import Published, published
@@ -90,7 +91,7 @@ def choose(entry: Entry, only: Mapping[str, Sequence[str]], extra: Iterable[str]
         known = ", ".join(sorted(extras)) or "none"
         raise UsageError(f"--extra {', '.join(strange)}: {entry.name} has no such files; there are {known}")
     for key, values in only.items():
-        there = {f.only[key] for f in entry.files if key in f.only}
+        there = _known(entry, key)
         if there and (strange := sorted(set(values) - there)):
             raise SelectionError(
                 f"--only {key}={','.join(strange)}: nothing has that; there are {', '.join(sorted(there))}"
@@ -99,6 +100,22 @@ def choose(entry: Entry, only: Mapping[str, Sequence[str]], extra: Iterable[str]
         f for f in entry.files
         if (not f.extra or f.extra in extra) and all(f.only[key] in only[key] for key in f.only if key in only)
     )  # fmt: skip
+
+
+def _known(entry: Entry, key: str) -> set[str]:
+    """Values of a coordinate that are known before a file of it is there; none where only the files tell.
+
+    Raises
+    ------
+    SelectionError
+        If the data set has no such coordinate.
+    """
+    coordinates = pipeline_class(entry.name).coordinates
+    if coordinates and key not in (names := {"stim", "neuron", *coordinates}):
+        raise SelectionError(f"--only {key}: no such coordinate; there are {', '.join(sorted(names))}")
+    if there := {f.only[key] for f in entry.files if key in f.only}:
+        return there
+    return set(entry.areas) if key == "area" else set(coordinates.get(key, ()))
 
 
 def see_told_apart(entry: Entry, only: Mapping[str, Sequence[str]]) -> None:

@@ -29,10 +29,10 @@ def published(services, tmp_path, monkeypatch):
 
 def test_killed_and_given_again(services, published, tmp_path):
     services.fault("slow", ".tar.gz", 10**6, 0.02)  # 6 MB in a second: there is time to be killed in
-    expected = fetch_kills.finish(tmp_path / "data", 1)
+    expected, seconds = fetch_kills.time_stages(tmp_path / "data", 1)
     rounds = [
-        fetch_kills.kill_and_resume(services, tmp_path, published, expected, seconds, 1, random.Random(number))
-        for number, seconds in enumerate((2.5, 5.0))
+        fetch_kills.kill_and_resume(services, tmp_path, published, expected, stage, seconds[stage], 1, random.Random(3))
+        for stage in fetch_kills.STAGES
     ]
     assert all(r.same for r in rounds)
     assert all(r.ratio <= 1.1 for r in rounds), rounds
