@@ -79,7 +79,7 @@ class Entry:
     files: tuple[RemoteFile, ...] = ()
     figures: Mapping[str, int] = field(default_factory=dict)
     notes: str = ""
-    sizes: Mapping[str, int] = field(default_factory=dict)
+    sizes: Mapping[str, int | str] = field(default_factory=dict)
 
     @property
     def simulated(self) -> bool:
@@ -94,20 +94,25 @@ class Entry:
         files = [f for f in self.files if not f.extra]
         if all(f.bytes for f in files):
             return in_words(sum(f.bytes for f in files))
-        known = all(f.bytes or f.about for f in files)
-        return in_words(0, self.sizes.get("download", 0) or (sum(f.bytes or f.about for f in files) if known else 0))
+        if not self.sizes.get("download") and all(f.bytes or f.about for f in files):
+            return in_words(0, sum(f.bytes or f.about for f in files))
+        return self._size("download")
 
     @property
     def unpacked(self) -> str:
         """What the raw files take on the disk, in words."""
         if self.files and not any(f.unpack for f in self.files):
             return self.download
-        return in_words(0, self.sizes.get("unpacked", 0))
+        return self._size("unpacked")
 
     @property
     def cube(self) -> str:
         """What a cube of the complete default recipe takes, in words."""
-        return in_words(0, self.sizes.get("cube", 0))
+        return self._size("cube")
+
+    def _size(self, name: str) -> str:
+        known = self.sizes.get(name, 0)
+        return known if isinstance(known, str) else in_words(0, known)
 
 
 def in_words(exact: int, about: int = 0) -> str:

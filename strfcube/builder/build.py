@@ -141,7 +141,7 @@ def build(
         if plan:
             carry_out(plan, Visit.begin(), progress=progress)
 
-    _see_jobs(jobs)
+    see_jobs(jobs)
     request = prepare(
         dataset, dt=dt, raw=raw, out=out, only=only, post=post, align=align, audio=audio, bring=bring, force=force,
         **flags,
@@ -158,7 +158,7 @@ def run(
     progress: tasks.Progress | None = None,
 ) -> str:
     """Build what was requested; `build` and `rebin` end here. Parameters, result and errors as there."""
-    _see_jobs(jobs)
+    see_jobs(jobs)
     asked = request.target
     with writable(asked):
         request = dataclasses.replace(request, target=place_of(asked))
@@ -190,7 +190,14 @@ def run(
     return asked
 
 
-def _see_jobs(jobs: int | None) -> None:
+def see_jobs(jobs: int | None) -> None:
+    """Refuse a number of workers that is none.
+
+    Raises
+    ------
+    UsageError
+        If it is negative.
+    """
     if jobs is not None and jobs < 0:
         raise UsageError(f"jobs={jobs}: give 0 or more")
 

@@ -44,8 +44,7 @@ def _build_command(e: catalog.Entry) -> click.Command:
         click.Option(["--align"], type=click.Choice(["centre", "causal"]), default="centre",
                      help="Spectrogram window around the bin's centre, or ending with it."),
         click.Option(["--audio/--no-audio"], default=True, help="Keep the waveforms in the cube."),
-        click.Option(["--jobs"], type=click.IntRange(0),
-                     help="Worker processes; 0: this one. [default: all processors]"),
+        click.Option(["--jobs"], type=int, help="Worker processes; 0: this one. [default: all processors]"),
         click.Option(["--dry-run"], is_flag=True, help="Say what would be built, and stop."),
         click.Option(["--strict"], is_flag=True, help="Stop at the first warning."),
         click.Option(["--force"], is_flag=True, help="Build again, replace another recipe."),
@@ -96,10 +95,11 @@ def _front_end_flags() -> list[tuple[str, type, str, tuple[str, ...]]]:
 
 
 def _build(e: catalog.Entry, values: dict[str, Any]) -> None:
-    from strfcube.builder.build import run
+    from strfcube.builder.build import run, see_jobs
     from strfcube.builder.request import prepare, preview
 
     how = {key: values.pop(key) for key in ("jobs", "force", "strict")}
+    see_jobs(how["jobs"])
     consent = {key: values.pop(key, False) for key in ("yes", "accept_terms", "keep_archives")}
     fetch, extra, dry_run = values.pop("fetch", None), values.pop("extra", ()), values.pop("dry_run")
     given = {key: value for key, value in values.items() if value is not None}

@@ -36,7 +36,7 @@ def card(e: Entry, width: int) -> str:
         lines += _field("raw folder", str(raw_dir(e.name)), width)
         packed = any(f.unpack for f in e.files)
         lines += _field("download", e.download, width)
-        lines += _field("on disk", e.unpacked + (" unpacked" if packed else ", read as it is"), width)
+        lines += _field(*(("unpacked", e.unpacked) if packed else ("on disk", f"{e.unpacked}, read as it is")), width)
     if e.cube != "unknown" or e.files:
         lines += _field("cube", e.cube, width)
     front_end = ", ".join(f"{k} {v}" for k, v in e.recipe["front_end"].items())

@@ -13,7 +13,7 @@ import click
 from strfcube.catalog import WIDTH, Entry, in_words
 from strfcube.errors import FetchError, UsageError
 from strfcube.fetching import credentials, terms
-from strfcube.fetching.fetch import JOBS, Visit, carry_out
+from strfcube.fetching.fetch import JOBS, Visit, carry_out, see_jobs
 from strfcube.fetching.plan import Plan, enquire
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def transact(plan: Plan, progress: Progress, *, yes: bool, accept_terms: bool, k
     click.exceptions.Exit
         If the answer is no.
     """
+    see_jobs(jobs)
     entry, terminal = plan.entry, is_terminal()
     visit = Visit.begin(_ask_credentials if terminal else None)
     is_new = not terms.are_known(entry)
@@ -152,7 +153,7 @@ def _sum(plan: Plan) -> str:
     rounded = [size or item.file.about for size, item in zip(known, items, strict=True)]
     if all(rounded):
         return in_words(0, sum(rounded))
-    return in_words(0, plan.entry.sizes.get("download", 0)) if len(items) == len(plan.items) else "unknown size"
+    return plan.entry.download if len(items) == len(plan.items) else "unknown size"
 
 
 def rehearse(plan: Plan) -> None:

@@ -49,10 +49,12 @@ def list_() -> None:
     Example:
       strfcube list
     """
+    sizes = {name: "" if e.simulated else e.download.partition(",")[0] for name, e in catalog.entries().items()}
+    wide = max(map(len, sizes.values()))
     for e in catalog.entries().values():
         figures = f"{e.figures['neuron']:,} neurons" if "neuron" in e.figures else ""
-        size = "" if e.simulated else e.download
-        click.echo(f"{e.name:<6}{figures:>15}{size:>15}  {textwrap.shorten(e.title, 40, placeholder=' ...')}")
+        start = f"{e.name:<6}{figures:>15}  {sizes[e.name]:>{wide}}  "
+        click.echo(start + textwrap.shorten(e.title, WIDTH - len(start), placeholder=" ..."))
     cubes = sorted(catalog.data_dir().glob("*.zarr"))
     click.echo(f"\nCubes in {catalog.data_dir()}:{'' if cubes else ' none yet'}")
     for path in cubes:
@@ -124,7 +126,7 @@ cli.add_command(
             click.Option(["--only"], multiple=True, metavar="KEY=VALUE[,VALUE]", help="Fetch only what holds this."),
             click.Option(["--raw"], type=click.Path(), help="Folder to fetch into."),
             click.Option(["--dry-run"], is_flag=True, help="Say what would be fetched, and stop."),
-            click.Option(["--jobs"], type=click.IntRange(1), default=JOBS, show_default=True, help="Files at once."),
+            click.Option(["--jobs"], type=int, default=JOBS, show_default=True, help="Files at once."),
             *fetching.options(None),
         ],
     )

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import re
 import threading
+import time
+from contextlib import suppress
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from html.parser import HTMLParser
-from http.cookies import CookieError, SimpleCookie
-from typing import TYPE_CHECKING
+from http.cookies import CookieError, Morsel, SimpleCookie
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from strfcube.errors import FetchError
@@ -24,10 +27,12 @@ if TYPE_CHECKING:
     from strfcube.fetching.credentials import Credentials
     from strfcube.fetching.web import Web
 
+T = TypeVar("T")
 LOGIN = "https://crcns.org/login_form"
 DOWNLOADS = "https://download.crcns.org/"
 _FIELDS = {"form.submitted": "1", "js_enabled": "0", "pwd_empty": "0", "came_from": "", "cookies_enabled": "",
            "login_name": "", "submit": "Log in"}  # fmt: skip
+TWICE = -1  # in place of a size or sum that a list gives in several ways
 _LISTED = re.compile(r"(?!#\s)[ +#]?(?=\S)(?P<path>.+?)[\t ]+(?P<bytes>\d+)(?:[\t ]*\([^)]*\))?[\t ]*")
 _SUM = re.compile(r"\\?(?P<md5>[0-9a-fA-F]{32})[ \t]+\*?(?P<path>.+?)[ \t]*")
 _BSD_SUM = re.compile(r"MD5 ?\((?P<path>.+)\) ?= ?(?P<md5>[0-9a-fA-F]{32})[ \t]*")
@@ -226,11 +231,22 @@ class Crcns:
         except CookieError:
             return
         for name, morsel in cookies.items():
-            gone = morsel["max-age"] == "0" or "1970" in morsel["expires"] or morsel.value in ("", "deleted")
-            if gone:
+            if _is_gone(morsel):
                 self._cookies.pop(name, None)
             else:
                 self._cookies[name] = morsel.coded_value
+
+
+def _is_gone(morsel: Morsel[str]) -> bool:
+    """Whether a server takes a cookie away."""
+    if morsel.value in ("", "deleted"):
+        return True
+    if morsel["max-age"]:  # comes before a date
+        with suppress(ValueError):
+            return int(morsel["max-age"]) <= 0
+    with suppress(ValueError, TypeError, OverflowError):
+        return parsedate_to_datetime(morsel["expires"].replace("-", " ")).timestamp() <= time.time()
+    return False
 
 
 class _Form(HTMLParser):
@@ -278,14 +294,22 @@ def is_page(text: str) -> bool:
 def parse_list(text: str) -> dict[str, int]:
     """Path to bytes of ``filelist.txt``: a flag, a path, a size, perhaps the size in words; the rest is comment."""
     found = (_LISTED.fullmatch(line) for line in text.removeprefix("\ufeff").splitlines())
-    return {match["path"]: int(match["bytes"]) for match in found if match}
+    return _once([(match["path"], int(match["bytes"])) for match in found if match], TWICE)
 
 
 def parse_sums(text: str) -> dict[str, str]:
     """Path to MD5 of ``checksums.md5``."""
     lines = text.removeprefix("\ufeff").splitlines()
     found = (_SUM.fullmatch(line) or _BSD_SUM.fullmatch(line.strip()) for line in lines)
-    return {match["path"]: match["md5"].lower() for match in found if match}
+    return _once([(match["path"], match["md5"].lower()) for match in found if match], str(TWICE))
+
+
+def _once(listed: list[tuple[str, T]], twice: T) -> dict[str, T]:
+    """What is listed by path; `twice` where that is several things."""
+    known: dict[str, T] = {}
+    for path, value in listed:
+        known[path] = value if known.get(path, value) == value else twice
+    return known
 
 
 def _within(path: str, dataset: str) -> str:

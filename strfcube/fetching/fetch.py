@@ -199,8 +199,7 @@ def carry_out(
     FetchError, UsageError
         As `fetch`.
     """
-    if jobs < 1:
-        raise UsageError(f"jobs={jobs}: give 1 or more")
+    see_jobs(jobs)
     for item in plan.items:
         if item.state == "there" and item.record:
             _note(plan.raw, item.file.name, item.record)
@@ -221,6 +220,18 @@ def carry_out(
     return plan.raw
 
 
+def see_jobs(jobs: int) -> None:
+    """Refuse a number of files at once that is none.
+
+    Raises
+    ------
+    UsageError
+        If it is less than 1.
+    """
+    if jobs < 1:
+        raise UsageError(f"jobs={jobs}: give 1 or more")
+
+
 def _note(raw: Path, name: str, record: Record) -> None:
     """Write a record that is not there yet, if the raw folder may be written to at all."""
     if ledger.read(raw).get(name) != record:
@@ -231,11 +242,18 @@ def _note(raw: Path, name: str, record: Record) -> None:
 
 
 def _has_space(plan: Plan) -> None:
-    need = sum(max(0, (item.published.bytes or item.file.about) - item.have) for item in plan.to_fetch)
+    coming = sum(max(0, (item.published.bytes or item.file.about) - item.have) for item in plan.to_fetch)
+    packed = [f for f in plan.entry.files if f.unpack]
+    known = plan.entry.sizes.get("unpacked")
+    room = 0
+    if isinstance(known, int) and packed:  # a part of the files unpacks to about as large a part of all
+        room = known * sum(bool(item.file.unpack) for item in plan.todo) // len(packed)
     free = shutil.disk_usage(plan.raw).free
-    if need + _SPARE > free:
+    if coming + room + _SPARE > free:
+        also = f" and unpacked to {catalog.in_words(0, room)}" if room else ""
+        there = f"{catalog.in_words(free)} are free there"
         raise FetchError(
-            f"{plan.raw}: {catalog.in_words(need)} are to be fetched, and {catalog.in_words(free)} are free there; "
+            f"{plan.raw}: {catalog.in_words(coming)} are to be fetched{also}, and {there}; "
             f"free some, or give another folder (--raw, or STRFCUBE_DATA_DIR)"
         )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from strfcube.errors import FetchError
-from strfcube.fetching.crcns import DOWNLOADS, dataset_of
+from strfcube.fetching.crcns import DOWNLOADS, TWICE, dataset_of
 from strfcube.fetching.web import host_of
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def published(files: Iterable[RemoteFile], web: Web, crcns: Crcns) -> dict[str, 
             dataset = dataset_of(file.url)
             if dataset not in asked:
                 asked[dataset] = crcns.listing(dataset)
-            said = _listed(asked[dataset], file.url.removeprefix(f"{DOWNLOADS}{dataset}/"), dataset)
+            said = _listed(asked[dataset], unquote(file.url.removeprefix(f"{DOWNLOADS}{dataset}/")), dataset)
         else:
             said = Published()
         found[file.name] = _agreed(file, said)
@@ -119,7 +119,13 @@ def _listed(files: dict[str, tuple[int, str]], path: str, dataset: str) -> Publi
         names = ", ".join(sorted(files))[:200]
         message = f"CRCNS does not list it; there are {names}; is there a newer strfcube?"
         raise FetchError(f"{DOWNLOADS}{dataset}/{path}: {message}")
-    return Published(files[path][0], files[path][1])
+    size, md5 = files[path]
+    if size == TWICE or md5 == str(TWICE):
+        raise FetchError(
+            f"{DOWNLOADS}{dataset}/{path}: CRCNS lists it twice, with different sizes or checksums; which is right "
+            f"cannot be told, try again later"
+        )
+    return Published(size, md5)
 
 
 def _whole(value: Any) -> int:

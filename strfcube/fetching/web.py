@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,11 +38,16 @@ class Interrupted(Exception):  # noqa: N818 (never leaves the room)
         What happened, in words.
     wait : float, optional
         Seconds that the server asks to wait for.
+    tries : int
+        Attempts after which it is given up, where that is sooner than patience has it.
+    hint : str
+        What to do then.
     """
 
-    def __init__(self, what: str, wait: float | None = None) -> None:
+    def __init__(self, what: str, wait: float | None = None, tries: int = 1000,
+                 hint: str = "the same command goes on from what is there") -> None:  # fmt: skip
         super().__init__(what)
-        self.wait = wait
+        self.wait, self.tries, self.hint = wait, tries, hint
 
 
 class Stopped(Exception):  # noqa: N818
@@ -133,7 +140,9 @@ class Web:
             hint = "is the clock right? The certificate of a proxy that looks inside is named by REQUESTS_CA_BUNDLE"
             raise FetchError(f"{host}: no safe connection ({reason}); {hint}") from None
         except requests.exceptions.ProxyError:
-            raise Interrupted(f"the proxy did not connect to {host}") from None
+            # Servers come back; a proxy that does not answer is most often a setting that is wrong.
+            hint = "is the proxy that https_proxy or http_proxy names right, and up? no_proxy names hosts without one"
+            raise Interrupted(f"the proxy did not connect to {host}", tries=3, hint=hint) from None
         except requests.exceptions.Timeout:
             raise Interrupted(f"{host} did not answer in {self.patience.timeout:g} s") from None
         except requests.exceptions.ConnectionError as error:
@@ -193,7 +202,10 @@ class Web:
         """
         location = reply.headers.get("Location", "")
         reply.close()
-        found = self.mirrors.original(urljoin(self.mirrors.real(at), location))
+        asked = self.mirrors.real(at)
+        found = self.mirrors.original(named := urljoin(asked, location))
+        if found == named and asked != at and not urlsplit(location).netloc and not urlsplit(location).scheme:
+            found = urljoin(at, location)  # a mirror that passes on the original's path
         parts = urlsplit(found)
         if not location or parts.scheme not in ("http", "https") or not parts.netloc:
             raise FetchError(f"{at}: redirected to nowhere ('{location[:80]}')")
@@ -245,8 +257,8 @@ class Web:
         patience = self.patience
         if error.wait is not None and error.wait > patience.longest_asked:
             raise FetchError(f"{what}: {error} and asks to wait for {error.wait:.0f} s; give the same command then")
-        if failures >= patience.tries:
-            raise FetchError(f"{what}: {error}, {failures} times; the same command goes on from what is there")
+        if failures >= min(patience.tries, error.tries):
+            raise FetchError(f"{what}: {error}, {failures} times; {error.hint}")
         if self.stop.wait(max(patience.wait(failures), error.wait or 0.0)):
             raise Stopped
 
@@ -308,10 +320,9 @@ def retry_after(value: str | None) -> float | None:
     """Seconds that a ``Retry-After`` header asks for: a number, or an HTTP date."""
     if value is None:
         return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
+    with suppress(ValueError):
+        seconds = float(value)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except (TypeError, ValueError, OverflowError):

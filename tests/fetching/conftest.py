@@ -1,8 +1,14 @@
 """Fixtures of the fetching tests."""
 
+import dataclasses
+
 import pytest
 from services import PASSWORD, USER, Services
+from test_faults import CONTENT, entry_of
 
+from strfcube.fetching import terms
+from strfcube.fetching.fetch import Visit, carry_out
+from strfcube.fetching.plan import look
 from strfcube.fetching.web import Patience
 
 
@@ -19,3 +25,17 @@ def services(monkeypatch, tmp_path):
     monkeypatch.setattr(Patience, "from_environment", lambda: Patience(4, 0.01, 0.05, 0.6, 30.0))
     yield made
     made.close()
+
+
+@pytest.fixture
+def take(services, tmp_path):
+    """Fetch files, and give the raw folder."""
+
+    def call(service, *files, content=CONTENT):
+        entry = dataclasses.replace(entry_of(service), files=files or entry_of(service).files)
+        terms.remember(entry)
+        for file in entry.files:
+            services.add(file.url, content)
+        return carry_out(look(entry, tmp_path / "raw", {}), Visit.begin())
+
+    return call

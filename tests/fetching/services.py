@@ -10,6 +10,8 @@ import gzip
 import hashlib
 import json
 import re
+import socket
+import struct
 import threading
 import time
 from dataclasses import dataclass, field
@@ -66,18 +68,22 @@ class Services:
     form: str = ""  # the login form's page, in place of one without fields; sent to where it says
     token: str = ""  # what the form's hidden field must bring back
     lists: dict[str, str] = field(default_factory=dict)  # CRCNS's lists, in place of those of the files
+    address: str = "127.0.0.1"
     form_works: bool = True  # whether CRCNS's login form gives a session; else only the page of the data set does
 
     def __post_init__(self):
         self.lock = threading.Lock()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"services": self}))
+        family = socket.AF_INET6 if ":" in self.address else socket.AF_INET
+        kind = type("Server", (ThreadingHTTPServer,), {"address_family": family})
+        self.server = kind((self.address, 0), type("Bound", (_Handler,), {"services": self}))
         self.server.daemon_threads = True
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
         self.thread.start()
 
     @property
     def base(self):
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"http://{host}:{self.server.server_address[1]}"
 
     @property
     def mirrors(self):
@@ -230,7 +236,8 @@ class _Handler(BaseHTTPRequestHandler):
         if services.modified:
             self.send_header("Last-Modified", date)
         if status == 206:
-            self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
+            total = len(content) + 7 * (kind == "wrong total")
+            self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{total}")
         if kind == "gzip":
             self.send_header("Content-Encoding", "gzip")
         chunked = kind in ("chunked", "chunked and typed", "chunked drop")
@@ -262,9 +269,6 @@ class _Handler(BaseHTTPRequestHandler):
         if stop < len(body) or kind == "longer":
             self.close_connection = True
         if kind == "reset":
-            import socket
-            import struct
-
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
 

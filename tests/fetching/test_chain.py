@@ -1,5 +1,6 @@
 """From nothing to a cube, in one command, against the services on loopback: NAT4, AA1, AA4, NS1 of invented spikes."""
 
+import dataclasses
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from services import PASSWORD, USER
@@ -21,9 +23,10 @@ from writers.ns1 import write_ns1
 import strfcube
 from strfcube import catalog
 from strfcube.cli.main import main
-from strfcube.errors import SelectionError, UsageError
+from strfcube.errors import FetchError, SelectionError, UsageError
 from strfcube.fetching import ledger
-from strfcube.fetching.fetch import lacking
+from strfcube.fetching.fetch import Visit, carry_out, lacking
+from strfcube.fetching.plan import look
 
 SITES = {"A1": {"ARM029a": 2}, "PEG": {"ARM017a": 2}}
 
@@ -283,9 +286,92 @@ def test_nothing_there_and_nobody_to_ask(published, run):
 
 
 def test_arguments_are_checked_before_anything_is_fetched(published, run):
-    for wrong in (("--dt", -1), ("--bands", 0), ("--spec", "mel", "--window-ms", -1), ("--only", "area=A7")):
-        assert run("build", "nat4", "--yes", *wrong)[0] == 2
+    (data() / "other.zarr").mkdir(parents=True)
+    (data() / "other.zarr" / "zarr.json").write_text("{}")
+    (data() / "file").write_text("")
+    cases = [
+        ("nat4", ("--dt", -1), 2, "dt"),
+        ("nat4", ("--bands", 0), 2, "bands"),
+        ("nat4", ("--spec", "mel", "--window-ms", -1), 2, "window_ms"),
+        ("nat4", ("--jobs", -1), 2, "jobs=-1: give 0 or more"),
+        ("nat4", ("--only", "area=A7"), 2, "nothing has that; there are A1, PEG"),
+        ("nat4", ("--only", "aera=A1"), 2, "--only aera: no such coordinate; there are animal, area, area_label"),
+        ("nat4", ("--only", "subset=train"), 2, "--only subset=train: nothing has that; there are est, val"),
+        ("nat4", ("--only", "area"), 2, "give KEY=VALUE"),
+        ("nat4", ("--extra", "video"), 2, "no such files; there are wav"),
+        ("aa1", ("--only", "area=NCM"), 2, "there are Field_L, MLd"),
+        ("aa4", ("--sort-types", "good"), 2, "give some of single, multi"),
+        ("nat4", ("--out", data() / "other.zarr"), 1, "is no strfcube cube"),
+        ("nat4", ("--out", data() / "file" / "x.zarr"), 1, "not a folder|Not a directory"),
+        ("nat4", ("--out", "nowhere://x/y.zarr"), 1, "nothing here writes there"),
+        ("nat4", ("--raw", data() / "file"), 1, "a file is in its place"),
+    ]
+    for name, wrong, code, what in cases:
+        found, out, err = run("build", name, "--yes", "--accept-terms", *wrong)
+        assert (found, out) == (code, ""), (wrong, err)
+        assert re.search(what, err), (wrong, err)
+        assert len(err.splitlines()) == 1, (wrong, err)
+    with pytest.raises(UsageError, match="jobs=-1"):
+        strfcube.build("nat4", fetch=True, jobs=-1)
     assert not published.log
+    assert not (data() / "raw").exists()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="nothing is forbidden here")
+@pytest.mark.parametrize("command", ["build", "fetch"])
+def test_a_data_folder_that_may_not_be_written_to(published, run, command):
+    data().mkdir(parents=True)
+    data().chmod(0o500)
+    code, _, err = run(command, "nat4", "--yes")
+    data().chmod(0o700)
+    assert code == 1
+    assert "STRFCUBE_DATA_DIR" in err or "--raw" in err
+    assert not any(r.sent for r in published.log if "/files/" in r.path)
+
+
+def test_the_place_of_a_cube_is_looked_at_before(published, run):
+    """Another recipe in the place of the cube is no reason to fetch anything; with --force it is replaced."""
+    assert run("build", "demo", "--out", data() / "mine.zarr", "--jobs", 1)[0] == 0
+    code, _, err = run("build", "nat4", "--yes", "--out", data() / "mine.zarr", "--jobs", 1)
+    assert code == 1
+    assert "holds another recipe: give another --out, or --force" in err
+    assert not published.log
+    args = ("--only", "area=A1", "--out", data() / "mine.zarr", "--jobs", 1)
+    assert run("build", "nat4", "--yes", "--force", *args)[0] == 0
+
+
+def test_a_disk_without_room_for_what_is_unpacked(published, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10**9))
+    entry = dataclasses.replace(catalog.entry("ns1"), sizes={"unpacked": 5 * 10**9})
+    plan = look(entry, data() / "raw" / "ns1", {})
+    with pytest.raises(FetchError, match=r"are to be fetched and unpacked to about 5\.0 GB, and 1\.0 GB are free"):
+        carry_out(plan, Visit.begin())
+    assert not any(r.sent for r in published.log if "download" in r.path)
+
+
+@pytest.mark.parametrize("name", ["aa1", "aa4"])
+def test_a_digest_does_not_depend_on_what_an_archive_wraps_its_folders_in(archives, tmp_path, name):
+    source = archives / "raw" / name / ("crcns-aa1" if name == "aa1" else "")
+    shutil.copytree(source, tmp_path / "wrapped" / "one" / "two")
+    built = [
+        digest(strfcube.build(name, raw=raw, out=tmp_path / f"{number}.zarr", jobs=1))
+        for number, raw in enumerate((source, tmp_path / "wrapped"))
+    ]
+    assert built[0] == built[1]
+
+
+def test_the_cache_of_deepstrf_where_it_is_by_default(published, run, archives, tmp_path, monkeypatch):
+    monkeypatch.delenv("DEEPSTRF_DATA_DIR")
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: str(tmp_path / "cache" / name))
+    cache = tmp_path / "cache" / "deepSTRF" / "NAT4"
+    cache.mkdir(parents=True)
+    shutil.copy(archives / "nat4" / "A1_single_sites.zip", cache)
+    (cache / "A1_pred_correlation.csv").write_text("another")
+    code, _, err = run("fetch", "nat4", "--only", "area=A1")
+    assert code == 0, err
+    assert re.search(r"A1_single_sites.zip: .*, linked to \S+NAT4/A1_single_sites.zip, verified", err)
+    assert published.sent("A1_single_sites.zip") == 0
+    assert published.sent("A1_pred_correlation.csv") > 0
 
 
 def test_two_fetches_at_once(published, archives, tmp_path):

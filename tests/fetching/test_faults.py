@@ -161,7 +161,7 @@ def test_a_later_command_goes_on(services, bring, service):
 
 
 @pytest.mark.parametrize("service", ALL)
-@pytest.mark.parametrize("kind", ["ignores range", "wrong range"])
+@pytest.mark.parametrize("kind", ["ignores range", "wrong range", "wrong total"])
 def test_a_server_with_another_range_starts_over(services, bring, service, kind):
     interrupted(services, bring, service)
     services.fault(kind, AT[service])

@@ -1,6 +1,5 @@
 """What services may do without being out of order: forms with tokens, lists of other tools, headers that mislead."""
 
-import dataclasses
 import gzip
 import hashlib
 import io
@@ -14,9 +13,8 @@ import strfcube
 from strfcube.catalog import RemoteFile
 from strfcube.cli.main import main
 from strfcube.errors import FetchError, SelectionError
-from strfcube.fetching import ledger, terms
+from strfcube.fetching import ledger
 from strfcube.fetching.crcns import parse_list, parse_sums
-from strfcube.fetching.fetch import Visit, carry_out
 from strfcube.fetching.plan import look
 
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -25,20 +23,6 @@ FORM = """<html><body><form action="/search"><input name="q"><input type="hidden
 <input type='hidden' name='_authenticator' value='0f&amp;1e'><input name="__ac_name">
 <input type=password name="__ac_password"></form>
 <form><input type="hidden" name="_authenticator" value="of another"></form></body></html>"""
-
-
-@pytest.fixture
-def take(services, tmp_path):
-    """Fetch files, and give the raw folder."""
-
-    def call(service, *files, content=CONTENT):
-        entry = dataclasses.replace(entry_of(service), files=files or entry_of(service).files)
-        terms.remember(entry)
-        for file in entry.files:
-            services.add(file.url, content)
-        return carry_out(look(entry, tmp_path / "raw", {}), Visit.begin())
-
-    return call
 
 
 @pytest.mark.parametrize("action", ["https://crcns.org/login", "login", "/login"])
