@@ -11,7 +11,7 @@ import click
 from strfcube import catalog
 from strfcube.catalog import WIDTH
 from strfcube.cli import fetch as fetching
-from strfcube.cli.describe import findings, one_line
+from strfcube.cli.describe import figures, findings
 from strfcube.cli.progress import Progress
 from strfcube.fetching.fetch import Visit, carry_out, lacking, refusal
 
@@ -140,4 +140,4 @@ def report(path: str, seconds: float) -> None:
     for line in findings(path, WIDTH):
         click.echo(line, err=True)
     click.echo(path)
-    click.echo(one_line(ds, path, seconds))
+    click.echo(figures(ds, path, seconds, WIDTH))

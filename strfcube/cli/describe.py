@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import textwrap
 from collections import Counter
@@ -55,13 +56,15 @@ def _field(label: str, text: str, width: int) -> list[str]:
     return [line.replace(_TIED, " ") for line in lines]
 
 
-def one_line(ds: xr.Dataset, path: str, seconds: float) -> str:
-    """The figures of a build."""
+def figures(ds: xr.Dataset, path: str, seconds: float, width: int) -> str:
+    """The figures of a build, in one line if it is wide enough; no figure is parted from its name."""
     pairs, size = int((ds["n_repeats"] > 0).sum()), ds.sizes
     shape = f"T = {size['time']:,}, F = {size['frequency']}, R = {size['repeat']}"
     coverage = f"{pairs:,} of {size['stim'] * size['neuron']:,} pairs"
     disk = "" if "://" in path else f"; {_bytes(path) / 1e6:.1f} MB"
-    return f"S = {size['stim']:,}, N = {size['neuron']:,}, {coverage}, {shape}{disk}, {seconds:.1f} s"
+    text = f"S = {size['stim']:,}, N = {size['neuron']:,}, {coverage}, {shape}{disk}, {seconds:.1f} s"
+    tied = re.sub(r"(?<![,;]) ", _TIED, text)
+    return textwrap.fill(tied, width, subsequent_indent="  ").replace(_TIED, " ")
 
 
 def _bytes(path: str) -> int:

@@ -303,7 +303,7 @@ def test_arguments_are_checked_before_anything_is_fetched(published, run):
         ("aa4", ("--sort-types", "good"), 2, "give some of single, multi"),
         ("nat4", ("--out", data() / "other.zarr"), 1, "is no strfcube cube"),
         ("nat4", ("--out", data() / "file" / "x.zarr"), 1, "not a folder|Not a directory"),
-        ("nat4", ("--out", "nowhere://x/y.zarr"), 1, "nothing here writes there"),
+        ("nat4", ("--out", "nowhere://x/y.zarr"), 1, "Protocol not known: nowhere"),
         ("nat4", ("--raw", data() / "file"), 1, "a file is in its place"),
     ]
     for name, wrong, code, what in cases:
