@@ -14,11 +14,13 @@ from strfcube.errors import SelectionError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from strfcube.analysis.plot import Plots
     from strfcube.analysis.powers import Per
     from strfcube.analysis.select import Keep
+    from strfcube.analysis.spikes import SpikeTrains
 
 
 @xr.register_dataset_accessor("strf")  # type: ignore[no-untyped-call]
@@ -344,6 +346,50 @@ class StrfAccessor:
             return open_group(source), open_group(source, "trials")
         except StoreError as error:
             raise StoreError(f"{source} is gone, or was built without its group 'trials': give trials=") from error
+
+    def spikes(self, stim: str | int, neuron: str | int) -> SpikeTrains:
+        """Exact spike times of one neuron during one stimulus, trial after trial.
+
+        Parameters
+        ----------
+        stim, neuron : str or int
+            Label or position.
+
+        Returns
+        -------
+        SpikeTrains
+            ``times`` (an array a trial, in s from stimulus onset; those before and after the sound too), ``window`` (what
+            was recorded of each trial, in s) and ``repeat``; ``for times in ds.strf.spikes(...)`` goes through the
+            trials, ``.to_dataframe()`` gives a row a spike. No trial where the pair was never presented.
+
+        Raises
+        ------
+        SelectionError
+            If there is no such stimulus or neuron.
+        StoreError
+            If the cube has none: membrane potentials, published counts, responses that were changed, a store without
+            trials. The message says which.
+        """
+        from strfcube.analysis.spikes import SpikeTrains, of_pair
+
+        found = of_pair(self._cube(), stim, neuron)
+        if isinstance(found, SpikeTrains):
+            return found
+        raise StoreError(f"stim={stim!r}, neuron={neuron!r} has no exact spike times: {found}")
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row a trial, of this part of the cube: see `strfcube.analysis.tables.trials`."""
+        from strfcube.analysis.tables import trials
+
+        return trials(self._cube())
+
+    @property
+    def findings(self) -> pd.DataFrame:
+        """What was odd about the raw files, a row each: see `strfcube.analysis.tables.findings`."""
+        from strfcube.analysis.tables import findings
+
+        return findings(self._cube())
 
     def standardize(self, stims: Any = None, per: Literal["band", "all"] = "band") -> xr.Dataset:
         """Cube whose spectrograms have mean 0 and standard deviation 1: see `strfcube.analysis.transform.standardize`.
