@@ -358,9 +358,9 @@ class StrfAccessor:
         Returns
         -------
         SpikeTrains
-            ``times`` (an array a trial, in s from stimulus onset; those before and after the sound too), ``window`` (what
-            was recorded of each trial, in s) and ``repeat``; ``for times in ds.strf.spikes(...)`` goes through the
-            trials, ``.to_dataframe()`` gives a row a spike. No trial where the pair was never presented.
+            ``times`` (an array a trial, in s from stimulus onset; those before and after the sound too), ``window``
+            (what was recorded of each trial, in s) and ``repeat``. It is gone through trial by trial; its
+            ``.to_dataframe()`` gives a row a spike. No trial where the pair was never presented.
 
         Raises
         ------

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+import logging
 import math
 import os
-from functools import partial
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from strfcube.builder.finalise import write_group
+from strfcube.builder.finalise import files_dataset, findings_dataset, response_words, text, write_group
 from strfcube.builder.ledger import sync
-from strfcube.builder.plan import response_layout, samples_layout, spikes_layout, stimulus_layout
+from strfcube.builder.plan import response_layout, samples_layout, stimulus_layout, trial_layouts
 from strfcube.builder.workplace import (
     clear,
     discard,
@@ -29,11 +32,16 @@ from strfcube.builder.workplace import (
     writable,
 )
 from strfcube.cube import digest
-from strfcube.cube.groups import has_group, in_memory, open_group
+from strfcube.cube.groups import open_group
 from strfcube.cube.normalise import loaded
+from strfcube.cube.schema import problems
 from strfcube.cube.shard_writer import Layout, create, write_shard
 from strfcube.cube.store import attributes_digest, local, no_consolidation_warning
-from strfcube.errors import StoreError
+from strfcube.cube.store import open as open_cube
+from strfcube.cube.stored_rows import Sounds, Store
+from strfcube.cube.trials import Origin, TrialRows, findings_of, origins, trials_of
+from strfcube.errors import StoreError, UsageError
+from strfcube.progress import Progress, shown
 from strfcube.sound.audio import to_float
 
 if TYPE_CHECKING:
@@ -41,30 +49,43 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-    from strfcube.cube.stored_rows import Part, Sounds
+    from strfcube.cube.stored_rows import Part
+    from strfcube.records import Finding
 
 Chunk = tuple[tuple[int, ...], NDArray[Any]]
 _LARGE = ("response", "stimulus")
+log = logging.getLogger("strfcube")
 
 
-def write(ds: xr.Dataset, path: str | os.PathLike[str]) -> str:
-    """Write a Dataset that keeps the cube's contract, such as a pool, as a cube of its own.
+def save(ds: xr.Dataset, path: str | os.PathLike[str], *, progress: bool | Progress | None = None) -> str:
+    """Save a cube, a part of one, a pool or a transformed cube as a cube of its own.
+
+    What is stored in the cubes that `ds` was read from comes along, cut to what is left: single trials with their exact
+    spikes, waveforms, findings. A part has the digest that a build of just that part (``only``) has.
+
+    A transformed cube is saved as it is, and says so. With other responses (smoothed, averaged, standardized) or fewer
+    bins it has no trials and no waveforms, with another spectrogram it keeps both; in either case `rebin`, which
+    starts from them, refuses it. What is no cube any more, such as bins that were joined by ``ds.coarsen``, is refused.
 
     Parameters
     ----------
     ds : xarray.Dataset
-        Read a few stimuli at a time, 16 MB at most or one.
+        As `strfcube.open` gives it, or what was made of that; it is read a few stimuli at a time, 16 MB at most or one.
     path : path
         A local folder that does not exist; it appears when everything is written. Until then it lies beside, in
         ``<path>.building``; what a killed call left there, the next one clears away.
+    progress : bool or callable, optional
+        As in `build`.
 
     Returns
     -------
     str
-        The path. Waveforms, findings and, where the responses are still those of stores, single trials come along.
+        The path.
 
     Raises
     ------
+    UsageError
+        If `ds` is no whole cube any more; the message says what it lacks.
     StoreError
         If there is something at `path`, it cannot be written, or a cube that `ds` was read from is damaged.
     """
@@ -74,21 +95,27 @@ def write(ds: xr.Dataset, path: str | os.PathLike[str]) -> str:
         target = place_of(local(path))
         work = work_folder(target)
         _see_free(target)
-    for source in dict.fromkeys(part.store.path for name in _LARGE for part in _parts(ds, name)):
+    made = prepared(ds)
+    known = origins(made.ds)
+    stores = [part.store.path for name in _LARGE for part in _parts(ds, name)]
+    stores += [] if isinstance(known, str) else [o.path for o in known]
+    for source in dict.fromkeys(stores):
         see_whole(source)
-    with writable(target), locked(work):
+    with shown(progress) as tell, writable(target), locked(work):
         recover(work, target)
         _see_free(target)
         clear(work)
         try:
             unfinished = store_of(target, work)
-            _write(ds, unfinished)
+            _write(made, unfinished, tell)
             sync(Path(unfinished))
             _see_free(target)
         except BaseException:
             discard(work)
             raise
         publish(unfinished, target, work)
+    if made.lost:
+        log.warning("%s was saved %s", local(path), "; ".join(made.lost))
     return local(path)
 
 
@@ -97,41 +124,208 @@ def _see_free(target: str) -> None:
         raise StoreError(f"{target}: there is something already; move it away, or give another path")
 
 
-def _write(ds: xr.Dataset, unfinished: str) -> None:
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """What is going to be written.
+
+    Attributes
+    ----------
+    ds : xarray.Dataset
+        A whole cube: small variables in memory, no repeat and no bin that nothing holds, labels counted anew.
+    trials : TrialRows or None
+        Its single trials.
+    sounds : tuple or None
+        Sizes and rates of its waveforms, and where each is.
+    findings : list of Finding or None
+        None where it does not know its store.
+    recipe : str
+        JSON.
+    lost : tuple of str
+        What does not come along, and why.
+    """
+
+    ds: xr.Dataset
+    trials: TrialRows | None
+    sounds: tuple[xr.Dataset, list[tuple[Sounds, int]]] | None
+    findings: list[Finding] | None
+    recipe: str
+    lost: tuple[str, ...]
+
+
+def prepared(ds: xr.Dataset) -> Prepared:
+    """Check that a Dataset is a whole cube, and find what comes along with it.
+
+    Raises
+    ------
+    UsageError
+        If it is none.
+    StoreError
+        If a cube that it was read from was built again.
+    """
+    empty = [str(d) for d in ("stim", "neuron", "repeat", "time", "frequency") if d in ds.dims and not ds.sizes[d]]
+    if empty:
+        raise UsageError(f"nothing is left along {' and '.join(empty)}: there is no cube to save")
+    whole = loaded(ds)
+    if wrong := problems(whole):
+        raise UsageError(
+            f"this is no whole cube any more: {'; '.join(wrong)} (a cube with other bins is made by strfcube.rebin)"
+        )
+    cut = _bins_are_cut(ds, whole)
+    changed = [name for name in ("response", "stimulus") if not _is_stored(whole, name)]
+    lost, trials, sounds, findings = [], None, None, None
+    known = origins(whole)
+    if isinstance(known, str):
+        lost.append(f"without single trials, waveforms and findings: {known}")
+    else:
+        findings = findings_of(whole)
+        try:
+            trials = None if cut or "response" in changed else trials_of(whole)
+        except StoreError as error:
+            lost.append(f"without single trials: {error}")
+        if cut:
+            lost.append("without single trials and waveforms: bins are left out")
+        elif "response" in changed:
+            lost.append("without single trials: its responses are no longer what they give")
+        sounds = None if cut else _sounds(whole)
+    marks: dict[str, Any] = {}
+    if changed := [*changed, *(["time"] if cut else [])]:
+        marks["changed"] = changed
+    whole = _trimmed(whole)
+    if isinstance(known, str) or _is_part(whole, known):
+        marks["part"] = _name_of_part(whole)
+    recipe = json.loads(str(whole.attrs.get("recipe") or "{}"))
+    earlier = recipe.get("saved", {})
+    if marks and not isinstance(known, str):
+        both = [*earlier.get("changed", ()), *marks.pop("changed", ())]
+        recipe["saved"] = earlier | marks | ({"changed": list(dict.fromkeys(both))} if both else {})
+    text = json.dumps(recipe, sort_keys=True, separators=(",", ":"))
+    return Prepared(whole, trials, sounds, findings, text, tuple(lost))
+
+
+def _bins_are_cut(ds: xr.Dataset, whole: xr.Dataset) -> bool:
+    """Whether some of the bins of a stimulus are left out."""
+    step = float(ds.attrs["dt_ms"]) / 1000
+    first = np.rint(ds["time"].values / step)
+    return not np.array_equal(first, np.arange(len(first))) or bool((whole["n_bins"] != ds["n_bins"]).any())
+
+
+def _is_stored(ds: xr.Dataset, name: str) -> bool:
+    """Whether a variable holds what its stores hold; read, where labels alone say where that would be."""
+    from strfcube.cube.lazy_array import rows_of
+
+    if rows_of(ds[name]) is not None:
+        return True
+    known = origins(ds)
+    if isinstance(known, str) or len(known) != 1:
+        return False
+    (origin,) = known
+    stored = open_cube(origin.path)[name]
+    at = {"stim": origin.stim} | ({"neuron": origin.neuron, "repeat": origin.repeat} if name == "response" else {})
+    if any(len(v) and (v.max() >= stored.sizes[d] or v.min() < 0) for d, v in at.items()):
+        return False
+    stored = stored.isel(dict(at) | {"time": slice(0, ds.sizes["time"])})
+    if stored.shape != ds[name].shape:
+        return False
+    counted = ds["n_repeats"].values > 0
+    for s in range(ds.sizes["stim"]):
+        own, there = ds[name][s].values, stored[s].values
+        if name == "response":
+            there = np.where(counted[s][:, None, None], there, np.nan)
+        if not np.array_equal(own, there, equal_nan=True):
+            return False
+    return True
+
+
+def _is_part(ds: xr.Dataset, known: tuple[Origin, ...]) -> bool:
+    """Whether anything of the stores is left out."""
+    stores = [open_group(path)["n_repeats"] for path in dict.fromkeys(o.path for o in known)]
+    neurons, trials = sum(v.sizes["neuron"] for v in stores), sum(int(v.values.sum()) for v in stores)
+    fewer = len(stores) == 1 and ds.sizes["stim"] < stores[0].sizes["stim"]
+    return fewer or neurons > ds.sizes["neuron"] or trials > int(ds["n_repeats"].values.sum())
+
+
+def _name_of_part(ds: xr.Dataset) -> str:
+    """What tells this part from others of the same recipe."""
+    labels = "\n".join(str(v) for d in ("stim", "neuron") for v in (*ds[d].values, ""))
+    return hashlib.sha256(labels.encode() + np.asarray(ds["n_repeats"].values).tobytes()).hexdigest()[:8]
+
+
+def _trimmed(ds: xr.Dataset) -> xr.Dataset:
+    """Without repeats and bins that no pair has; repeats are counted from 0, labels are text."""
+    repeats = max(1, int(ds["n_repeats"].values.max(initial=0)))
+    bins = max(1, int(ds["n_bins"].values.max(initial=0)))
+    ds = ds.isel(repeat=slice(0, repeats), time=slice(0, bins))
+    ds = ds.assign_coords(repeat=ds["repeat"].copy(data=np.arange(ds.sizes["repeat"], dtype=np.int32)))
+    words = {n: (v.dims, text(v.values.astype(str)), v.attrs) for n, v in ds.coords.items() if v.dtype.kind in "UTO"}
+    attrs = {k: v for k, v in ds["response"].attrs.items() if k != "_FillValue"}
+    said = response_words({"mixed", "count"})["long_name"]
+    if attrs.get("long_name") == said and attrs.get("units") != "mixed":
+        attrs |= response_words({str(attrs["units"])})
+    ds = ds.assign_coords(words)
+    return ds.assign(response=ds["response"].assign_attrs(attrs))
+
+
+def _write(made: Prepared, unfinished: str, tell: Progress | None) -> None:
     import zarr
 
-    small = loaded(ds).drop_vars(["response", "stimulus"])
+    from strfcube.version import __version__
+
+    ds = made.ds
+    small = ds.drop_vars(["response", "stimulus"])
     attrs = {k: v for k, v in ds["response"].attrs.items() if k != "_FillValue"}
     repeats = small["n_repeats"].values.max(1, initial=0)
     layouts = [
         response_layout(repeats, ds.sizes["neuron"], ds.sizes["time"], _stored_dtype(ds), attrs),
         stimulus_layout(ds.sizes["stim"], ds.sizes["frequency"], ds.sizes["time"], dict(ds["stimulus"].attrs)),
     ]
-    # A part may have fewer repeats than the cube it was cut from
-    small = small.isel(repeat=slice(layouts[0].shape[2]))
     digests: dict[str, str] = {}
+    meter = _Meter(tell, sum(layout.shape[0] * math.prod(layout.grid[1:]) for layout in layouts))
     with no_consolidation_warning():
         write_group(small, unfinished, "", digests)
         for layout in layouts:
-            _write_array(unfinished, layout, partial(_chunks, ds, layout), digests)
-        paths = list(dict.fromkeys(part.store.path for part in _parts(ds, "stimulus")))
-        sounds = _sounds(ds)
-        if sounds is not None:
-            write_group(sounds[0], unfinished, "audio", digests)
-            dtype = _samples_dtype(sounds[1])
-            layout = samples_layout(int(sounds[0]["row_size"].sum()), dtype)
-            _write_ragged(unfinished, layout, _samples(sounds[1], dtype), digests)
-        trials = _trials(ds)
-        if trials is not None:
-            write_group(trials[0], unfinished, "trials", digests)
-            layout = spikes_layout(int(trials[0]["row_size"].sum()))
-            _write_ragged(unfinished, layout, trials[1], digests)
-        if paths:
-            write_group(_findings(paths), unfinished, "findings", digests)
+            _write_array(unfinished, layout, lambda shard, a=layout: meter.over(_chunks(ds, a, shard)), digests)
+        if made.sounds is not None:
+            table, where = made.sounds
+            write_group(table, unfinished, "audio", digests)
+            dtype = _samples_dtype(where)
+            layout = samples_layout(int(table["row_size"].sum()), dtype)
+            _write_ragged(unfinished, layout, _samples(where, dtype), digests)
+        if made.trials is not None:
+            _write_trials(made.trials, unfinished, digests)
+        if made.findings is not None:
+            write_group(findings_dataset(made.findings), unfinished, "findings", digests)
         root = zarr.open_group(unfinished, mode="a")
         digests["attributes"] = attributes_digest(unfinished)
-        root.attrs.update({"digest": digest.combine(digests), "digests": json.dumps(dict(sorted(digests.items())))})
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        history = f"{ds.attrs.get('history', '')}\n{now} strfcube {__version__}: saved".strip()
+        root.attrs.update(
+            {"digest": digest.combine(digests), "digests": json.dumps(dict(sorted(digests.items()))),
+             "recipe": made.recipe, "history": history}
+        )  # fmt: skip
         zarr.consolidate_metadata(unfinished)
+
+
+class _Meter:
+    """Counts chunks as they are written."""
+
+    def __init__(self, tell: Progress | None, total: int) -> None:
+        self.tell, self.done, self.total = tell, 0, total
+
+    def over(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+        for chunk in chunks:
+            yield chunk
+            self.done += 1
+            if self.tell:
+                self.tell("save", self.done, self.total)
+
+
+def _write_trials(trials: TrialRows, store: str, digests: dict[str, str]) -> None:
+    rows, spikes = (int(f(trials.columns["row_size"])) for f in (len, np.sum))
+    layouts, times = trial_layouts(rows, spikes, trials.tests)
+    write_group(files_dataset(trials.files.tolist()), store, "trials", digests)
+    for name, layout in layouts.items():
+        _write_ragged(store, layout, iter([trials.columns[name]]), digests)
+    _write_ragged(store, times, trials.spikes(), digests)
 
 
 def _write_array(
@@ -144,29 +338,31 @@ def _write_array(
 
 
 def _parts(ds: xr.Dataset, name: str) -> tuple[Part, ...]:
-    """Where a variable is stored, with all of its repeats and bins; empty where it is not what is stored."""
+    """Where a variable is stored; empty where that is not known."""
     from strfcube.cube.lazy_array import rows_of
 
     rows = rows_of(ds[name])
-    return rows.parts if rows is not None and rows.entire else ()
+    return rows.parts if rows is not None else ()
 
 
 def _sounds(ds: xr.Dataset) -> tuple[xr.Dataset, list[tuple[Sounds, int]]] | None:
     """Sizes and rates of the waveforms, and where each is; None where there are none."""
-    parts = _parts(ds, "stimulus")
-    stored = {store: store.sounds() for store in dict.fromkeys(part.store for part in parts)}
+    known = origins(ds)
+    parts = [(part.store, part.stim) for part in _parts(ds, "stimulus")]
+    parts += [] if isinstance(known, str) else [(Store.opened(o.path, "", o.cache_dir), o.stim) for o in known]
+    stored = {store.path: store.sounds() for store, _ in parts}
     size, rate = np.zeros(ds.sizes["stim"], np.int64), np.full(ds.sizes["stim"], np.nan)
     where = []
     for s in range(ds.sizes["stim"]):
-        for part in parts:
-            at, sounds = int(part.stim[s]), stored[part.store]
+        for store, stim in parts:
+            at, sounds = int(stim[s]), stored[store.path]
             if at >= 0 and sounds is not None and sounds.size[at]:
                 size[s], rate[s] = sounds.size[at], sounds.rate[at]
                 where.append((sounds, at))
                 break
     if not where:
         return None
-    sample = open_group(next(store for store, sounds in stored.items() if sounds is not None).path, "audio")
+    sample = open_group(next(path for path, sounds in stored.items() if sounds is not None), "audio")
     table = sample[["row_size", "rate"]].isel(stim=np.zeros(len(size), int))
     return table.assign({n: table[n].copy(data=v) for n, v in (("row_size", size), ("rate", rate))}), where
 
@@ -180,60 +376,6 @@ def _samples(where: list[tuple[Sounds, int]], dtype: np.dtype[Any]) -> Iterator[
     for sounds, at in where:
         samples = sounds.read(at)
         yield samples if samples.dtype == dtype else to_float(samples)
-
-
-def _trials(ds: xr.Dataset) -> tuple[xr.Dataset, Iterator[NDArray[Any]]] | None:
-    """Rows of the trials group, and the spikes of one neuron after the other; None where a store has no trials."""
-    import xarray as xr
-
-    parts = _parts(ds, "response")
-    if not parts or not all(has_group(part.store.path, "trials") for part in parts):
-        return None
-    stored = {p: open_group(p, "trials") for p in dict.fromkeys(part.store.path for part in parts)}
-    stored = {p: t.assign({n: t[n].load() for n in t.variables if n != "spike_time"}) for p, t in stored.items()}
-    words = {p: str(t["rejected_by"].attrs["flag_meanings"]).split() for p, t in stored.items()}
-    tests = list(dict.fromkeys(word for several in words.values() for word in several))
-    first_file = dict(zip(stored, np.cumsum([0, *(t.sizes["file"] for t in stored.values())]).tolist(), strict=False))
-    columns: dict[str, list[NDArray[Any]]] = {str(n): [] for n in next(iter(stored.values())).data_vars}
-    del columns["spike_time"]
-    where: list[tuple[str, NDArray[np.intp]]] = []
-    for part in parts:
-        table, here = stored[part.store.path], np.flatnonzero(part.stim >= 0)
-        place = np.full(int(table["stim_index"].max(initial=-1)) + 1 if table.sizes["trial"] else 0, -1)
-        inside = part.stim[here] < len(place)
-        place[part.stim[here][inside]] = here[inside]
-        edges = np.searchsorted(table["neuron_index"].values, np.stack([part.neuron, part.neuron + 1]))
-        for low, high in edges.T.tolist():
-            rows = np.arange(low, high)
-            stim = place[table["stim_index"].values[rows]]
-            rows = rows[stim >= 0][np.argsort(stim[stim >= 0], kind="stable")]
-            for name, column in columns.items():
-                column.append(table[name].values[rows])
-            columns["stim_index"][-1] = place[columns["stim_index"][-1]]
-            columns["neuron_index"][-1] = np.full(len(rows), len(where))
-            columns["file_index"][-1] = columns["file_index"][-1] + first_file[part.store.path]
-            code = np.array([tests.index(word) for word in words[part.store.path]])
-            columns["rejected_by"][-1] = code[columns["rejected_by"][-1]]
-            where.append((part.store.path, rows))
-    like = next(iter(stored.values()))
-    out = xr.Dataset(
-        {n: ("trial", np.concatenate(c).astype(like[n].dtype), dict(like[n].attrs)) for n, c in columns.items()},
-        {"file": ("file", np.concatenate([t["file"].values.astype(object) for t in stored.values()]))},
-        like.attrs,
-    )
-    out["rejected_by"].attrs |= {"flag_values": list(range(len(tests))), "flag_meanings": " ".join(tests)}
-    ends = {path: np.cumsum(table["row_size"].values, dtype=np.int64) for path, table in stored.items()}
-    return out, (_spikes(stored[path], ends[path], rows) for path, rows in where)
-
-
-def _spikes(table: xr.Dataset, ends: NDArray[np.int64], rows: NDArray[np.intp]) -> NDArray[Any]:
-    """Spike times of some trials of one neuron, which lie together in the store."""
-    if not len(rows):
-        return np.empty(0, np.int64)
-    sizes = table["row_size"].values[rows].astype(np.int64)
-    begin = int((ends[rows] - sizes).min())
-    times = table["spike_time"][begin : int(ends[rows].max())].values
-    return np.concatenate([times[e - n - begin : e - begin] for e, n in zip(ends[rows], sizes, strict=True)])
 
 
 def _write_ragged(store: str, layout: Layout, pieces: Iterator[NDArray[Any]], digests: dict[str, str]) -> None:
@@ -252,13 +394,6 @@ def _cut(pieces: Iterator[NDArray[Any]], layout: Layout) -> Iterator[Chunk]:
         rest, number = rest[whole * size :], number + whole
     if len(rest):
         yield (number,), rest
-
-
-def _findings(paths: list[str]) -> xr.Dataset:
-    import xarray as xr
-
-    groups = [in_memory(open_group(p, "findings"), f"{p}/findings") for p in paths if has_group(p, "findings")]
-    return xr.concat(groups, "finding") if groups else xr.Dataset()
 
 
 def _stored_dtype(ds: xr.Dataset) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import textwrap
 from collections import Counter
 from pathlib import Path
@@ -55,13 +54,15 @@ def _field(label: str, text: str, width: int) -> list[str]:
     return [line.replace(_TIED, " ") for line in lines]
 
 
-def one_line(ds: xr.Dataset, path: str, seconds: float) -> str:
-    """The figures of a build."""
+def one_line(ds: xr.Dataset, path: str, seconds: float, width: int) -> list[str]:
+    """The figures of a build; on two lines where they are too long for one."""
     pairs, size = int((ds["n_repeats"] > 0).sum()), ds.sizes
     shape = f"T = {size['time']:,}, F = {size['frequency']}, R = {size['repeat']}"
     coverage = f"{pairs:,} of {size['stim'] * size['neuron']:,} pairs"
-    disk = "" if "://" in path else f"; {_bytes(path) / 1e6:.1f} MB"
-    return f"S = {size['stim']:,}, N = {size['neuron']:,}, {coverage}, {shape}{disk}, {seconds:.1f} s"
+    disk = "" if "://" in path else f"{_bytes(path) / 1e6:.1f} MB, "
+    what = f"S = {size['stim']:,}, N = {size['neuron']:,}, {coverage}, {shape}"
+    cost = f"{disk}{seconds:.1f} s"
+    return [f"{what}; {cost}"] if len(what) + len(cost) + 2 <= width else [what, cost]
 
 
 def _bytes(path: str) -> int:
@@ -146,7 +147,4 @@ def findings(path: str | os.PathLike[str], width: int, *, every: bool = False) -
     from strfcube.cube.groups import in_memory, open_group
 
     table = in_memory(open_group(os.fspath(path), "findings"), f"{path}/findings")
-    lines = told(table, width, every=every)
-    if lines and not every and any(" times: " in line for line in lines):
-        lines.append(f"  every one of them: strfcube inspect {shlex.quote(str(path))} --findings")
-    return lines
+    return told(table, width, path=os.fspath(path), every=every)

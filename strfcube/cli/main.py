@@ -9,19 +9,19 @@ import re
 import signal
 import sys
 import textwrap
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from strfcube import catalog
 from strfcube.catalog import WIDTH
+from strfcube.cli import clock
 from strfcube.cli import fetch as fetching
 from strfcube.cli.build import CONTEXT, Datasets, report
 from strfcube.cli.describe import card, findings, summary
-from strfcube.cli.progress import Progress
 from strfcube.errors import SelectionError, StrfcubeError, UsageError
 from strfcube.fetching.fetch import JOBS
+from strfcube.progress import Display
 from strfcube.version import __version__
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def fetch(name: str, only: tuple[str, ...], raw: str | None, dry_run: bool, jobs
     if dry_run:
         fetching.rehearse(plan)
         return
-    with Progress() as progress:
+    with Display(always=True) as progress:
         fetching.transact(plan, progress, jobs=jobs, **values)
     click.echo(plan.raw)
 
@@ -232,10 +232,9 @@ def rebin(store: str, dt: float, from_dt: float | None, out: str | None, jobs: i
     from strfcube.builder.rebin import rebin as make
     from strfcube.cube.store import locate
 
-    started = time.perf_counter()
-    with Progress() as progress:
+    with Display(always=True) as progress:
         path = make(locate(store, from_dt), dt, out=out, jobs=jobs, force=force, progress=progress)
-    report(path, time.perf_counter() - started)
+    report(path)
 
 
 @cli.command()
@@ -274,9 +273,8 @@ def concat(stores: tuple[str, ...], out: str, names: str | None, **how: Any) -> 
 
     from strfcube.analysis.concat import DuplicateWarning
     from strfcube.analysis.concat import concat as pool
-    from strfcube.builder.save import write
+    from strfcube.builder.save import save
 
-    started = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DuplicateWarning)
         try:
@@ -286,7 +284,9 @@ def concat(stores: tuple[str, ...], out: str, names: str | None, **how: Any) -> 
     for warning in caught:
         text = f"warning: {_as_flags(str(warning.message))}"
         click.echo(textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False), err=True)
-    report(write(pooled, out), time.perf_counter() - started)
+    with Display(always=True) as progress:
+        path = save(pooled, out, progress=progress)
+    report(path)
 
 
 @cli.command()
@@ -351,6 +351,8 @@ def _label_or_position(labels: Any, text: str | None) -> str | int | None:
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of the ``strfcube`` command."""
     code = 0
+    if args is not None:
+        clock.begin()
     try:
         code = cli.main(args=args, prog_name="strfcube", standalone_mode=False) or 0  # of an Exit; else None
     except click.ClickException as error:

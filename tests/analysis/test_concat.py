@@ -13,7 +13,7 @@ from stores import make_store
 import strfcube
 from strfcube import StoreError, UsageError
 from strfcube.analysis.concat import DuplicateWarning, concat, find_duplicates
-from strfcube.builder.save import write
+from strfcube.builder.save import save as write
 from strfcube.cube.lazy_array import rows_of
 from strfcube.cube.schema import problems
 

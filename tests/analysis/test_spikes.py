@@ -7,7 +7,7 @@ from toy import FAST, make_neuron, make_stim, random_toy, spikes, write_toy
 
 import strfcube
 from strfcube.analysis.spikes import position
-from strfcube.builder.save import write
+from strfcube.builder.save import save as write
 from strfcube.errors import SelectionError, StoreError
 
 

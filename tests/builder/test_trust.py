@@ -520,7 +520,7 @@ def test_a_flipped_bit_is_not_laundered(tmp_path, toy, array):
 
 
 def save(ds, path):
-    from strfcube.builder.save import write
+    from strfcube.builder.save import save as write
 
     return write(ds, path)
 
@@ -549,7 +549,7 @@ def test_a_rebin_resumed_after_its_cube_changed(tmp_path):
 
 POOL = """
 import sys, strfcube
-from strfcube.builder.save import write
+from strfcube.builder.save import save as write
 write(strfcube.open(sys.argv[1]), sys.argv[2])
 """
 

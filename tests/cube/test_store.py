@@ -78,7 +78,7 @@ def test_a_path_is_absolute_from_the_moment_of_opening(made, tmp_path, monkeypat
 
 
 def test_home_is_expanded_everywhere(made, tmp_path, monkeypatch):
-    from strfcube.builder.save import write
+    from strfcube.builder.save import save as write
 
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copytree(made[0], tmp_path / "cube.zarr")
