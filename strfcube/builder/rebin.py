@@ -99,9 +99,11 @@ def rebin(
         raise UsageError(f"{path} is a pool of several recipes: rebin the cubes it was made of, and pool those")
     recipe = dataclasses.replace(Recipe.from_json(attrs["recipe"]), dt_ns=dt_ns)
     if changed := recipe.saved.get("changed"):
+        words = {"response": "other responses", "stimulus": "other spectrograms", "time": "fewer bins"}
+        other = " and ".join(words[name] for name in changed)
         raise UsageError(
-            f"{path} was saved with another {' and '.join(changed)} than it was built with, which no trial and no "
-            "waveform gives: rebin the cube that it was made of"
+            f"{path} was saved with {other} than its trials and waveforms give: rebin the cube that it was made of, "
+            "and change that"
         )
     pipeline = StoredCube(path)
     if not recipe.audio and not isinstance(recipe.front_end, Published):

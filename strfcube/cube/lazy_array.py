@@ -259,12 +259,17 @@ def _outer(index: Any, shape: Sequence[int]) -> tuple[Any, ...] | None:
 
 
 def _cut(chunks: tuple[int, ...], key: Any, size: int) -> tuple[int, ...]:
-    """Chunks along one dimension of what an indexer leaves of it: of slices as dask has it, else regular ones."""
+    """Chunks along one dimension of what an indexer leaves of it: of slices as dask has it, if these are regular.
+
+    Irregular ones cannot be written by xarray's ``to_zarr``.
+    """
     if isinstance(key, slice):
         positions = np.arange(sum(chunks))[key]
         number = np.searchsorted(np.cumsum(chunks), positions, side="right")
         edges = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), size]
-        return tuple(np.diff(edges).tolist())
+        sizes = tuple(np.diff(edges).tolist())
+        if len(set(sizes[:-1])) <= 1 and sizes[-1] <= sizes[0]:
+            return sizes
     most = max(1, *chunks)
     return (*(most,) * (size // most), *((size % most,) if size % most or not size else ()))
 
