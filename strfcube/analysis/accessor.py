@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from strfcube.analysis.powers import Per
     from strfcube.analysis.select import Keep
     from strfcube.analysis.spikes import SpikeTrains
+
+log = logging.getLogger("strfcube")
 
 
 @xr.register_dataset_accessor("strf")  # type: ignore[no-untyped-call]
@@ -316,14 +319,15 @@ class StrfAccessor:
         Returns
         -------
         xarray.DataArray [dims=(neuron,) or (stim, neuron)]
-            NaN where no time before the sound is known to have been recorded.
+            NaN where no time before the sound is known to have been recorded; the attribute ``comment``, and a
+            message, say of how many and why.
 
         Raises
         ------
         StoreError
             If the cube does not know its store any more, or the store was built without trials.
         """
-        from strfcube.analysis.quality import spontaneous_rate
+        from strfcube.analysis.quality import explained, with_reasons
 
         whole = self._ds
         if trials is None:
@@ -334,8 +338,12 @@ class StrfAccessor:
                 raise StoreError(
                     f"the trials of {store} are of other {dim}s: give trials=, or ask each cube for its own"
                 )
-        result = spontaneous_rate(trials, whole, window, per)
-        return result.sel({dim: self._ds[dim].values for dim in result.dims})
+        result = with_reasons(trials, whole, window, per)
+        result = explained(result.sel({dim: self._ds[dim].values for dim in result.dims}))
+        result = result.assign_coords({n: self._ds[n] for n in result.coords if n in self._ds.coords})
+        if "comment" in result.attrs:
+            log.warning("spontaneous_rate: %s", result.attrs["comment"])
+        return result
 
     def _stored_trials(self) -> tuple[xr.Dataset, xr.Dataset]:
         source = self._ds.encoding.get("source")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from strfcube.catalog import Entry, pipeline_class, raw_dir
+from strfcube.catalog import Entry, entries, pipeline_class, raw_dir
 from strfcube.records import counted
 
 if TYPE_CHECKING:
@@ -46,6 +46,31 @@ def card(e: Entry, width: int) -> str:
     return "\n".join(lines)
 
 
+def overview(width: int) -> list[str]:
+    """One line a data set: its neurons, what there is to download, and how large its cube is."""
+    rows = [("data set", "neurons", "download", "cube", "recordings")]
+    for e in entries().values():
+        neurons = f"{e.figures['neuron']:,}" if "neuron" in e.figures else ""
+        title = e.title.removeprefix(e.name.upper()).removeprefix(e.name.capitalize())
+        title = title.partition(": ")[2] if ":" in title[:20] else title
+        download = "nothing" if e.simulated else _briefly(e.download)
+        rows.append((e.name, neurons, download, _briefly(e.cube), title))
+    sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sizes[-1] = max(12, width - sum(sizes[:-1]) - 2 * (len(sizes) - 1))
+    return [
+        "  ".join((
+            f"{name:<{sizes[0]}}", f"{neurons:>{sizes[1]}}", f"{download:>{sizes[2]}}", f"{cube:>{sizes[3]}}",
+            textwrap.shorten(title, sizes[4], placeholder=" ..."),
+        )).rstrip()
+        for name, neurons, download, cube, title in rows
+    ]  # fmt: skip
+
+
+def _briefly(size: str) -> str:
+    """A size in few words, for a table."""
+    return size.partition(" (")[0].partition(",")[0].removeprefix("about ").replace("hundreds of MB", "100s of MB")
+
+
 def _field(label: str, text: str, width: int) -> list[str]:
     if not text:
         return []
@@ -59,13 +84,14 @@ def one_line(ds: xr.Dataset, path: str, seconds: float, width: int) -> list[str]
     pairs, size = int((ds["n_repeats"] > 0).sum()), ds.sizes
     shape = f"T = {size['time']:,}, F = {size['frequency']}, R = {size['repeat']}"
     coverage = f"{pairs:,} of {size['stim'] * size['neuron']:,} pairs"
-    disk = "" if "://" in path else f"{_bytes(path) / 1e6:.1f} MB, "
+    disk = "" if "://" in path else f"{bytes_of(path) / 1e6:.1f} MB, "
     what = f"S = {size['stim']:,}, N = {size['neuron']:,}, {coverage}, {shape}"
     cost = f"{disk}{seconds:.1f} s"
     return [f"{what}; {cost}"] if len(what) + len(cost) + 2 <= width else [what, cost]
 
 
-def _bytes(path: str) -> int:
+def bytes_of(path: str | Path) -> int:
+    """What a cube takes on the disk."""
     return sum(f.stat().st_size for f in Path(path).rglob("*") if f.is_file())
 
 
@@ -106,7 +132,7 @@ def summary(ds: xr.Dataset, path: str, width: int) -> str:
     missing = f"; {counted(silent, 'stimulus has', 'stimuli have')} none" if silent else ""
     lines += _field("spectrogram", f"{size['frequency']} bands, {span}{missing}", width)
     if "://" not in path:
-        lines += _field("on disk", f"{_bytes(path) / 1e6:.1f} MB", width)
+        lines += _field("on disk", f"{bytes_of(path) / 1e6:.1f} MB", width)
     lines += _field("digest", str(attrs["digest"]), width)
     lines += _field("licence", "; ".join(str(attrs["licence"]).splitlines()), width)
     return "\n".join(lines)

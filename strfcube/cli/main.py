@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from strfcube import catalog
-from strfcube.catalog import WIDTH
+from strfcube.catalog import WIDTH, in_words
 from strfcube.cli import clock
 from strfcube.cli import fetch as fetching
 from strfcube.cli.build import CONTEXT, Datasets, report
-from strfcube.cli.describe import card, findings, summary
+from strfcube.cli.describe import bytes_of, card, findings, overview, summary
 from strfcube.errors import SelectionError, StrfcubeError, UsageError
 from strfcube.fetching.fetch import JOBS
 from strfcube.progress import Display
@@ -49,14 +49,12 @@ def list_() -> None:
     Example:
       strfcube list
     """
-    for e in catalog.entries().values():
-        figures = f"{e.figures['neuron']:,} neurons" if "neuron" in e.figures else ""
-        size = "" if e.simulated else e.download
-        click.echo(f"{e.name:<6}{figures:>15}{size:>15}  {textwrap.shorten(e.title, 40, placeholder=' ...')}")
+    for line in overview(WIDTH):
+        click.echo(line)
     cubes = sorted(catalog.data_dir().glob("*.zarr"))
     click.echo(f"\nCubes in {catalog.data_dir()}:{'' if cubes else ' none yet'}")
     for path in cubes:
-        click.echo(f"  {path.name}")
+        click.echo(f"  {path.name:<{max(len(p.name) for p in cubes)}}  {in_words(bytes_of(path)):>8}")
 
 
 @cli.command()
