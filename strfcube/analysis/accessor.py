@@ -340,7 +340,7 @@ class StrfAccessor:
                 )
         result = with_reasons(trials, whole, window, per)
         result = explained(result.sel({dim: self._ds[dim].values for dim in result.dims}))
-        result = result.assign_coords({n: self._ds[n] for n in result.coords if n in self._ds.coords})
+        result = result.assign_coords({n: self._ds[n].variable for n in result.coords if n in self._ds.coords})
         if "comment" in result.attrs:
             log.warning("spontaneous_rate: %s", result.attrs["comment"])
         return result

@@ -305,10 +305,8 @@ def explained(rate: xr.DataArray) -> xr.DataArray:
     said = [f"{count:,}: {why}" for count, why in counts[1:] if count]
     rate = rate.drop_vars(_REASON)
     if said:
-        what = "pairs" if rate.ndim == 2 else "neurons"
-        rate = rate.assign_attrs(
-            comment=f"NaN for {int((reason > 0).sum()):,} of {rate.size:,} {what}. {'; '.join(said)}"
-        )
+        lacking, what = int((reason > 0).sum()), "pairs" if rate.ndim == 2 else "neurons"
+        rate = rate.assign_attrs(comment=f"NaN for {lacking:,} of {rate.size:,} {what}. {'; '.join(said)}")
     return rate
 
 

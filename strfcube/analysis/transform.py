@@ -53,7 +53,7 @@ def blockwise(
             coords = {n: c for n, c in array.coords.items() if not gone & set(c.dims)}
             bare = xr.DataArray(data, dims=[*array.dims[:-2], *out], name=array.name)
             return bare.assign_coords(coords)  # which copies no labels
-    # The values alone: DataArray.chunk makes dask arrays of the labels, which xarray then cannot write without a warning
+    # The values alone: DataArray.chunk makes dask arrays of the labels too, which xarray warns of when it writes them
     arrays = [
         a.copy(deep=False, data=a.variable.chunk(dict.fromkeys(dims, -1)).data) if a.chunks else a
         for a, dims in zip(arrays, core, strict=True)

@@ -12,6 +12,7 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from strfcube import catalog
 from strfcube.catalog import WIDTH, in_words
@@ -26,6 +27,18 @@ from strfcube.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+def a_data_set(_: click.Context, __: click.Parameter, begin: str) -> list[CompletionItem]:
+    """For a shell: names of data sets."""
+    return [CompletionItem(e.name, help=e.title) for e in catalog.entries().values() if e.name.startswith(begin)]
+
+
+def a_store(ctx: click.Context, param: click.Parameter, begin: str) -> list[CompletionItem]:
+    """For a shell: names of data sets whose cubes are built, or a folder."""
+    built = {path.name.partition("-dt")[0] for path in catalog.data_dir().glob("*-dt*.zarr")}
+    names = [item for item in a_data_set(ctx, param, begin) if item.value in built]
+    return names or [CompletionItem(begin, type="dir")]
 
 
 @click.group(context_settings=CONTEXT)
@@ -58,7 +71,7 @@ def list_() -> None:
 
 
 @cli.command()
-@click.argument("name")
+@click.argument("name", shell_complete=a_data_set)
 def info(name: str) -> None:
     """Show what is known of a data set: files, sizes, terms, recipe, options.
 
@@ -70,7 +83,7 @@ def info(name: str) -> None:
 
 
 @cli.command()
-@click.argument("name")
+@click.argument("name", shell_complete=a_data_set)
 def cite(name: str) -> None:
     """Print what to cite for a data set.
 
@@ -118,7 +131,7 @@ cli.add_command(
         help=fetch.__doc__,
         context_settings=CONTEXT,
         params=[
-            click.Argument(["name"]),
+            click.Argument(["name"], shell_complete=a_data_set),
             click.Option(["--only"], multiple=True, metavar="KEY=VALUE[,VALUE]", help="Fetch only what holds this."),
             click.Option(["--raw"], type=click.Path(), help="Folder to fetch into."),
             click.Option(["--dry-run"], is_flag=True, help="Say what would be fetched, and stop."),
@@ -146,7 +159,7 @@ _DT = click.option("--dt", type=float, help="Bin width in ms, where STORE is a d
 
 
 @cli.command()
-@click.argument("store")
+@click.argument("store", shell_complete=a_store)
 @_DT
 @click.option("--findings", "all_findings", is_flag=True, help="Show every finding.")
 def inspect(store: str, dt: float | None, all_findings: bool) -> None:
@@ -168,7 +181,7 @@ def inspect(store: str, dt: float | None, all_findings: bool) -> None:
 def _table_command(what: str, last: tuple[str, ...], example: str) -> None:
     """Add ``strfcube neurons`` or ``strfcube stimuli``."""
 
-    @click.argument("store")
+    @click.argument("store", shell_complete=a_store)
     @_DT
     @click.option("--csv", is_flag=True, help="Every column, as comma-separated values.")
     def command(store: str, dt: float | None, csv: bool) -> None:
@@ -194,7 +207,7 @@ _table_command(
 
 
 @cli.command()
-@click.argument("store")
+@click.argument("store", shell_complete=a_store)
 @_DT
 def verify(store: str, dt: float | None) -> None:
     """Read a cube again, and hold it against its digest.
@@ -214,7 +227,7 @@ def verify(store: str, dt: float | None) -> None:
 
 
 @cli.command()
-@click.argument("store")
+@click.argument("store", shell_complete=a_store)
 @click.option("--dt", type=float, required=True, help="New bin width in ms.")
 @click.option("--from-dt", type=float, help="Bin width of the cube, where STORE is a data set's name.")
 @click.option("--out", type=click.Path(), help="Path of the new cube. [default: beside STORE]")
@@ -236,7 +249,7 @@ def rebin(store: str, dt: float, from_dt: float | None, out: str | None, jobs: i
 
 
 @cli.command()
-@click.argument("stores", nargs=-1, required=True, metavar="STORE...")
+@click.argument("stores", nargs=-1, required=True, metavar="STORE...", shell_complete=a_store)
 @click.option("--out", type=click.Path(), required=True, help="Path of the pooled cube.")
 @click.option("--names", help="One name a cube, separated by commas. [default: their data sets]")
 @click.option(
@@ -288,7 +301,7 @@ def concat(stores: tuple[str, ...], out: str, names: str | None, **how: Any) -> 
 
 
 @cli.command()
-@click.argument("store")
+@click.argument("store", shell_complete=a_store)
 @_DT
 @click.option("-o", "--out", required=True, type=click.Path(), help="File to write: NAME.mat, NAME.nc or NAME.csv.")
 def export(store: str, dt: float | None, out: str) -> None:
@@ -306,7 +319,7 @@ def export(store: str, dt: float | None, out: str) -> None:
 
 
 @cli.command()
-@click.argument("store")
+@click.argument("store", shell_complete=a_store)
 @_DT
 @click.option("--stim", help="Stimulus: a label, or a position from 0 on. [default: the first that was heard]")
 @click.option("--neuron", help="Neuron: a label, or a position from 0 on. [default: the first that has data]")
