@@ -145,10 +145,14 @@ def _span(values: np.ndarray[tuple[int, ...], np.dtype[Any]], spec: str) -> str:
 
 def _recipe(text: str) -> str:
     recipe = json.loads(text)
+    saved = recipe.get("saved", {})
+    words = {"response": "other responses", "stimulus": "other spectrograms", "time": "fewer bins"}
+    marks = ["a part, saved"] if "part" in saved else []
+    marks += [f"saved with {' and '.join(words[c] for c in saved['changed'])}"] if "changed" in saved else []
     if "pool" in recipe:
-        return f"a pool of {', '.join(recipe['pool'])}"
+        return "; ".join([*marks, f"a pool of {', '.join(recipe['pool'])}"])
     front_end = recipe["front_end"]
-    parts = [f"bins of {recipe['dt_ms']:g} ms", f"{front_end['kind']} spectrogram, {recipe['align']} windows"]
+    parts = [*marks, f"bins of {recipe['dt_ms']:g} ms", f"{front_end['kind']} spectrogram, {recipe['align']} windows"]
     parts += [f"{recipe['post_ms']:g} ms after the sound"] if recipe["post_ms"] else []
     parts += [f"only {key}={','.join(values)}" for key, values in recipe["only"].items()]
     parts += [f"{key}={value}" for key, value in recipe["options"].items()]

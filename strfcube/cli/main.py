@@ -315,7 +315,7 @@ def export(store: str, dt: float | None, out: str) -> None:
     from strfcube.analysis.export import export as write
 
     for path in write(store, out, dt):
-        click.echo(f"{path}  {os.path.getsize(path) / 1e6:.1f} MB")
+        click.echo(f"{path}  {in_words(os.path.getsize(path))}")
 
 
 @cli.command()
