@@ -30,6 +30,8 @@ _STAGES = {
     "survey": ("reading the raw files", "files", 0.0),
     "ingest": ("reading", "cells", 0.5),
     "write": ("writing", "parts", 0.5),
+    "check": ("checking the cube", "", 0.0),
+    "export": ("exporting", "", 0.0),
     "save": ("saving", "parts", 1.0),
 }
 
@@ -92,7 +94,7 @@ class Display:
             if stage == BYTES:
                 how = {"unit": "B", "unit_scale": True, "initial": done}
             elif not total:
-                how["bar_format"] = f"{{desc}} ... {{n_fmt}} {unit}"
+                how["bar_format"] = "{desc} ..." + (f" {{n_fmt}} {unit}" if unit else "")
             self.bar = tqdm(total=total or None, desc=what, ncols=WIDTH, file=sys.stderr, mininterval=0.2, **how)
         if total and total != self.bar.total:  # a file whose length nobody stated
             self.bar.total = total

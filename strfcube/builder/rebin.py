@@ -92,7 +92,21 @@ def rebin(
     StoreError
         If there is no cube, or one that lacks what a cube has.
     """
+    with shown(progress) as tell:
+        return _rebin(store, dt, out, jobs, force, tell)
+
+
+def _rebin(
+    store: str | os.PathLike[str],
+    dt: float,
+    out: str | os.PathLike[str] | None,
+    jobs: int | None,
+    force: bool,
+    tell: Progress | None,
+) -> str:
     path, dt_ns = locate(store), dt_to_ns(dt)
+    if tell:
+        tell("check", 0, 0)
     see_whole(path)
     attrs = open_cube(path).attrs
     if "pool" in json.loads(attrs["recipe"]):
@@ -131,8 +145,7 @@ def rebin(
     request = Request(
         pipeline, recipe, target, attrs["digest"], current, time.time_ns(), entry, {}, made, command=command
     )
-    with shown(progress) as tell:
-        return run(request, jobs=jobs, force=force, progress=tell)
+    return run(request, jobs=jobs, force=force, progress=tell)
 
 
 class StoredCube(Pipeline):

@@ -63,9 +63,10 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], *, progress: bool | Progr
     What is stored in the cubes that `ds` was read from comes along, cut to what is left: single trials with their exact
     spikes, waveforms, findings. A part has the digest that a build of just that part (``only``) has.
 
-    A transformed cube is saved as it is, and says so. With other responses (smoothed, averaged, standardized) or fewer
-    bins it has no trials and no waveforms, with another spectrogram it keeps both; in either case `rebin`, which
-    starts from them, refuses it. What is no cube any more, such as bins that were joined by ``ds.coarsen``, is refused.
+    A transformed cube is saved as it is, and says so. With other responses (smoothed, averaged) it has no trials, with
+    fewer bins neither trials nor waveforms, with other spectrograms (standardized) it keeps both; `rebin`, which starts
+    from trials and waveforms, refuses all three. What is no cube any more, such as bins that were joined by
+    ``ds.coarsen``, is refused here.
 
     Parameters
     ----------
@@ -95,13 +96,23 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], *, progress: bool | Progr
         target = place_of(local(path))
         work = work_folder(target)
         _see_free(target)
-    made = prepared(ds)
-    known = origins(made.ds)
-    stores = [part.store.path for name in _LARGE for part in _parts(ds, name)]
-    stores += [] if isinstance(known, str) else [o.path for o in known]
-    for source in dict.fromkeys(stores):
-        see_whole(source)
-    with shown(progress) as tell, writable(target), locked(work):
+    with shown(progress) as tell:
+        if tell:
+            tell("check", 0, 0)
+        made = prepared(ds)
+        known = origins(made.ds)
+        stores = [part.store.path for name in _LARGE for part in _parts(ds, name)]
+        stores += [] if isinstance(known, str) else [o.path for o in known]
+        for source in dict.fromkeys(stores):
+            see_whole(source)
+        _put(made, target, work, tell)
+    if made.lost:
+        log.warning("%s was saved %s", local(path), "; ".join(made.lost))
+    return local(path)
+
+
+def _put(made: Prepared, target: str, work: Path, tell: Progress | None) -> None:
+    with writable(target), locked(work):
         recover(work, target)
         _see_free(target)
         clear(work)
@@ -114,9 +125,6 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], *, progress: bool | Progr
             discard(work)
             raise
         publish(unfinished, target, work)
-    if made.lost:
-        log.warning("%s was saved %s", local(path), "; ".join(made.lost))
-    return local(path)
 
 
 def _see_free(target: str) -> None:

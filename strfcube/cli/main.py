@@ -220,7 +220,9 @@ def verify(store: str, dt: float | None) -> None:
     from strfcube.cube.verify import verify as check
 
     path = locate(store, dt)
-    wrong = check(path)
+    with Display(always=True) as progress:
+        progress("check", 0, 0)
+        wrong = check(path)
     if wrong:
         raise StrfcubeError(f"{path} is damaged: {'; '.join(wrong)}; build it again with --force")
     click.echo(f"{path}\nis as it was built: digest\n{cube_attrs(path)['digest']}")
@@ -314,7 +316,10 @@ def export(store: str, dt: float | None, out: str) -> None:
     """
     from strfcube.analysis.export import export as write
 
-    for path in write(store, out, dt):
+    with Display(always=True) as progress:
+        progress("export", 0, 0)
+        paths = write(store, out, dt)
+    for path in paths:
         click.echo(f"{path}  {in_words(os.path.getsize(path))}")
 
 
