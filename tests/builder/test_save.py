@@ -1,4 +1,4 @@
-"""What is saved of a cube is a whole cube again: the same digest as a build of that part, and everything works on it."""
+"""What is saved of a cube is a whole cube again: a part has the digest of a build of it, and everything works on it."""
 
 import json
 import logging
@@ -100,8 +100,10 @@ def test_everything_works_on_a_saved_part(made, tmp_path):
     other = strfcube.save(ds.strf.sel(neuron="n0"), tmp_path / "other.zarr")
     pool = strfcube.concat([path, other], ["a", "b"], stimuli="shared")
     again = strfcube.open(strfcube.save(pool, tmp_path / "pool.zarr"))
-    assert len(again.strf.trials) == len(pool.strf.trials) == len(part.strf.trials) + len(
-        ds.strf.sel(neuron="n0").strf.trials
+    assert (
+        len(again.strf.trials)
+        == len(pool.strf.trials)
+        == len(part.strf.trials) + len(ds.strf.sel(neuron="n0").strf.trials)
     )
 
 
@@ -133,7 +135,9 @@ def test_pairs_that_are_hidden_have_no_trials(made, tmp_path):
     assert len(part.strf.trials) < len(ds.strf.trials)
     saved = strfcube.open(strfcube.save(part, tmp_path / "part.zarr"))
     assert saved.strf.trials.equals(part.strf.trials)
-    assert strfcube.open(strfcube.rebin(tmp_path / "part.zarr", 10, out=tmp_path / "x.zarr", jobs=0)).sizes["time"] == 20
+    assert (
+        strfcube.open(strfcube.rebin(tmp_path / "part.zarr", 10, out=tmp_path / "x.zarr", jobs=0)).sizes["time"] == 20
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,7 +154,9 @@ def test_pairs_that_are_hidden_have_no_trials(made, tmp_path):
 def test_what_was_changed_is_saved_as_it_is_and_says_so(made, tmp_path, caplog, change, groups, message):
     ds = change(strfcube.open(made[1]))
     path = strfcube.save(ds, tmp_path / "x.zarr")
-    assert sorted(p.name for p in (tmp_path / "x.zarr").iterdir() if p.name in ("audio", "findings", "trials")) == groups
+    assert (
+        sorted(p.name for p in (tmp_path / "x.zarr").iterdir() if p.name in ("audio", "findings", "trials")) == groups
+    )
     saved = strfcube.open(path)
     np.testing.assert_allclose(saved["response"].values, ds["response"].values, rtol=1e-6)
     np.testing.assert_allclose(saved["stimulus"].values, ds["stimulus"].values, rtol=1e-6)
