@@ -95,7 +95,10 @@ class Display:
                 how = {"unit": "B", "unit_scale": True, "initial": done}
             elif not total:
                 how["bar_format"] = "{desc} ..." + (f" {{n_fmt}} {unit}" if unit else "")
-            self.bar = tqdm(total=total or None, desc=what, ncols=WIDTH, file=sys.stderr, mininterval=0.2, **how)
+            # A terminal that does not know its height would show nothing
+            self.bar = tqdm(
+                total=total or None, desc=what, ncols=WIDTH, nrows=24, file=sys.stderr, mininterval=0.2, **how
+            )
         if total and total != self.bar.total:  # a file whose length nobody stated
             self.bar.total = total
             self.bar.refresh()

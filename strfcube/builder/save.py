@@ -8,6 +8,7 @@ import logging
 import math
 import os
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +141,7 @@ def _write(made: Prepared, unfinished: str, tell: Progress | None) -> None:
     with no_consolidation_warning():
         write_group(small, unfinished, "", digests)
         for layout in layouts:
-            _write_array(unfinished, layout, lambda shard, a=layout: meter.over(_chunks(ds, a, shard)), digests)
+            _write_array(unfinished, layout, partial(meter.over, ds, layout), digests)
         if made.sounds is not None:
             table, where = made.sounds
             write_group(table, unfinished, "audio", digests)
@@ -168,8 +169,9 @@ class _Meter:
     def __init__(self, tell: Progress | None, total: int) -> None:
         self.tell, self.done, self.total = tell, 0, total
 
-    def over(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
-        for chunk in chunks:
+    def over(self, ds: xr.Dataset, layout: Layout, shard: tuple[int, ...]) -> Iterator[Chunk]:
+        """Yield the chunks of a shard."""
+        for chunk in _chunks(ds, layout, shard):
             yield chunk
             self.done += 1
             if self.tell:

@@ -270,7 +270,7 @@ def findings_of(ds: xr.Dataset) -> list[Finding]:
         table = in_memory(open_group(path, "findings"), f"{path}/findings")
         names = ("severity", "file", "what", "consequence", "line")
         rows = zip(*(table[n].values.tolist() for n in names), strict=True)
-        own = [Finding(str(a), str(b), str(c), str(d), int(e)) for a, b, c, d, e in rows]
+        own = [Finding(a, b, c, d, int(e)) for a, b, c, d, e in rows]
         if own and has_group(path, "trials"):
             used = set(map(str, trials_of(ds).files)) if used is None else used
             others = set(map(str, Stored.of(path).files)) - used

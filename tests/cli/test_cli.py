@@ -1,6 +1,7 @@
 """The command line, as a user meets it: in a process of its own where it matters, else in this one."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -401,3 +402,32 @@ def test_what_the_system_refuses_is_no_fault_of_ours(run, cube, monkeypatch):
     line = error_of(run("inspect", cube), 1)
     assert "No space left on device" in line
     assert "fault" not in line
+
+
+@pytest.mark.parametrize(
+    ("shell", "words", "at", "shown"),
+    [
+        ("bash", "strfcube insp", "1", "plain,inspect"),
+        ("bash", "strfcube build n", "2", "plain,ns1\nplain,nat4"),
+        ("bash", "strfcube inspect ./", "2", "dir,./"),
+        ("zsh", "strfcube info dem", "2", "plain\ndemo\nDemo: simulated birds"),
+        ("fish", "strfcube info dem", "dem", "plain,demo\tDemo"),
+    ],
+)
+def test_a_shell_completes(shell, words, at, shown):
+    env = os.environ | {"_STRFCUBE_COMPLETE": f"{shell}_complete", "COMP_WORDS": words, "COMP_CWORD": at}
+    code = "from strfcube.cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith(shown), done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_line_for_the_shell_is_what_the_shell_takes(shell, tmp_path):
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} here")
+    env = os.environ | {"_STRFCUBE_COMPLETE": f"{shell}_source"}
+    code = "from strfcube.cli.main import main; main()"
+    source = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+    script = tmp_path / "complete"
+    script.write_text("autoload -Uz compinit && compinit -u -D\n" + source if shell == "zsh" else source)
+    subprocess.run([shell, str(script)], check=True, capture_output=True)
