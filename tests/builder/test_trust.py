@@ -288,7 +288,7 @@ def test_a_raw_file_that_is_written_while_its_source_is_read(tmp_path):
 
     with pytest.raises(RawDataError, match="was written to while the cube was built"):
         strfcube.build(toy, out=tmp_path / "cube.zarr", progress=progress, **FAST)
-    assert seen == [("ingest", 0, 2)]
+    assert [s for s in seen if s[0] != "survey"] == [("ingest", 0, 2)]
 
 
 def test_a_pipe_among_the_raw_files(tmp_path, toy):
