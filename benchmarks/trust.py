@@ -64,7 +64,7 @@ if job.get("event") is not None:
         watched(name)
 try:
     import strfcube
-    from strfcube.builder.save import write
+    from strfcube.builder.save import save as write
     how = {"jobs": job["jobs"], "force": job.get("force", False)}
     if job["kind"] == "build":
         strfcube.build(job["name"], raw=job["raw"], out=job["out"], **job["flags"], **how)

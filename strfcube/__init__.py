@@ -11,6 +11,7 @@ from strfcube.analysis.export import export
 from strfcube.analysis.select import select
 from strfcube.builder.build import build
 from strfcube.builder.rebin import rebin
+from strfcube.builder.save import save
 from strfcube.cube.store import open
 from strfcube.cube.verify import verify
 from strfcube.errors import FetchError, RawDataError, SelectionError, StoreError, StrfcubeError, UsageError
@@ -34,6 +35,7 @@ __all__ = [
     "fetch",
     "open",
     "rebin",
+    "save",
     "select",
     "verify",
 ]

@@ -371,8 +371,13 @@ class Pipeline(ABC):
         self.raw = Path(os.path.abspath(os.path.expanduser(raw)))
         self.settings: dict[str, Any] = {o.name: o.default for o in self.options} | options
 
-    def listing(self) -> list[RawFile]:
+    def listing(self, seen: Callable[[int], None] | None = None) -> list[RawFile]:
         """The files of the raw folder that are read, links followed; none where it is no folder, or of `without`.
+
+        Parameters
+        ----------
+        seen : callable, optional
+            Called now and then with how many files were found so far.
 
         Raises
         ------
@@ -382,10 +387,15 @@ class Pipeline(ABC):
         if not self.raw.is_dir():
             return []
         wanted = re.compile("|".join(map(fnmatch.translate, self.files or ("*",))), re.IGNORECASE)
-        return [
-            file for file in walk(self.raw)
-            if wanted.match(file.name.rpartition("/")[2]) and file.name.partition("/")[0] not in self.without
-        ]  # fmt: skip
+        found = []
+        for file in walk(self.raw):
+            if wanted.match(file.name.rpartition("/")[2]) and file.name.partition("/")[0] not in self.without:
+                found.append(file)
+                if seen and len(found) % 100 == 0:
+                    seen(len(found))
+        if seen:
+            seen(len(found))
+        return found
 
     @abstractmethod
     def survey(self, report: Report) -> Survey:

@@ -9,7 +9,7 @@ import numpy as np
 import zarr
 from cubes import make_cube
 
-from strfcube.builder.save import write
+from strfcube.builder.save import save as write
 from strfcube.cube.shard_writer import Layout, create, write_shard
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -14,11 +15,15 @@ from strfcube.errors import SelectionError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from strfcube.analysis.plot import Plots
     from strfcube.analysis.powers import Per
     from strfcube.analysis.select import Keep
+    from strfcube.analysis.spikes import SpikeTrains
+
+log = logging.getLogger("strfcube")
 
 
 @xr.register_dataset_accessor("strf")  # type: ignore[no-untyped-call]
@@ -314,14 +319,15 @@ class StrfAccessor:
         Returns
         -------
         xarray.DataArray [dims=(neuron,) or (stim, neuron)]
-            NaN where no time before the sound is known to have been recorded.
+            NaN where no time before the sound is known to have been recorded; the attribute ``comment``, and a
+            message, say of how many and why.
 
         Raises
         ------
         StoreError
             If the cube does not know its store any more, or the store was built without trials.
         """
-        from strfcube.analysis.quality import spontaneous_rate
+        from strfcube.analysis.quality import explained, with_reasons
 
         whole = self._ds
         if trials is None:
@@ -332,8 +338,12 @@ class StrfAccessor:
                 raise StoreError(
                     f"the trials of {store} are of other {dim}s: give trials=, or ask each cube for its own"
                 )
-        result = spontaneous_rate(trials, whole, window, per)
-        return result.sel({dim: self._ds[dim].values for dim in result.dims})
+        result = with_reasons(trials, whole, window, per)
+        result = explained(result.sel({dim: self._ds[dim].values for dim in result.dims}))
+        result = result.assign_coords({n: self._ds[n].variable for n in result.coords if n in self._ds.coords})
+        if "comment" in result.attrs:
+            log.warning("spontaneous_rate: %s", result.attrs["comment"])
+        return result
 
     def _stored_trials(self) -> tuple[xr.Dataset, xr.Dataset]:
         source = self._ds.encoding.get("source")
@@ -344,6 +354,50 @@ class StrfAccessor:
             return open_group(source), open_group(source, "trials")
         except StoreError as error:
             raise StoreError(f"{source} is gone, or was built without its group 'trials': give trials=") from error
+
+    def spikes(self, stim: str | int, neuron: str | int) -> SpikeTrains:
+        """Exact spike times of one neuron during one stimulus, trial after trial.
+
+        Parameters
+        ----------
+        stim, neuron : str or int
+            Label or position.
+
+        Returns
+        -------
+        SpikeTrains
+            ``times`` (an array a trial, in s from stimulus onset; those before and after the sound too), ``window``
+            (what was recorded of each trial, in s) and ``repeat``. It is gone through trial by trial; its
+            ``.to_dataframe()`` gives a row a spike. No trial where the pair was never presented.
+
+        Raises
+        ------
+        SelectionError
+            If there is no such stimulus or neuron.
+        StoreError
+            If the cube has none: membrane potentials, published counts, responses that were changed, a store without
+            trials. The message says which.
+        """
+        from strfcube.analysis.spikes import SpikeTrains, of_pair
+
+        found = of_pair(self._cube(), stim, neuron)
+        if isinstance(found, SpikeTrains):
+            return found
+        raise StoreError(f"stim={stim!r}, neuron={neuron!r} has no exact spike times: {found}")
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row a trial, of this part of the cube: see `strfcube.analysis.tables.trials`."""
+        from strfcube.analysis.tables import trials
+
+        return trials(self._cube())
+
+    @property
+    def findings(self) -> pd.DataFrame:
+        """What was odd about the raw files, a row each: see `strfcube.analysis.tables.findings`."""
+        from strfcube.analysis.tables import findings
+
+        return findings(self._cube())
 
     def standardize(self, stims: Any = None, per: Literal["band", "all"] = "band") -> xr.Dataset:
         """Cube whose spectrograms have mean 0 and standard deviation 1: see `strfcube.analysis.transform.standardize`.

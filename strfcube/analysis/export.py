@@ -10,6 +10,7 @@ from uuid import uuid4
 import numpy as np
 
 from strfcube.analysis.tables import neurons, stimuli
+from strfcube.analysis.tables import trials as trial_table
 from strfcube.cube.groups import has_group, open_group
 from strfcube.cube.store import locate
 from strfcube.cube.store import open as open_cube
@@ -218,35 +219,11 @@ def _csv(store: str, files: _Files) -> None:
     if trials is None:
         raise StoreError(f"{store} was built without its group 'trials': export it as .nc or .mat")
     trials = trials.assign({n: v.load() for n, v in trials.variables.items() if n != "spike_time"})
-    stims, cells = ds["stim"].values, ds["neuron"].values
     with files.new().open("w", encoding="utf-8", newline="") as file:
         for i, frame in enumerate(_events(ds, trials)):
             frame.to_csv(file, header=i == 0, index=False, lineterminator="\n")
-    rows = _trial_rows(trials, stims, cells)
-    for suffix, table in (("-trials", rows), ("-neurons", neurons(ds)), ("-stimuli", stimuli(ds))):
+    for suffix, table in (("-trials", trial_table(ds)), ("-neurons", neurons(ds)), ("-stimuli", stimuli(ds))):
         table.to_csv(files.new(suffix), index=suffix != "-trials", lineterminator="\n")
-
-
-def _trial_rows(trials: xr.Dataset, stims: NDArray[Any], cells: NDArray[Any]) -> pd.DataFrame:
-    """One row a trial, the rejected and those without a spike too."""
-    import pandas as pd
-
-    words = str(trials["rejected_by"].attrs["flag_meanings"]).split()
-    return pd.DataFrame(
-        {
-            "neuron": cells[trials["neuron_index"].values],
-            "stim": stims[trials["stim_index"].values],
-            "repeat": trials["repeat_index"].values,
-            "kept": trials["kept"].values,
-            "rejected_by": [words[i] if i else "" for i in trials["rejected_by"].values.tolist()],
-            "window_start_s": trials["window_start"].values,
-            "window_stop_s": trials["window_stop"].values,
-            "exact": trials["exact"].values,
-            "n_spikes": trials["row_size"].values,
-            "file": trials["file"].values.astype(object)[trials["file_index"].values],
-            "trial_number": trials["trial_number"].values,
-        }
-    )
 
 
 def _events(ds: xr.Dataset, trials: xr.Dataset) -> Iterator[pd.DataFrame]:

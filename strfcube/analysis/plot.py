@@ -142,7 +142,8 @@ def response(
     pair = _pair(ds, stim, neuron)
     edges = _edges(pair)
     trace = str(pair["units"].values) == "mV"
-    trains = None if trace else of_pair(ds, str(pair["stim"].values), str(pair["neuron"].values))
+    found = of_pair(ds, str(pair["stim"].values), str(pair["neuron"].values))
+    trains = found if isinstance(found, SpikeTrains) else None
     left, right = edges[0], edges[-1]
     if trains is not None:
         low, high = trains.span()

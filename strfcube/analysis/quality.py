@@ -233,13 +233,18 @@ def spontaneous_rate(
     -------
     xarray.DataArray [dims=(stim, neuron) or (neuron,)]
         In spikes/s. NaN where no time before the sound is known to have been recorded, and where there are no exact
-        spike times (membrane potentials, published counts).
+        spike times (membrane potentials, published counts); the attribute ``comment`` says of how many, and why.
 
     Raises
     ------
     UsageError
         If `per` is neither.
     """
+    return explained(with_reasons(trials, cube, window, per))
+
+
+def with_reasons(trials: xr.Dataset, cube: xr.Dataset, window: tuple[float, float] | None, per: Per) -> xr.DataArray:
+    """The same with a coordinate ``reason``, which `explained` puts in words once a part is taken of it."""
     if per not in ("pair", "neuron"):
         raise UsageError(f"per={per!r}, expected 'pair' or 'neuron'")
     stim, neuron = trials["stim_index"].values, trials["neuron_index"].values
@@ -266,7 +271,43 @@ def spontaneous_rate(
         rate = np.where(sums[1] > 0, sums[0] / sums[1], np.nan)
     attrs = {"long_name": "spontaneous rate", "units": "spikes/s", "estimator": "spikes before the sound / time"}
     coords = {name: c for name, c in cube.coords.items() if set(c.dims) <= set(dims) and name != "units"}
-    return xr.DataArray(rate, coords=coords, dims=dims, name="spontaneous_rate", attrs=attrs)
+    result = xr.DataArray(rate, coords=coords, dims=dims, name="spontaneous_rate", attrs=attrs)
+    reason = _reasons(rate, trials, unstated & (window is None), (stim, neuron)[2 - rate.ndim :])
+    return result.assign_coords({_REASON: (dims, reason)})
+
+
+_REASON = "reason"
+_REASONS = (
+    "it is known",
+    "recorded from the onset of the sound on",
+    "the files do not state when the recording began: give window=(start, stop) in s, if you know it",
+    "no exact spike times (membrane potentials, or counts that were published)",
+    "no trial",
+)
+
+
+def _reasons(
+    rate: NDArray[Any], trials: xr.Dataset, unstated: NDArray[np.bool_], at: tuple[NDArray[Any], ...]
+) -> NDArray[np.int8]:
+    """Why each rate is not known, as a position in `_REASONS`."""
+    flat = np.ravel_multi_index(at, rate.shape)
+    kept, exact = trials["kept"].values, trials["exact"].values
+    out = np.full(rate.size, len(_REASONS) - 1, np.int8)
+    for code, there in ((3, kept), (2, kept & exact), (1, kept & exact & ~unstated)):
+        out[np.bincount(flat[there], minlength=rate.size) > 0] = code
+    return np.where(np.isnan(rate), out.reshape(rate.shape), 0)
+
+
+def explained(rate: xr.DataArray) -> xr.DataArray:
+    """A spontaneous rate that says in ``comment`` of how many neurons or pairs it is not known, and why."""
+    reason = rate[_REASON].values
+    counts = [(int((reason == code).sum()), why) for code, why in enumerate(_REASONS)]
+    said = [f"{count:,}: {why}" for count, why in counts[1:] if count]
+    rate = rate.drop_vars(_REASON)
+    if said:
+        lacking, what = int((reason > 0).sum()), "pairs" if rate.ndim == 2 else "neurons"
+        rate = rate.assign_attrs(comment=f"NaN for {lacking:,} of {rate.size:,} {what}. {'; '.join(said)}")
+    return rate
 
 
 def _count(trials: xr.Dataset, start: NDArray[Any], stop: NDArray[Any], most: int = 1 << 22) -> NDArray[np.int64]:

@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from strfcube.cube.groups import open_group
+from strfcube.cube.trials import Stored, origins
 from strfcube.errors import SelectionError, StoreError
 from strfcube.grid import NS_PER_S, bin_of, dt_to_ns
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
     import xarray as xr
     from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SpikeTrains:
     """The kept trials of one pair, in the order of the cube's repeats.
 
@@ -49,6 +52,27 @@ class SpikeTrains:
         low, high = min(first, default=np.inf), max(last, default=-np.inf)
         return (low, high) if low < high else (np.nan, np.nan)
 
+    def __repr__(self) -> str:
+        """Numbers, and the time that is covered."""
+        low, high = self.span()
+        covered = "" if np.isnan(low) else f", {low:g} to {high:g} s"
+        return f"<SpikeTrains: {len(self)} trials, {sum(map(len, self.times)):,} spikes{covered}>"
+
+    def __len__(self) -> int:
+        """How many trials."""
+        return len(self.times)
+
+    def __iter__(self) -> Iterator[NDArray[np.float64]]:
+        """Yield the spike times of one trial after the other."""
+        return iter(self.times)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a spike: ``repeat`` and ``time_s``; trials without a spike have none."""
+        import pandas as pd
+
+        repeat = np.repeat(self.repeat, [len(t) for t in self.times])
+        return pd.DataFrame({"repeat": repeat, "time_s": np.concatenate([np.empty(0), *self.times])})
+
 
 def position(ds: xr.Dataset, dim: str, wanted: str | int) -> int:
     """Position of a label, or of a position, along ``stim`` or ``neuron``.
@@ -73,8 +97,11 @@ def position(ds: xr.Dataset, dim: str, wanted: str | int) -> int:
     return int(wanted) % len(labels)
 
 
-def of_pair(ds: xr.Dataset, stim: str | int, neuron: str | int) -> SpikeTrains | None:
-    """Exact spikes of one pair.
+def of_pair(ds: xr.Dataset, stim: str | int, neuron: str | int) -> SpikeTrains | str:
+    """Exact spikes of one pair, or in words why there are none.
+
+    There are none of membrane potentials and published counts, of a store without trials, of a cube that does not know
+    its store, and of responses that are not the store's own counts any more.
 
     Parameters
     ----------
@@ -83,75 +110,43 @@ def of_pair(ds: xr.Dataset, stim: str | int, neuron: str | int) -> SpikeTrains |
     stim, neuron : str or int
         Label or position.
 
-    Returns
-    -------
-    SpikeTrains or None
-        None where the cube has none: membrane potentials, published counts, a store without trials, a cube that does
-        not know its store, or responses that are not the store's own counts any more.
-
     Raises
     ------
     SelectionError
         If there is no such stimulus or neuron.
     """
     s, n = position(ds, "stim", stim), position(ds, "neuron", neuron)
-    place = _stored(ds, s, n)
-    if place is None:
-        return None
-    rows = _rows(*place)
-    if rows is None:
-        return None
-    window, repeat, times_ns = rows
-    labels = np.asarray(ds["repeat"].values)
-    left = [i for i, r in enumerate(repeat) if r in labels]
-    times_ns, window, repeat = [times_ns[i] for i in left], window[left], repeat[left]
-    if not _fits(ds, s, n, repeat, times_ns):
-        return None
-    return SpikeTrains(tuple(t / NS_PER_S for t in times_ns), window, repeat)
-
-
-def _stored(ds: xr.Dataset, stim: int, neuron: int) -> tuple[str, int, int] | None:
-    """Store of a pair, and its positions there."""
-    from strfcube.cube.lazy_array import rows_of
-
-    rows = rows_of(ds["response"].isel(stim=[stim], neuron=[neuron]))
-    if rows is not None:
-        (part,) = rows.parts
-        return None if part.stim[0] < 0 else (part.store.path, int(part.stim[0]), int(part.neuron[0]))
-    source = ds.encoding.get("source")
-    if source is None:
-        return None
+    if not int(ds["n_repeats"].isel(stim=s, neuron=n).values):
+        return SpikeTrains((), np.empty((0, 2)), np.empty(0, np.int64))
+    pair = ds[["response"]].isel(stim=[s], neuron=[n])
+    pair.encoding = ds.encoding
+    known = origins(pair)
+    if isinstance(known, str):
+        return known
+    (origin,) = known
     try:
-        whole = open_group(source)
-    except StoreError:
-        return None
-    found = []
-    for dim, at in (("stim", stim), ("neuron", neuron)):
-        there = np.flatnonzero([str(v) == str(ds[dim].values[at]) for v in whole[dim].values])
-        if len(there) != 1:
-            return None
-        found.append(int(there[0]))
-    return str(source), found[0], found[1]
-
-
-def _rows(path: str, stim: int, neuron: int) -> tuple[NDArray[Any], NDArray[Any], list[NDArray[np.int64]]] | None:
-    """Windows, repeats and spike times in ns of the kept trials of a stored pair; None where a store has no such."""
-    try:
-        trials = open_group(path, "trials")
-    except StoreError:
-        return None
-    low, high = np.searchsorted(trials["neuron_index"].values, [neuron, neuron + 1])
-    table = trials.drop_dims("spike").isel(trial=slice(int(low), int(high))).load()
-    wanted = np.flatnonzero((table["stim_index"].values == stim) & table["kept"].values)
-    if not len(wanted) or not table["exact"].values[wanted].all():
-        return None
-    before = int(trials["row_size"][: int(low)].sum())
-    ends = before + np.cumsum(table["row_size"].values, dtype=np.int64)
-    starts = ends - table["row_size"].values
-    wanted = wanted[np.argsort(table["repeat_index"].values[wanted], kind="stable")]
-    times = [np.sort(trials["spike_time"][int(starts[i]) : int(ends[i])].values.astype(np.int64)) for i in wanted]
-    window = np.stack([table[name].values[wanted].astype(float) for name in ("window_start", "window_stop")], 1)
-    return window, table["repeat_index"].values[wanted].astype(np.int64), times
+        stored = Stored.of(origin.path, origin.cache_dir)
+    except StoreError as error:
+        return str(error)
+    c = stored.columns
+    low, high = np.searchsorted(c["neuron_index"], [int(origin.neuron[0]), int(origin.neuron[0]) + 1]).tolist()
+    number = c["repeat_index"][low:high]
+    wanted = (c["stim_index"][low:high] == origin.stim[0]) & c["kept"][low:high] & np.isin(number, origin.repeat)
+    rows = low + np.flatnonzero(wanted)
+    rows = rows[np.argsort(c["repeat_index"][rows], kind="stable")]
+    if not len(rows) or not c["exact"][rows].all():
+        return "there is nothing finer than its bins: it is a membrane potential, or was published as counts"
+    ends = np.cumsum(c["row_size"][rows])[:-1]
+    times = [np.sort(t) for t in np.split(stored.spikes(rows), ends)]
+    window = np.stack([c[name][rows].astype(float) for name in ("window_start", "window_stop")], 1)
+    place = {int(r): i for i, r in enumerate(origin.repeat)}
+    repeat = np.asarray(ds["repeat"].values)[[place[int(r)] for r in c["repeat_index"][rows]]].astype(np.int64)
+    if not origin.held and not _fits(ds, s, n, repeat, times):
+        return (
+            "its responses are not the counts of its store any more (smoothed, averaged or binned anew, say): ask the "
+            "cube that it was made of"
+        )
+    return SpikeTrains(tuple(t / NS_PER_S for t in times), window, repeat)
 
 
 def _fits(ds: xr.Dataset, stim: int, neuron: int, repeat: NDArray[Any], times: list[NDArray[np.int64]]) -> bool:

@@ -53,7 +53,11 @@ def blockwise(
             coords = {n: c for n, c in array.coords.items() if not gone & set(c.dims)}
             bare = xr.DataArray(data, dims=[*array.dims[:-2], *out], name=array.name)
             return bare.assign_coords(coords)  # which copies no labels
-    arrays = [a.chunk(dict.fromkeys(dims, -1)) if a.chunks else a for a, dims in zip(arrays, core, strict=True)]
+    # The values alone: DataArray.chunk makes dask arrays of the labels too, which xarray warns of when it writes them
+    arrays = [
+        a.copy(deep=False, data=a.variable.chunk(dict.fromkeys(dims, -1)).data) if a.chunks else a
+        for a, dims in zip(arrays, core, strict=True)
+    ]
     result: xr.DataArray = xr.apply_ufunc(
         function, *arrays, input_core_dims=core, output_core_dims=[list(out)], kwargs=kwargs, dask="parallelized",
         output_dtypes=[dtype], dask_gufunc_kwargs={"output_sizes": dict(out)}, keep_attrs=False,

@@ -8,7 +8,9 @@ command resumes there and ends with the same digest. The finished store changes 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,9 +35,12 @@ from strfcube.builder.workplace import (
     work_folder,
     writable,
 )
+from strfcube.catalog import WIDTH
+from strfcube.cube.findings import told
 from strfcube.cube.shard_writer import create
 from strfcube.cube.store import no_consolidation_warning
 from strfcube.errors import RawDataError, StoreError, StrfcubeError, UsageError
+from strfcube.progress import Progress, shown
 from strfcube.records import Finding, Pipeline, Survey, counted
 from strfcube.sound.audio import odd_waves
 from strfcube.sound.spectrogram import FrontEnd, Published, resolve
@@ -49,6 +54,8 @@ if TYPE_CHECKING:
     from strfcube.builder.worker import Pool
     from strfcube.grid import Align
     from strfcube.sound.kernels import Kernel
+
+log = logging.getLogger("strfcube")
 
 
 def build(
@@ -67,7 +74,7 @@ def build(
     fetch: bool | None = None,
     extra: Sequence[str] = (),
     accept_terms: bool = False,
-    progress: tasks.Progress | None = None,
+    progress: bool | Progress | None = None,
     **flags: Any,
 ) -> str:
     """Build a cube from raw files; a cube that is up to date is left alone.
@@ -104,8 +111,10 @@ def build(
         Files to fetch that a default build does without (``["wav"]`` of NAT4).
     accept_terms : bool
         Accept the terms of the data set that is fetched.
-    progress : callable, optional
-        Called with stage, done, total.
+    progress : bool or callable, optional
+        Whether to show how far it is, on standard error; by default in a terminal and in a notebook. A callable is
+        called with stage (fetch, survey, ingest, write), done and total (0 where it is not known). What was odd about
+        the raw files is told at the end, by the logger ``strfcube``.
     **flags
         ``spec`` (mel, cochleagram, dft, published) and the fields of that front end (``bands``, ``f_min``, ``f_max``,
         ``window_ms``, ``compression``, ...); the pipeline's own options.
@@ -139,14 +148,15 @@ def build(
         if accept_terms:
             terms.remember(entry)
         if plan:
-            carry_out(plan, Visit.begin(), progress=progress)
+            carry_out(plan, Visit.begin(), progress=tell)
 
     see_jobs(jobs)
-    request = prepare(
-        dataset, dt=dt, raw=raw, out=out, only=only, post=post, align=align, audio=audio, bring=bring, force=force,
-        **flags,
-    )  # fmt: skip
-    return run(request, jobs=jobs, force=force, strict=strict, progress=progress)
+    with shown(progress) as tell:
+        request = prepare(
+            dataset, dt=dt, raw=raw, out=out, only=only, post=post, align=align, audio=audio, bring=bring, force=force,
+            progress=tell, **flags,
+        )  # fmt: skip
+        return run(request, jobs=jobs, force=force, strict=strict, progress=tell)
 
 
 def run(
@@ -155,7 +165,7 @@ def run(
     jobs: int | None = None,
     force: bool = False,
     strict: bool = False,
-    progress: tasks.Progress | None = None,
+    progress: Progress | None = None,
 ) -> str:
     """Build what was requested; `build` and `rebin` end here. Parameters, result and errors as there."""
     see_jobs(jobs)
@@ -165,18 +175,20 @@ def run(
     target = request.target
     work = work_folder(target)
     if _up_to_date(request, force) and not work.exists():
+        log.info("%s is up to date", asked)
         return asked
     with writable(target), locked(work):
         recover(work, target)
         try:
             if _up_to_date(request, force):  # another build finished it while this one waited
                 discard(work)
+                log.info("%s is up to date", asked)
                 return asked
             resume_or_restart(work, target, request.recipe, request.fingerprint, request.command)
             with tasks.workers(_jobs(request, jobs)) as pool:
                 built = _build(request, work, pool, strict, progress)
                 now = pool.submit(_state, request.current) if pool else None  # beside what is left to do here
-                finalise.finalise(built, request)
+                findings = finalise.finalise(built, request)
                 _settle(built, work)
                 _see_unchanged(request, now.result() if now else request.current())
             _up_to_date(request, force)  # nobody put anything else there meanwhile
@@ -187,6 +199,9 @@ def run(
                 discard(work)
             raise
         publish(built.store, target, work)
+    if lines := told(finalise.findings_dataset(findings), WIDTH, path=asked):
+        odd = any(f.severity != "info" for f in findings)
+        log.log(logging.WARNING if odd else logging.INFO, "%s", "\n".join(lines))
     return asked
 
 
@@ -248,9 +263,7 @@ def _up_to_date(request: Request, force: bool) -> bool:
     return True
 
 
-def _build(
-    request: Request, work: Path, pool: Pool | None, strict: bool, progress: tasks.Progress | None
-) -> finalise.Built:
+def _build(request: Request, work: Path, pool: Pool | None, strict: bool, progress: Progress | None) -> finalise.Built:
     pipeline, recipe, target = request.pipeline, request.recipe, request.target
     findings: list[Finding] = []
 
@@ -273,11 +286,11 @@ def _build(
     )  # fmt: skip
     with odd_waves(tell, pipeline.raw):
         front_end, kernels, frequencies, spec_attrs = _front_end(recipe, survey)
-    wanted = {n.source for n, keep in zip(survey.neurons, keep_neuron, strict=True) if keep}
-    sources = [s for s in survey.sources if s.id in wanted]
+    cells = Counter(n.source for n, keep in zip(survey.neurons, keep_neuron, strict=True) if keep)
+    sources = [s for s in survey.sources if s.id in cells]
     spools = [str(work / "spool" / f"{slug(s.id)}.spool") for s in sources]
     parse = [
-        tasks.Task(slug(s.id), ingest.ingest, (s, p), partial(ingest.without, context, s, p))
+        tasks.Task(slug(s.id), ingest.ingest, (s, p), partial(ingest.without, context, s, p), cells[s.id])
         for s, p in zip(sources, spools, strict=True)
     ]
     tasks.run("ingest", parse, context, pool, Ledger(work / "ingest", str(work / "spool")), progress)
@@ -302,7 +315,7 @@ def _build(
     attrs = dict(made.response.attrs) | finalise.response_attrs(made, survey)
     made = dataclasses.replace(made, response=dataclasses.replace(made.response, attrs=attrs))
     stimulus = stimulus_layout(len(stimuli), len(frequencies), made.response.shape[3], spec_attrs)
-    rows, times = trial_layouts(made)
+    rows, times = trial_layouts(int(made.row_start[-1]), int(made.spike_start[-1]), made.tests)
     job = write.Job(store, made, stimulus, rows, times, stimuli, front_end, kernels, recipe.align, recipe.dt_ns,
                     survey.ready_made, pipeline.raw)  # fmt: skip
     record = Ledger(work / "write", store)

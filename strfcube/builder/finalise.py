@@ -18,7 +18,7 @@ from strfcube.grid import bin_starts
 from strfcube.records import Finding, Neuron, Stimulus, Survey
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -58,14 +58,18 @@ class Built:
 
 def response_attrs(plan: Plan, survey: Survey) -> dict[str, Any]:
     """Attributes of the response: what a value is, and in which unit."""
-    units = {str(survey.neurons[i].meta["units"]) for i in plan.neurons}
+    return response_words({str(survey.neurons[i].meta["units"]) for i in plan.neurons})
+
+
+def response_words(units: Collection[str]) -> dict[str, Any]:
+    """Attributes of responses in these units."""
     names = {"count": "spikes per bin", "mV": "membrane potential, mean over the bin"}
     one = next(iter(units)) if len(units) == 1 else "mixed"
     return {"long_name": names.get(one, "spikes per bin, or membrane potential; see 'units' on neuron"), "units": one}
 
 
-def finalise(built: Built, request: Request) -> None:
-    """Write everything small, and the root metadata last.
+def finalise(built: Built, request: Request) -> tuple[Finding, ...]:
+    """Write everything small, and the root metadata last; gives all findings.
 
     Parameters
     ----------
@@ -81,7 +85,7 @@ def finalise(built: Built, request: Request) -> None:
     layouts: list[Layout] = [built.plan.response, built.job.stimulus, *built.job.trials.values(), built.job.spike_time]
     groups: dict[str, xr.Dataset] = {
         "": root_dataset(built.survey, built.plan, built.frequencies, request.recipe),
-        "trials": _trials(built.plan),
+        "trials": files_dataset(built.plan.files),
         "findings": findings_dataset(findings),
     }
     for written in built.written:
@@ -98,6 +102,7 @@ def finalise(built: Built, request: Request) -> None:
         root = zarr.open_group(built.store, mode="a")
         root.attrs.update(_attrs(request, digests) | dict(request.attrs))
         zarr.consolidate_metadata(built.store)
+    return findings
 
 
 def write_group(ds: xr.Dataset, store: str, name: str, digests: dict[str, str]) -> None:
@@ -179,8 +184,8 @@ def root_dataset(survey: Survey, plan: Plan, frequencies: NDArray[Any], recipe: 
             "duration": ("stim", duration, {"long_name": "true length of the stimulus", "units": "s"}),
         },
         {
-            "stim": ("stim", _text([s.id for s in stimuli])),
-            "neuron": ("neuron", _text([n.id for n in neurons])),
+            "stim": ("stim", text([s.id for s in stimuli])),
+            "neuron": ("neuron", text([n.id for n in neurons])),
             "repeat": ("repeat", np.arange(n_repeat, dtype=np.int32)),
             "time": ("time", bin_starts(n_time, recipe.dt_ns),
                      {"long_name": "left edge of the bin, from stimulus onset", "units": "s"}),
@@ -204,7 +209,7 @@ def _stim_coords(stimuli: Sequence[Stimulus]) -> dict[str, NDArray[Any]]:
     return coords | {
         "sound_onset": np.array([s.sound_onset for s in stimuli], np.float64),
         "sound_duration": np.array(sound, np.float64),
-        "duration_source": _text([n.source for n in lengths]),
+        "duration_source": text([n.source for n in lengths]),
         "n_samples": np.array([n.samples for n in lengths], np.int64),
         "sample_rate": np.array([s.rate for s in stimuli], np.float64),
     }
@@ -225,10 +230,11 @@ def _column(values: Sequence[Any]) -> NDArray[Any]:
         return np.array([math.nan if v is None else v for v in values], np.float64)
     if there and all(isinstance(v, int | float | np.number) and not isinstance(v, bool) for v in there):
         return np.array([math.nan if v is None else v for v in values], np.float64)
-    return _text(["" if v is None else str(v) for v in values])
+    return text(["" if v is None else str(v) for v in values])
 
 
-def _text(values: Sequence[str]) -> NDArray[Any]:
+def text(values: Sequence[str]) -> NDArray[Any]:
+    """Text as a cube holds it."""
     # Object arrays become Zarr's variable-length strings; fixed-width ones have no settled specification.
     # Of an empty object array nobody can tell that it is text, so that one says it.
     out = np.empty(len(values), object if len(values) else np.dtypes.StringDType())
@@ -237,9 +243,10 @@ def _text(values: Sequence[str]) -> NDArray[Any]:
     return out
 
 
-def _trials(plan: Plan) -> xr.Dataset:
+def files_dataset(files: Sequence[str]) -> xr.Dataset:
+    """What is not a column of the group ``trials``: the raw files."""
     attrs = {"description": "every trial, in neuron, stimulus, repeat order, and every spike (CF contiguous ragged)"}
-    return xr.Dataset({"file": ("file", _text(plan.files), {"long_name": "raw file, relative to the raw folder"})},
+    return xr.Dataset({"file": ("file", text(files), {"long_name": "raw file, relative to the raw folder"})},
                       attrs=attrs)  # fmt: skip
 
 
@@ -256,9 +263,7 @@ def _audio(results: Mapping[str, Any]) -> xr.Dataset:
 
 def findings_dataset(findings: Sequence[Finding]) -> xr.Dataset:
     """The findings as a table."""
-    columns = {
-        name: _text([getattr(f, name) for f in findings]) for name in ("severity", "file", "what", "consequence")
-    }
+    columns = {name: text([getattr(f, name) for f in findings]) for name in ("severity", "file", "what", "consequence")}
     columns["line"] = np.array([f.line for f in findings], np.int64)
     attrs = {"description": "what the pipeline found wrong in the raw files, and what follows from it"}
     return xr.Dataset({name: ("finding", values) for name, values in columns.items()}, attrs=attrs)

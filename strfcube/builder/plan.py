@@ -186,10 +186,17 @@ def stimulus_layout(n_stims: int, n_frequencies: int, n_time: int, attrs: dict[s
     return Layout("stimulus", ("stim", "frequency", "time"), shape, chunk, shard, "f4", math.nan, "bitshuffle", attrs)
 
 
-def trial_layouts(plan: Plan) -> tuple[dict[str, Layout], Layout]:
-    """Columns of the trials group, and its spike times."""
-    rows, spikes = int(plan.row_start[-1]), int(plan.spike_start[-1])
-    flags = {"flag_values": list(range(len(plan.tests))), "flag_meanings": " ".join(plan.tests)}
+def trial_layouts(rows: int, spikes: int, tests: Sequence[str]) -> tuple[dict[str, Layout], Layout]:
+    """Columns of the trials group, and its spike times.
+
+    Parameters
+    ----------
+    rows, spikes : int
+        How many trials and spikes there are.
+    tests : sequence of str
+        Tests that rejected trials; the first is ``kept``.
+    """
+    flags = {"flag_values": list(range(len(tests))), "flag_meanings": " ".join(tests)}
     columns: dict[str, tuple[str, dict[str, Any]]] = {
         "stim_index": ("i4", {"long_name": "position along stim of the cube"}),
         "neuron_index": ("i4", {"long_name": "position along neuron of the cube"}),

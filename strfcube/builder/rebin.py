@@ -25,6 +25,7 @@ from strfcube.cube.store import cube_attrs, local, locate
 from strfcube.cube.store import open as open_cube
 from strfcube.errors import UsageError
 from strfcube.grid import dt_to_ns
+from strfcube.progress import Progress, shown
 from strfcube.records import (
     Audio,
     Finding,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from strfcube.builder.tasks import Progress
 
 NEURONS_PER_SOURCE = 64
 _ENGINE_COORDS = {"stim", "sound_onset", "sound_duration", "duration_source", "n_samples"}
@@ -62,7 +62,7 @@ def rebin(
     out: str | os.PathLike[str] | None = None,
     jobs: int | None = None,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: bool | Progress | None = None,
 ) -> str:
     """Make a cube at another bin width from the trials and the audio that a cube holds.
 
@@ -92,12 +92,33 @@ def rebin(
     StoreError
         If there is no cube, or one that lacks what a cube has.
     """
+    with shown(progress) as tell:
+        return _rebin(store, dt, out, jobs, force, tell)
+
+
+def _rebin(
+    store: str | os.PathLike[str],
+    dt: float,
+    out: str | os.PathLike[str] | None,
+    jobs: int | None,
+    force: bool,
+    tell: Progress | None,
+) -> str:
     path, dt_ns = locate(store), dt_to_ns(dt)
+    if tell:
+        tell("check", 0, 0)
     see_whole(path)
     attrs = open_cube(path).attrs
     if "pool" in json.loads(attrs["recipe"]):
         raise UsageError(f"{path} is a pool of several recipes: rebin the cubes it was made of, and pool those")
     recipe = dataclasses.replace(Recipe.from_json(attrs["recipe"]), dt_ns=dt_ns)
+    if changed := recipe.saved.get("changed"):
+        words = {"response": "other responses", "stimulus": "other spectrograms", "time": "fewer bins"}
+        other = " and ".join(words[name] for name in changed)
+        raise UsageError(
+            f"{path} was saved with {other} than its trials and waveforms give: rebin the cube that it was made of, "
+            "and change that"
+        )
     pipeline = StoredCube(path)
     if not recipe.audio and not isinstance(recipe.front_end, Published):
         raise UsageError(
@@ -124,7 +145,7 @@ def rebin(
     request = Request(
         pipeline, recipe, target, attrs["digest"], current, time.time_ns(), entry, {}, made, command=command
     )
-    return run(request, jobs=jobs, force=force, progress=progress)
+    return run(request, jobs=jobs, force=force, progress=tell)
 
 
 class StoredCube(Pipeline):

@@ -38,6 +38,9 @@ class Recipe:
         Key of a stimulus or neuron coordinate to the values that are built; empty is everything.
     options : mapping
         The pipeline's own options, all of them.
+    saved : mapping
+        What became of the cube since it was built, if it was cut or changed and saved: ``part`` names what is left,
+        ``changed`` what is no longer as it was built. Empty for a cube that was built.
     """
 
     dataset: str
@@ -48,6 +51,7 @@ class Recipe:
     audio: bool = True
     only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    saved: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def dt_ms(self) -> float:
@@ -65,6 +69,7 @@ class Recipe:
             "audio": self.audio,
             "only": {key: list(values) for key, values in sorted(self.only.items())},
             "options": dict(sorted(self.options.items())),
+            **({"saved": dict(self.saved)} if self.saved else {}),
         }
 
     def to_json(self) -> str:
@@ -85,6 +90,7 @@ class Recipe:
             audio=values["audio"],
             only=parse_only(values["only"]),
             options=values["options"],
+            saved=values.get("saved", {}),
         )
 
     def store_name(self, default: Recipe) -> str:

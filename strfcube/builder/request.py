@@ -28,6 +28,7 @@ from strfcube.sound.spectrogram import COMPRESSIONS, FRONT_ENDS, FrontEnd
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from strfcube.progress import Progress
     from strfcube.raw_files import RawFile
     from strfcube.records import Pipeline, Report, Survey
 
@@ -114,6 +115,7 @@ def prepare(
     audio: bool = True,
     bring: Callable[[catalog.Entry], None] | None = None,
     force: bool = False,
+    progress: Progress | None = None,
     **flags: Any,
 ) -> Request:
     """Check the arguments of `build`, and find the raw files. Parameters and errors as there.
@@ -124,6 +126,8 @@ def prepare(
         Called once all other arguments are known to be right, for the raw files of a data set that has some to fetch.
     force : bool
         Whether another recipe in the cube's place is replaced.
+    progress : callable, optional
+        Called with stage, done, total.
     """
     name = dataset if isinstance(dataset, str) else type(dataset).__name__.lower()
     entry = catalog.entry(name) if isinstance(dataset, str) else None
@@ -155,7 +159,10 @@ def prepare(
     pipeline = kind(_raw_folder(name, raw), **options) if isinstance(dataset, str) else dataset
     if entry:
         pipeline.without = _others(entry, pipeline.raw, recipe.only)
-    began, files = time.time_ns(), pipeline.listing()
+    if progress:
+        progress("survey", 0, 0)
+    began = time.time_ns()
+    files = pipeline.listing((lambda count: progress("survey", count, 0)) if progress else None)
     figures = dict(entry.figures) if entry and recipe.to_json() == default.to_json() else {}
     current = partial(raw_state, pipeline)
     request = Request(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,11 +14,13 @@ from strfcube.builder.worker import EndedError, Pool
 from strfcube.errors import StrfcubeError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from strfcube.builder.ledger import Ledger
+    from strfcube.progress import Progress
 
-Progress = Callable[[str, int, int], None]
+log = logging.getLogger("strfcube")
 SECONDS = 300.0  # of processor time that a worker may spend on one source
 SECONDS_VARIABLE = "STRFCUBE_SOURCE_SECONDS"
 
@@ -39,12 +41,15 @@ class Task:
         ``function(shared, *args)`` gives plain JSON values, with the files that it wrote under ``files``.
     ended : callable, optional
         What to enter when the task itself ends its worker, from how it did in words; without it that is an error.
+    size : int
+        How much it counts for in the progress.
     """
 
     name: str
     function: Callable[..., dict[str, Any]]
     args: tuple[Any, ...]
     ended: Callable[[str], dict[str, Any]] | None = None
+    size: int = 1
 
 
 def default_jobs() -> int:
@@ -78,15 +83,22 @@ def run(
     """
     results = ledger.read()
     waiting = [task for task in tasks if task.name not in results]
+    total = sum(task.size for task in tasks)
+    finished = total - sum(task.size for task in waiting)
+    if finished:
+        what = {"ingest": "cells are read", "write": "parts are written"}.get(stage, "tasks are done")
+        log.info("resuming: %s of %s %s already", f"{finished:,}", f"{total:,}", what)
 
     def done(task: Task, result: dict[str, Any]) -> None:
+        nonlocal finished
         ledger.write(task.name, result)
         results[task.name] = result
+        finished += task.size
         if progress:
-            progress(stage, len(results), len(tasks))
+            progress(stage, finished, total)
 
     if progress:
-        progress(stage, len(results), len(tasks))
+        progress(stage, finished, total)
     if pool is None:
         for task in waiting:
             done(task, task.function(shared, *task.args))

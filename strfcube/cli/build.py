@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from strfcube import catalog
 from strfcube.catalog import WIDTH
+from strfcube.cli import clock
 from strfcube.cli import fetch as fetching
-from strfcube.cli.describe import figures, findings
-from strfcube.cli.progress import Progress
+from strfcube.cli.describe import figures
 from strfcube.fetching.fetch import Visit, carry_out, lacking, refusal
+from strfcube.progress import Display
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,17 +95,18 @@ def _front_end_flags() -> list[tuple[str, type, str, tuple[str, ...]]]:
 
 
 def _build(e: catalog.Entry, values: dict[str, Any]) -> None:
-    from strfcube.builder.build import run, see_jobs
-    from strfcube.builder.request import prepare, preview
-
     how = {key: values.pop(key) for key in ("jobs", "force", "strict")}
-    see_jobs(how["jobs"])
     consent = {key: values.pop(key, False) for key in ("yes", "accept_terms", "keep_archives")}
     fetch, extra, dry_run = values.pop("fetch", None), values.pop("extra", ()), values.pop("dry_run")
     given = {key: value for key, value in values.items() if value is not None}
     only = fetching.parse_only(values["only"])
-    started = time.perf_counter()
-    with Progress() as progress:
+    with Display(always=True) as progress:
+        if not dry_run:
+            progress("survey", 0, 0)  # at once: what follows takes a moment to load
+        from strfcube.builder.build import run, see_jobs
+        from strfcube.builder.request import prepare, preview
+
+        see_jobs(how["jobs"])
 
         def bring(entry: catalog.Entry) -> None:
             allowed = True if fetch is None and consent["yes"] else fetch
@@ -122,22 +123,22 @@ def _build(e: catalog.Entry, values: dict[str, Any]) -> None:
                 raise refusal(plan, fetching.command_line(values))
             fetching.transact(plan, progress, **consent | {"yes": bool(allowed)})
 
-        request = prepare(e.name, **given | {"only": only}, bring=bring, force=how["force"])
+        request = prepare(
+            e.name, **given | {"only": only}, bring=bring, force=how["force"], progress=None if dry_run else progress
+        )
         if dry_run:
             seen = preview(request)
             click.echo(f"would build {request.target} from {request.pipeline.raw}")
             click.echo(", ".join(f"{count:,} {what}" for what, count in seen.items()))
             return
         path = run(request, progress=progress, **how)
-    report(path, time.perf_counter() - started)
+    report(path)
 
 
-def report(path: str, seconds: float) -> None:
-    """End a command that made a cube: its findings, its path, its figures."""
+def report(path: str) -> None:
+    """End a command that made a cube: its path, its figures."""
     from strfcube.cube.store import open
 
     ds = open(path)
-    for line in findings(path, WIDTH):
-        click.echo(line, err=True)
     click.echo(path)
-    click.echo(figures(ds, path, seconds, WIDTH))
+    click.echo(figures(ds, path, clock.seconds(), WIDTH))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import textwrap
 from collections import Counter
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from strfcube.catalog import Entry, pipeline_class, raw_dir
+from strfcube.catalog import Entry, entries, pipeline_class, raw_dir
 from strfcube.records import counted
 
 if TYPE_CHECKING:
@@ -48,6 +47,31 @@ def card(e: Entry, width: int) -> str:
     return "\n".join(lines)
 
 
+def overview(width: int) -> list[str]:
+    """One line a data set: its neurons, what there is to download, and how large its cube is."""
+    rows = [("data set", "neurons", "download", "cube", "recordings")]
+    for e in entries().values():
+        neurons = f"{e.figures['neuron']:,}" if "neuron" in e.figures else ""
+        title = e.title.removeprefix(e.name.upper()).removeprefix(e.name.capitalize())
+        title = title.partition(": ")[2] if ":" in title[:20] else title
+        download = "nothing" if e.simulated else _briefly(e.download)
+        rows.append((e.name, neurons, download, _briefly(e.cube), title))
+    sizes = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    sizes[-1] = max(12, width - sum(sizes[:-1]) - 2 * (len(sizes) - 1))
+    return [
+        "  ".join((
+            f"{name:<{sizes[0]}}", f"{neurons:>{sizes[1]}}", f"{download:>{sizes[2]}}", f"{cube:>{sizes[3]}}",
+            textwrap.shorten(title, sizes[4], placeholder=" ..."),
+        )).rstrip()
+        for name, neurons, download, cube, title in rows
+    ]  # fmt: skip
+
+
+def _briefly(size: str) -> str:
+    """A size in few words, for a table."""
+    return size.partition(" (")[0].partition(",")[0].removeprefix("about ").replace("hundreds of MB", "100s of MB")
+
+
 def _field(label: str, text: str, width: int) -> list[str]:
     if not text:
         return []
@@ -61,13 +85,14 @@ def figures(ds: xr.Dataset, path: str, seconds: float, width: int) -> str:
     pairs, size = int((ds["n_repeats"] > 0).sum()), ds.sizes
     shape = f"T = {size['time']:,}, F = {size['frequency']}, R = {size['repeat']}"
     coverage = f"{pairs:,} of {size['stim'] * size['neuron']:,} pairs"
-    disk = "" if "://" in path else f"; {_bytes(path) / 1e6:.1f} MB"
+    disk = "" if "://" in path else f"; {bytes_of(path) / 1e6:.1f} MB"
     text = f"S = {size['stim']:,}, N = {size['neuron']:,}, {coverage}, {shape}{disk}, {seconds:.1f} s"
     tied = re.sub(r"(?<![,;]) ", _TIED, text)
     return textwrap.fill(tied, width, subsequent_indent="  ").replace(_TIED, " ")
 
 
-def _bytes(path: str) -> int:
+def bytes_of(path: str | Path) -> int:
+    """What a cube takes on the disk."""
     return sum(f.stat().st_size for f in Path(path).rglob("*") if f.is_file())
 
 
@@ -108,7 +133,7 @@ def summary(ds: xr.Dataset, path: str, width: int) -> str:
     missing = f"; {counted(silent, 'stimulus has', 'stimuli have')} none" if silent else ""
     lines += _field("spectrogram", f"{size['frequency']} bands, {span}{missing}", width)
     if "://" not in path:
-        lines += _field("on disk", f"{_bytes(path) / 1e6:.1f} MB", width)
+        lines += _field("on disk", f"{bytes_of(path) / 1e6:.1f} MB", width)
     lines += _field("digest", str(attrs["digest"]), width)
     lines += _field("licence", "; ".join(str(attrs["licence"]).splitlines()), width)
     return "\n".join(lines)
@@ -121,10 +146,14 @@ def _span(values: np.ndarray[tuple[int, ...], np.dtype[Any]], spec: str) -> str:
 
 def _recipe(text: str) -> str:
     recipe = json.loads(text)
+    saved = recipe.get("saved", {})
+    words = {"response": "other responses", "stimulus": "other spectrograms", "time": "fewer bins"}
+    marks = ["a part, saved"] if "part" in saved else []
+    marks += [f"saved with {' and '.join(words[c] for c in saved['changed'])}"] if "changed" in saved else []
     if "pool" in recipe:
-        return f"a pool of {', '.join(recipe['pool'])}"
+        return "; ".join([*marks, f"a pool of {', '.join(recipe['pool'])}"])
     front_end = recipe["front_end"]
-    parts = [f"bins of {recipe['dt_ms']:g} ms", f"{front_end['kind']} spectrogram, {recipe['align']} windows"]
+    parts = [*marks, f"bins of {recipe['dt_ms']:g} ms", f"{front_end['kind']} spectrogram, {recipe['align']} windows"]
     parts += [f"{recipe['post_ms']:g} ms after the sound"] if recipe["post_ms"] else []
     parts += [f"only {key}={','.join(values)}" for key, values in recipe["only"].items()]
     parts += [f"{key}={value}" for key, value in recipe["options"].items()]
@@ -149,7 +178,4 @@ def findings(path: str | os.PathLike[str], width: int, *, every: bool = False) -
     from strfcube.cube.groups import in_memory, open_group
 
     table = in_memory(open_group(os.fspath(path), "findings"), f"{path}/findings")
-    lines = told(table, width, every=every)
-    if lines and not every and any(" times: " in line for line in lines):
-        lines.append(f"  every one of them: strfcube inspect {shlex.quote(str(path))} --findings")
-    return lines
+    return told(table, width, path=os.fspath(path), every=every)

@@ -19,7 +19,7 @@ from strfcube.fetching.plan import Plan, enquire
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from strfcube.cli.progress import Progress
+    from strfcube.progress import Display
 
 _STATES = {"there": "is there", "found": "is there, not verified", "part": "begun", "missing": "to fetch"}
 
@@ -59,7 +59,7 @@ def is_terminal() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def transact(plan: Plan, progress: Progress, *, yes: bool, accept_terms: bool, keep_archives: bool = False,
+def transact(plan: Plan, progress: Display, *, yes: bool, accept_terms: bool, keep_archives: bool = False,
              jobs: int = JOBS) -> None:  # fmt: skip
     """Say what a plan fetches, ask what has to be asked, and do it.
 

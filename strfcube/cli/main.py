@@ -9,23 +9,36 @@ import re
 import signal
 import sys
 import textwrap
-import time
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from strfcube import catalog
-from strfcube.catalog import WIDTH
+from strfcube.catalog import WIDTH, in_words
+from strfcube.cli import clock
 from strfcube.cli import fetch as fetching
 from strfcube.cli.build import CONTEXT, Datasets, report
-from strfcube.cli.describe import card, findings, summary
-from strfcube.cli.progress import Progress
+from strfcube.cli.describe import bytes_of, card, findings, overview, summary
 from strfcube.errors import SelectionError, StrfcubeError, UsageError
 from strfcube.fetching.fetch import JOBS
+from strfcube.progress import Display
 from strfcube.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+
+def a_data_set(_: click.Context, __: click.Parameter, begin: str) -> list[CompletionItem]:
+    """For a shell: names of data sets."""
+    return [CompletionItem(e.name, help=e.title) for e in catalog.entries().values() if e.name.startswith(begin)]
+
+
+def a_store(ctx: click.Context, param: click.Parameter, begin: str) -> list[CompletionItem]:
+    """For a shell: names of data sets whose cubes are built, or a folder."""
+    built = {path.name.partition("-dt")[0] for path in catalog.data_dir().glob("*-dt*.zarr")}
+    names = [item for item in a_data_set(ctx, param, begin) if item.value in built]
+    return names or [CompletionItem(begin, type="dir")]
 
 
 @click.group(context_settings=CONTEXT)
@@ -49,20 +62,16 @@ def list_() -> None:
     Example:
       strfcube list
     """
-    sizes = {name: "" if e.simulated else e.download.partition(",")[0] for name, e in catalog.entries().items()}
-    wide = max(map(len, sizes.values()))
-    for e in catalog.entries().values():
-        figures = f"{e.figures['neuron']:,} neurons" if "neuron" in e.figures else ""
-        start = f"{e.name:<6}{figures:>15}  {sizes[e.name]:>{wide}}  "
-        click.echo(start + textwrap.shorten(e.title, WIDTH - len(start), placeholder=" ..."))
+    for line in overview(WIDTH):
+        click.echo(line)
     cubes = sorted(catalog.data_dir().glob("*.zarr"))
     click.echo(f"\nCubes in {catalog.data_dir()}:{'' if cubes else ' none yet'}")
     for path in cubes:
-        click.echo(f"  {path.name}")
+        click.echo(f"  {path.name:<{max(len(p.name) for p in cubes)}}  {in_words(bytes_of(path)):>8}")
 
 
 @cli.command()
-@click.argument("name")
+@click.argument("name", shell_complete=a_data_set)
 def info(name: str) -> None:
     """Show what is known of a data set: files, sizes, terms, recipe, options.
 
@@ -74,7 +83,7 @@ def info(name: str) -> None:
 
 
 @cli.command()
-@click.argument("name")
+@click.argument("name", shell_complete=a_data_set)
 def cite(name: str) -> None:
     """Print what to cite for a data set.
 
@@ -110,7 +119,7 @@ def fetch(name: str, only: tuple[str, ...], raw: str | None, dry_run: bool, jobs
     if dry_run:
         fetching.rehearse(plan)
         return
-    with Progress() as progress:
+    with Display(always=True) as progress:
         fetching.transact(plan, progress, jobs=jobs, **values)
     click.echo(plan.raw)
 
@@ -122,7 +131,7 @@ cli.add_command(
         help=fetch.__doc__,
         context_settings=CONTEXT,
         params=[
-            click.Argument(["name"]),
+            click.Argument(["name"], shell_complete=a_data_set),
             click.Option(["--only"], multiple=True, metavar="KEY=VALUE[,VALUE]", help="Fetch only what holds this."),
             click.Option(["--raw"], type=click.Path(), help="Folder to fetch into."),
             click.Option(["--dry-run"], is_flag=True, help="Say what would be fetched, and stop."),
@@ -150,7 +159,7 @@ _DT = click.option("--dt", type=float, help="Bin width in ms, where STORE is a d
 
 
 @cli.command()
-@click.argument("store")
+@click.argument("store", shell_complete=a_store)
 @_DT
 @click.option("--findings", "all_findings", is_flag=True, help="Show every finding.")
 def inspect(store: str, dt: float | None, all_findings: bool) -> None:
@@ -172,7 +181,7 @@ def inspect(store: str, dt: float | None, all_findings: bool) -> None:
 def _table_command(what: str, last: tuple[str, ...], example: str) -> None:
     """Add ``strfcube neurons`` or ``strfcube stimuli``."""
 
-    @click.argument("store")
+    @click.argument("store", shell_complete=a_store)
     @_DT
     @click.option("--csv", is_flag=True, help="Every column, as comma-separated values.")
     def command(store: str, dt: float | None, csv: bool) -> None:
@@ -198,7 +207,7 @@ _table_command(
 
 
 @cli.command()
-@click.argument("store")
+@click.argument("store", shell_complete=a_store)
 @_DT
 def verify(store: str, dt: float | None) -> None:
     """Read a cube again, and hold it against its digest.
@@ -211,14 +220,16 @@ def verify(store: str, dt: float | None) -> None:
     from strfcube.cube.verify import verify as check
 
     path = locate(store, dt)
-    wrong = check(path)
+    with Display(always=True) as progress:
+        progress("check", 0, 0)
+        wrong = check(path)
     if wrong:
         raise StrfcubeError(f"{path} is damaged: {'; '.join(wrong)}; build it again with --force")
     click.echo(f"{path}\nis as it was built: digest\n{cube_attrs(path)['digest']}")
 
 
 @cli.command()
-@click.argument("store")
+@click.argument("store", shell_complete=a_store)
 @click.option("--dt", type=float, required=True, help="New bin width in ms.")
 @click.option("--from-dt", type=float, help="Bin width of the cube, where STORE is a data set's name.")
 @click.option("--out", type=click.Path(), help="Path of the new cube. [default: beside STORE]")
@@ -234,14 +245,13 @@ def rebin(store: str, dt: float, from_dt: float | None, out: str | None, jobs: i
     from strfcube.builder.rebin import rebin as make
     from strfcube.cube.store import locate
 
-    started = time.perf_counter()
-    with Progress() as progress:
+    with Display(always=True) as progress:
         path = make(locate(store, from_dt), dt, out=out, jobs=jobs, force=force, progress=progress)
-    report(path, time.perf_counter() - started)
+    report(path)
 
 
 @cli.command()
-@click.argument("stores", nargs=-1, required=True, metavar="STORE...")
+@click.argument("stores", nargs=-1, required=True, metavar="STORE...", shell_complete=a_store)
 @click.option("--out", type=click.Path(), required=True, help="Path of the pooled cube.")
 @click.option("--names", help="One name a cube, separated by commas. [default: their data sets]")
 @click.option(
@@ -276,9 +286,8 @@ def concat(stores: tuple[str, ...], out: str, names: str | None, **how: Any) -> 
 
     from strfcube.analysis.concat import DuplicateWarning
     from strfcube.analysis.concat import concat as pool
-    from strfcube.builder.save import write
+    from strfcube.builder.save import save
 
-    started = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", DuplicateWarning)
         try:
@@ -288,11 +297,13 @@ def concat(stores: tuple[str, ...], out: str, names: str | None, **how: Any) -> 
     for warning in caught:
         text = f"warning: {_as_flags(str(warning.message))}"
         click.echo(textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False), err=True)
-    report(write(pooled, out), time.perf_counter() - started)
+    with Display(always=True) as progress:
+        path = save(pooled, out, progress=progress)
+    report(path)
 
 
 @cli.command()
-@click.argument("store")
+@click.argument("store", shell_complete=a_store)
 @_DT
 @click.option("-o", "--out", required=True, type=click.Path(), help="File to write: NAME.mat, NAME.nc or NAME.csv.")
 def export(store: str, dt: float | None, out: str) -> None:
@@ -305,12 +316,15 @@ def export(store: str, dt: float | None, out: str) -> None:
     """
     from strfcube.analysis.export import export as write
 
-    for path in write(store, out, dt):
-        click.echo(f"{path}  {os.path.getsize(path) / 1e6:.1f} MB")
+    with Display(always=True) as progress:
+        progress("export", 0, 0)
+        paths = write(store, out, dt)
+    for path in paths:
+        click.echo(f"{path}  {in_words(os.path.getsize(path))}")
 
 
 @cli.command()
-@click.argument("store")
+@click.argument("store", shell_complete=a_store)
 @_DT
 @click.option("--stim", help="Stimulus: a label, or a position from 0 on. [default: the first that was heard]")
 @click.option("--neuron", help="Neuron: a label, or a position from 0 on. [default: the first that has data]")
@@ -353,6 +367,8 @@ def _label_or_position(labels: Any, text: str | None) -> str | int | None:
 def main(args: Sequence[str] | None = None) -> None:
     """Entry point of the ``strfcube`` command."""
     code = 0
+    if args is not None:
+        clock.begin()
     try:
         code = cli.main(args=args, prog_name="strfcube", standalone_mode=False) or 0  # of an Exit; else None
     except click.ClickException as error:

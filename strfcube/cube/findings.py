@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import textwrap
 from collections import Counter
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ def kinds(table: xr.Dataset) -> list[Kind]:
     return sorted(found, key=lambda kind: (list(SEVERITIES).index(kind.severity), -kind.count))
 
 
-def told(table: xr.Dataset, width: int, *, every: bool = False) -> list[str]:
+def told(table: xr.Dataset, width: int, *, path: str, every: bool = False) -> list[str]:
     """Lines for a terminal; none where there are no findings.
 
     Parameters
@@ -70,6 +71,8 @@ def told(table: xr.Dataset, width: int, *, every: bool = False) -> list[str]:
         The group ``findings`` of a cube.
     width : int
         Characters of a line.
+    path : str
+        The cube, for the command that tells each of them.
     every : bool
         Tell each finding instead of each kind.
     """
@@ -90,4 +93,6 @@ def told(table: xr.Dataset, width: int, *, every: bool = False) -> list[str]:
             text = f"{kind.place}: {text}"
         lines += textwrap.wrap(f"{kind.severity}: {text}", width, initial_indent="  ", subsequent_indent="    ",
                                break_long_words=False, break_on_hyphens=False)  # fmt: skip
+    if any(kind.count > 1 for kind in listed):
+        lines.append(f"  every one of them: strfcube inspect {shlex.quote(path)} --findings")
     return lines

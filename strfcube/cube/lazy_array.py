@@ -170,6 +170,7 @@ class StoredDask(DirectArray):
     """A dask array of stored rows."""
 
     _held: tuple[str, Rows]
+    _regular = False  # whether its chunks may be put anew, since nobody chose them
 
     @classmethod
     def of(cls, rows: Rows, chunks: Any) -> Self:
@@ -192,8 +193,13 @@ class StoredDask(DirectArray):
             return self
         left = rows.take(key)
         sizes = iter(left.shape)
-        chunks = [_cut(c, k, next(sizes)) for c, k in zip(self.chunks, key, strict=True) if not isinstance(k, int)]
-        return StoredDask.of(left, tuple(chunks))
+        chunks = [
+            _cut(c, k, next(sizes), self._regular)
+            for c, k in zip(self.chunks, key, strict=True) if not isinstance(k, int)
+        ]  # fmt: skip
+        made = StoredDask.of(left, tuple(chunks))
+        made._regular = self._regular
+        return made
 
     def transpose(self, *axes: Any) -> Any:
         """Reverse or permute the dimensions, as dask does."""
@@ -258,13 +264,18 @@ def _outer(index: Any, shape: Sequence[int]) -> tuple[Any, ...] | None:
     return tuple(key) if sum(isinstance(k, np.ndarray) for k in key) <= 1 else None
 
 
-def _cut(chunks: tuple[int, ...], key: Any, size: int) -> tuple[int, ...]:
-    """Chunks along one dimension of what an indexer leaves of it: of slices as dask has it, else regular ones."""
+def _cut(chunks: tuple[int, ...], key: Any, size: int, regular: bool) -> tuple[int, ...]:
+    """Chunks along one dimension of what an indexer leaves of it: of slices as dask has it, else regular ones.
+
+    Irregular ones cannot be written by xarray's ``to_zarr``: where nobody chose the chunks, there are none.
+    """
     if isinstance(key, slice):
         positions = np.arange(sum(chunks))[key]
         number = np.searchsorted(np.cumsum(chunks), positions, side="right")
         edges = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), size]
-        return tuple(np.diff(edges).tolist())
+        sizes = tuple(np.diff(edges).tolist())
+        if not regular or (len(set(sizes[:-1])) <= 1 and sizes[-1] <= sizes[0]):
+            return sizes
     most = max(1, *chunks)
     return (*(most,) * (size // most), *((size % most,) if size % most or not size else ()))
 
@@ -382,7 +393,9 @@ def over(source: Applied) -> DirectArray:
 
 def chunked(rows: Rows, block: int) -> StoredDask:
     """Rows as a dask array, so many stimuli a task."""
-    return StoredDask.of(rows, (block, *rows.shape[1:]))
+    made = StoredDask.of(rows, (block, *rows.shape[1:]))
+    made._regular = True
+    return made
 
 
 def block_of(shape: Iterable[int]) -> int:

@@ -41,6 +41,12 @@ def check(ds: xr.Dataset, *names: str) -> xr.Dataset:
         what = " and ".join(lost)
         raise UsageError(f"expected a cube, but it has no dimension {what}; take one with a list: isel({lost[0]}=[0])")
     for name in names:
+        gone = [d for d in _DIMS[name] if d not in ds[name].dims]
+        if gone and set(ds[name].dims) < set(_DIMS[name]):
+            raise UsageError(
+                f"expected a cube, but '{name}' has lost its dimension {' and '.join(gone)}, as a mean over it has: "
+                f"keep it with .expand_dims({gone[0]}=[0])"
+            )
         if set(ds[name].dims) != set(_DIMS[name]):
             raise UsageError(
                 f"expected a cube, but '{name}' is on {ds[name].dims} and not on {_DIMS[name]}: ds.where(...) spreads "

@@ -174,6 +174,8 @@ def opened(path: str, drop: Iterable[str] = (), cache_dir: str | None = None) ->
         rows[name] = Rows.whole(StoredArray(here, array, heard))
         ds[name] = ds.variables[name]._replace(data=LazilyIndexedArray(LazyRows(rows[name])))
     ds.encoding["source"] = path
+    for variable in ds.variables.values():  # chunks and codecs of this store fit no part of it
+        variable.encoding = {k: v for k, v in variable.encoding.items() if k in ("dtype", "_FillValue")}
     return ds, rows
 
 

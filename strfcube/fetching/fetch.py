@@ -21,6 +21,7 @@ from strfcube.fetching.plan import Plan, changed, enquire, is_own, look, see_tol
 from strfcube.fetching.reuse import take_over
 from strfcube.fetching.transfer import Transfer
 from strfcube.fetching.web import Stopped, Web, host_of
+from strfcube.progress import Progress, shown
 from strfcube.unpacking.refusals import Damaged
 from strfcube.unpacking.unpack import unpack
 
@@ -70,7 +71,7 @@ def fetch(
     jobs: int = JOBS,
     accept_terms: bool = False,
     keep_archives: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: bool | Progress | None = None,
 ) -> Path:
     """Fetch the raw files of a data set; what is there already is left alone. Nothing is ever asked.
 
@@ -90,8 +91,8 @@ def fetch(
         Accept the terms of the data set (``strfcube info``); remembered.
     keep_archives : bool
         Keep archives that were unpacked.
-    progress : callable, optional
-        Called with stage, done, total; in bytes for the stage ``fetch``.
+    progress : bool or callable, optional
+        As of `build`; a callable is called with stage, done, total, in bytes for the stage ``fetch``.
 
     Returns
     -------
@@ -114,7 +115,8 @@ def fetch(
     plan = look(entry, raw_folder(dataset, raw), choices(only), extra)
     if accept_terms:
         terms.remember(entry)
-    return carry_out(plan, Visit.begin(), jobs=jobs, keep_archives=keep_archives, progress=progress)
+    with shown(progress) as tell:
+        return carry_out(plan, Visit.begin(), jobs=jobs, keep_archives=keep_archives, progress=tell)
 
 
 def raw_folder(name: str, raw: str | os.PathLike[str] | None) -> Path:
@@ -184,7 +186,7 @@ def carry_out(
     *,
     jobs: int = JOBS,
     keep_archives: bool = False,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
     say: Say = _silent,
 ) -> Path:
     """Do what a plan says; gives the raw folder.

@@ -1,6 +1,7 @@
 """The quality measures: against definitions written out, against known truth, and against the authors' own figures."""
 
 import itertools
+import re
 
 import dask
 import numpy as np
@@ -391,6 +392,11 @@ def test_spontaneous_rate():
     assert pairs.dims == ("stim", "neuron")
     assert float(pairs[0, 0]) == pytest.approx(1)
     assert np.isnan(pairs[1, 0])  # rejected trials do not count
+    whole, *why = re.split(r"\. |; ", rate.attrs["comment"])
+    assert whole == "NaN for 3 of 4 neurons"
+    assert [w[:20] for w in why] == ["1: recorded from the", "1: the files do not ", "1: no exact spike ti"]
+    assert pairs.attrs["comment"].startswith("NaN for 7 of 8 pairs. ")
+    assert pairs.attrs["comment"].endswith("; 4: no trial")
     given = quality.spontaneous_rate(trials, cube, window=(-0.5, 2))
     np.testing.assert_allclose(given, [1.0, 2.0, nan, nan])
     with pytest.raises(UsageError):

@@ -6,9 +6,9 @@ from cubes import make_cube
 from toy import FAST, make_neuron, make_stim, random_toy, spikes, write_toy
 
 import strfcube
-from strfcube.analysis.spikes import of_pair, position
-from strfcube.builder.save import write
-from strfcube.errors import SelectionError
+from strfcube.analysis.spikes import position
+from strfcube.builder.save import save as write
+from strfcube.errors import SelectionError, StoreError
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +23,9 @@ def check(ds, truth, name=lambda label: label):
     for s, stim in enumerate(ds["stim"].values):
         for n, neuron in enumerate(ds["neuron"].values):
             wanted = truth.get((name(stim), name(neuron)), [])
-            found = of_pair(ds, stim, neuron)
+            found = ds.strf.spikes(stim, neuron)
             if not wanted or not int(ds["n_repeats"][s, n]):
-                assert found is None
+                assert len(found) == 0
                 continue
             pairs += 1
             assert len(found.times) == len(wanted)
@@ -42,7 +42,7 @@ def test_they_are_those_of_the_files(made):
     path, truth = made
     ds = strfcube.open(path)
     assert check(ds, truth) == int((ds["n_repeats"] > 0).sum())
-    assert of_pair(ds, 1, -2).times[0].tolist() == of_pair(ds, "stim1", "n4").times[0].tolist()
+    assert ds.strf.spikes(1, -2).times[0].tolist() == ds.strf.spikes("stim1", "n4").times[0].tolist()
 
 
 def test_also_of_parts_and_of_pools(made, tmp_path):
@@ -64,8 +64,8 @@ def test_also_of_parts_and_of_pools(made, tmp_path):
 def test_of_some_repeats_and_some_bins(made):
     ds = strfcube.open(made[0])
     stim, neuron = np.argwhere(ds["n_repeats"].values == 4)[0]
-    whole = of_pair(ds, int(stim), int(neuron))
-    some = of_pair(ds.isel(repeat=[0, 2], time=slice(3, 9)), int(stim), int(neuron))
+    whole = ds.strf.spikes(int(stim), int(neuron))
+    some = ds.isel(repeat=[0, 2], time=slice(3, 9)).strf.spikes(int(stim), int(neuron))
     assert some.repeat.tolist() == [0, 2]
     np.testing.assert_array_equal(some.times[1], whole.times[2])
 
@@ -80,9 +80,10 @@ def test_there_are_none_where_the_bins_are_others(made):
         ds.assign(response=ds["response"].mean("repeat").expand_dims(repeat=[0], axis=2)),
         make_cube(stim=5, neuron=6),
     ):
-        assert of_pair(other, **pair) is None
+        with pytest.raises(StoreError, match="no exact spike times: "):
+            other.strf.spikes(**pair)
     with pytest.raises(SelectionError, match="past the end"):
-        of_pair(ds, 9, 0)
+        ds.strf.spikes(9, 0)
 
 
 def test_traces_have_none(tmp_path):
@@ -92,7 +93,8 @@ def test_traces_have_none(tmp_path):
     trial = Trial("a", "v", 1, trace=np.zeros(1600, "f4"), rate=16000.0)
     ds = strfcube.open(strfcube.build(write_toy(tmp_path / "raw", [stim], [neuron], {"s": [trial]}),
                                       out=tmp_path / "a.zarr", **FAST))  # fmt: skip
-    assert of_pair(ds, 0, 0) is None
+    with pytest.raises(StoreError, match="nothing finer than its bins: it is a membrane potential"):
+        ds.strf.spikes(0, 0)
 
 
 def test_labels_and_positions():

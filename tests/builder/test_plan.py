@@ -171,7 +171,7 @@ def test_tests_and_files_of_all_spools():
     assert plan.file_codes == ((1, 0), (2, 0))
     assert plan.tests == ("kept", "drift", "snr")
     assert plan.test_codes == ((0, 2), (0, 1, 2))
-    layouts, times = trial_layouts(plan)
+    layouts, times = trial_layouts(int(plan.row_start[-1]), int(plan.spike_start[-1]), plan.tests)
     assert layouts["rejected_by"].attrs["flag_meanings"].split() == list(plan.tests)
     assert layouts["kept"].shape == (4,)
     assert times.shape == (20,)

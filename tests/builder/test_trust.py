@@ -288,7 +288,7 @@ def test_a_raw_file_that_is_written_while_its_source_is_read(tmp_path):
 
     with pytest.raises(RawDataError, match="was written to while the cube was built"):
         strfcube.build(toy, out=tmp_path / "cube.zarr", progress=progress, **FAST)
-    assert seen == [("ingest", 0, 2)]
+    assert [s for s in seen if s[0] != "survey"] == [("ingest", 0, 2)]
 
 
 def test_a_pipe_among_the_raw_files(tmp_path, toy):
@@ -520,7 +520,7 @@ def test_a_flipped_bit_is_not_laundered(tmp_path, toy, array):
 
 
 def save(ds, path):
-    from strfcube.builder.save import write
+    from strfcube.builder.save import save as write
 
     return write(ds, path)
 
@@ -549,7 +549,7 @@ def test_a_rebin_resumed_after_its_cube_changed(tmp_path):
 
 POOL = """
 import sys, strfcube
-from strfcube.builder.save import write
+from strfcube.builder.save import save as write
 write(strfcube.open(sys.argv[1]), sys.argv[2])
 """
 

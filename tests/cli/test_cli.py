@@ -1,6 +1,7 @@
 """The command line, as a user meets it: in a process of its own where it matters, else in this one."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -56,7 +57,7 @@ def narrow(text, but=()):
 def error_of(result, code):
     """The one line of an error."""
     assert result[0] == code, result
-    (line,) = [line for line in result[2].splitlines() if line and not line.startswith(("ingest:", "write:"))]
+    (line,) = [line for line in result[2].splitlines() if line and not line.startswith(("reading ", "writing "))]
     assert line.startswith("strfcube: error: ")
     assert "Traceback" not in result[2]
     assert result[1] == ""
@@ -151,8 +152,10 @@ def test_a_build(raw, tmp_path):
     path, figures = done.stdout.splitlines()
     assert path == str(out)
     assert re.fullmatch(r"S = 20, N = 3, 60 of 60 pairs, T = 40, F = 34, R = 3; [\d.]+ MB, [\d.]+ s", figures)
-    assert "ingest: 100%" in done.stderr
-    assert "write: 100%" in done.stderr
+    first, second, third, *_ = done.stderr.splitlines()  # plain lines: nobody looks on
+    assert first == "reading the raw files ..."
+    assert second.startswith("reading 3/3 cells")
+    assert re.fullmatch(r"writing (\d)/\1 parts", third)
     assert "1 warning" in done.stderr  # a complete build has other figures
     assert all(len(line) <= 80 for line in done.stderr.replace("\r", "\n").splitlines())
 
@@ -388,7 +391,7 @@ def test_interrupted(run, raw, tmp_path, monkeypatch):
     code, _, err = run("build", "ns1", "--raw", raw, "--out", tmp_path / "x.zarr", "--jobs", 1)
     assert code == 1
     assert err.endswith("interrupted; the same command goes on where this one ended\n")
-    assert err.strip().count("\n") == 0
+    assert [line for line in err.splitlines() if line][:-1] == ["reading the raw files ..."]
 
 
 def test_what_the_system_refuses_is_no_fault_of_ours(run, cube, monkeypatch):
@@ -399,3 +402,32 @@ def test_what_the_system_refuses_is_no_fault_of_ours(run, cube, monkeypatch):
     line = error_of(run("inspect", cube), 1)
     assert "No space left on device" in line
     assert "fault" not in line
+
+
+@pytest.mark.parametrize(
+    ("shell", "words", "at", "shown"),
+    [
+        ("bash", "strfcube insp", "1", "plain,inspect"),
+        ("bash", "strfcube build n", "2", "plain,ns1\nplain,nat4"),
+        ("bash", "strfcube inspect ./", "2", "dir,./"),
+        ("zsh", "strfcube info dem", "2", "plain\ndemo\nDemo: simulated birds"),
+        ("fish", "strfcube info dem", "dem", "plain,demo\tDemo"),
+    ],
+)
+def test_a_shell_completes(shell, words, at, shown):
+    env = os.environ | {"_STRFCUBE_COMPLETE": f"{shell}_complete", "COMP_WORDS": words, "COMP_CWORD": at}
+    code = "from strfcube.cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith(shown), done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_line_for_the_shell_is_what_the_shell_takes(shell, tmp_path):
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} here")
+    env = os.environ | {"_STRFCUBE_COMPLETE": f"{shell}_source"}
+    code = "from strfcube.cli.main import main; main()"
+    source = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+    script = tmp_path / "complete"
+    script.write_text("autoload -Uz compinit && compinit -u -D\n" + source if shell == "zsh" else source)
+    subprocess.run([shell, str(script)], check=True, capture_output=True)

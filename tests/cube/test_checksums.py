@@ -178,7 +178,7 @@ def test_cubes_without_checksums_open_as_ever(cube, tmp_path):
 
 
 def test_pools_have_checksums(tmp_path):
-    from strfcube.builder.save import write
+    from strfcube.builder.save import save as write
 
     path = write(make_cube(), tmp_path / "pool.zarr")
     assert {codecs(array)[-1] for array in arrays(path).values()} == {"crc32c"}

@@ -23,7 +23,7 @@ def missing(k):
 def test_one_kind_is_one_line_with_its_number_and_an_example():
     found = kinds(table(*(missing(k) for k in range(40)), ("info", "a", 3, "an odd line", "it is read")))
     assert [(k.severity, k.count) for k in found] == [("warning", 40), ("info", 1)]
-    text = "\n".join(told(table(*(missing(k) for k in range(40))), 78))
+    text = "\n".join(told(table(*(missing(k) for k in range(40))), 78, path="x"))
     assert text.startswith("findings in the raw files: 40 warnings")
     assert "40 times: the wav of stim0 is not there" in text
     assert "(such as all_stims/0000" in text.replace("\n    ", " ")
@@ -39,7 +39,7 @@ def test_other_words_are_another_kind():
 
 def test_every_finding_can_be_told_and_lines_keep_the_width():
     several = table(*(missing(k) for k in range(7)), ("info", "", 0, "a note", "nothing follows"))
-    lines = told(several, 78, every=True)
+    lines = told(several, 78, path="x", every=True)
     assert max(map(len, lines)) <= 78
     assert sum(line.startswith("  warning: all_stims/") for line in lines) == 7
     assert lines[0] == "findings in the raw files: 7 warnings, 1 note"
@@ -47,4 +47,4 @@ def test_every_finding_can_be_told_and_lines_keep_the_width():
 
 @pytest.mark.parametrize("every", [False, True])
 def test_no_findings_no_lines(every):
-    assert told(table(), 78, every=every) == []
+    assert told(table(), 78, path="x", every=every) == []

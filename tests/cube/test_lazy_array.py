@@ -22,7 +22,7 @@ from stores import make_store
 
 import strfcube
 from strfcube import StoreError
-from strfcube.builder.save import write
+from strfcube.builder.save import save as write
 from strfcube.cube.lazy_array import StoredDask, rows_of
 
 SIZES = {"stim": 7, "neuron": 8, "repeat": 5, "bins": 30}

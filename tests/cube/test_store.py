@@ -14,6 +14,7 @@ from toy import FAST, make_neuron, make_stim, random_toy, recount, spikes, write
 
 import strfcube
 from strfcube.cube.schema import problems
+from strfcube.cube.store import no_consolidation_warning
 from strfcube.errors import StoreError
 
 
@@ -78,7 +79,7 @@ def test_a_path_is_absolute_from_the_moment_of_opening(made, tmp_path, monkeypat
 
 
 def test_home_is_expanded_everywhere(made, tmp_path, monkeypatch):
-    from strfcube.builder.save import write
+    from strfcube.builder.save import save as write
 
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copytree(made[0], tmp_path / "cube.zarr")
@@ -293,3 +294,31 @@ def test_verify_finds_changed_attributes(copy, change):
 def test_verify_finds_changed_attributes_of_an_array(copy):
     edit(copy / "trials" / "spike_time", lambda t: t["attributes"].update(units="s"))
     assert strfcube.verify(copy) == ["attributes of the arrays are not those that were built"]
+
+
+@pytest.mark.parametrize("form", ["zarr", "nc"])
+@pytest.mark.parametrize("part", ["all", "scattered", "across blocks", "rates"])
+def test_plain_xarray_writes_a_selection(demo, tmp_path, monkeypatch, form, part):
+    if part == "across blocks":
+        monkeypatch.setattr("strfcube.cube.lazy_array.READ_BYTES", 1_500_000)
+    ds = strfcube.open(demo)
+    assert (ds["response"].data.npartitions > 1) is (part == "across blocks")
+    chosen = {
+        "all": lambda: ds,
+        "scattered": lambda: ds.strf.isel(stim=[9, 0, 3, 4], neuron=slice(1, 6)),
+        "across blocks": lambda: ds.isel(stim=slice(3, 15)),
+        "rates": lambda: ds.strf.psth(21).to_dataset().isel(stim=slice(1, 9)),
+    }[part]()
+    path = tmp_path / f"x.{form}"
+    if form == "zarr":
+        with no_consolidation_warning():
+            chosen.to_zarr(path)
+        back = xr.open_zarr(path)
+    else:
+        pytest.importorskip("h5netcdf")
+        chosen.to_netcdf(path, engine="h5netcdf")
+        back = xr.open_dataset(path, engine="h5netcdf")
+    xr.testing.assert_equal(back.load(), chosen.compute())
+    back.close()
+    if part != "rates":
+        assert back["response"].encoding["dtype"] == "uint8"

@@ -376,7 +376,7 @@ def test_a_stimulus_without_spectrogram_is_not_trained_on_as_silence(tmp_path):
     values = cube["stimulus"].values.copy()
     values[1] = np.nan
     cube = cube.assign(stimulus=cube["stimulus"].copy(data=values))
-    from strfcube.builder.save import write
+    from strfcube.builder.save import save as write
 
     for view in (CubeView(cube), CubeView(write(cube, tmp_path / "cube.zarr"))):
         message = r"1 of 4 stimuli have no spectrogram, such as 'stim001'.*with_stimulus"
@@ -490,7 +490,7 @@ def test_waveforms_begin_at_sound_onset(demo):
 
 def test_waveforms_come_along_into_pools(demo, tmp_path):
     from strfcube.analysis.concat import concat
-    from strfcube.builder.save import write
+    from strfcube.builder.save import save as write
 
     parts = [strfcube.select(strfcube.open(demo), stim_type=kind) for kind in ("flatrip", "conspecific")]
     pooled = concat(parts, ["ripples", "songs"], duplicates="keep")

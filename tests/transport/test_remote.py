@@ -94,7 +94,7 @@ def test_it_opens_trains_and_verifies(far, cube):
 
 
 def test_what_is_made_of_it(far, cube, tmp_path):
-    from strfcube.builder.save import write
+    from strfcube.builder.save import save as write
 
     url, _ = far
     digests = [strfcube.open(strfcube.rebin(p, 10, out=tmp_path / n, jobs=1)).attrs["digest"]
