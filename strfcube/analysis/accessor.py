@@ -184,7 +184,7 @@ class StrfAccessor:
         Parameters
         ----------
         smooth_ms : float, optional
-            Full width in ms of a Hann window that sums to 1.
+            Full width in ms of a Hann window that sums to 1; 0 smooths nothing.
 
         Returns
         -------
@@ -193,7 +193,7 @@ class StrfAccessor:
         from strfcube.analysis.transform import psth
         from strfcube.cube.lazy_array import rows_of
 
-        dt_ms, response = float(self._ds.attrs["dt_ms"]), self._response()
+        response, dt_ms = self._response(), float(self._ds.attrs["dt_ms"])
         single = self._ds["n_repeats"].max("neuron").values <= 1
         repeat = response["repeat"].values if "repeat" in response.coords else None
         first = repeat is not None and np.array_equal(repeat, np.arange(len(repeat)))
@@ -277,7 +277,8 @@ class StrfAccessor:
         from strfcube.analysis.predictions import aligned
         from strfcube.analysis.quality import ccnorm
 
-        beside, whole = aligned(pred, self._response(), self._reached_bins())
+        whole = self._response()
+        beside, whole = aligned(pred, whole, self._reached_bins())
         response = self._repeated()
         if "stim" in beside.dims:
             both = np.isin(response["stim"].values, beside["stim"].values)
@@ -290,12 +291,10 @@ class StrfAccessor:
 
     def _reached_bins(self) -> xr.DataArray | None:
         """Bins of each stimulus that are on the time axis, 0 where no neuron heard it; None where it is not known."""
-        if "n_bins" not in self._ds or "time" not in self._ds.coords:
+        if "n_bins" not in self._ds:
             return None
-        step = float(self._ds.attrs["dt_ms"]) / 1000
-        bins = np.rint(self._ds["time"].values / step)
-        reach = (bins < self._ds["n_bins"].values[:, None]).sum(1)
-        return self._ds["n_bins"].copy(deep=False, data=np.where((self._ds["n_repeats"] > 0).any("neuron"), reach, 0))
+        bins = check(self._ds, "n_bins")["n_bins"]
+        return bins.where((self._ds["n_repeats"] > 0).any("neuron"), 0)
 
     def spontaneous_rate(
         self, window: tuple[float, float] | None = None, per: Per = "neuron", trials: xr.Dataset | None = None

@@ -100,7 +100,8 @@ def _see_free(target: str) -> None:
 def _write(ds: xr.Dataset, unfinished: str) -> None:
     import zarr
 
-    small = loaded(ds).drop_vars(["response", "stimulus"])
+    ds = loaded(ds)
+    small = ds.drop_vars(["response", "stimulus"])
     attrs = {k: v for k, v in ds["response"].attrs.items() if k != "_FillValue"}
     repeats = small["n_repeats"].values.max(1, initial=0)
     layouts = [
