@@ -114,9 +114,9 @@ def test_empty_selections_of_reversed_arrays(made, how):
 @pytest.mark.parametrize("order", list(itertools.permutations(["twice", "stored", "thrice", "psth"])))
 def test_what_is_computed_together_does_not_change_places(made, order):
     ds = strfcube.open(made[0])
-    lazy = {
-        "twice": ds["response"] * 2, "stored": ds["response"], "thrice": ds["response"] * 3, "psth": ds.strf.psth().drop_vars("units"),
-    }  # fmt: skip
+    response = ds["response"]
+    lazy = {"twice": response * 2, "stored": response, "thrice": response * 3}
+    lazy["psth"] = ds.strf.psth().drop_vars("units")
     alone = {name: value.compute() for name, value in lazy.items()}
     together = dask.compute(*(lazy[name].data for name in order))
     for name, values in zip(order, together, strict=True):
