@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
-from strfcube.cube.groups import open_group
+from strfcube.cube.groups import has_group, open_group
 from strfcube.cube.normalise import check, with_own_units
 from strfcube.errors import SelectionError, StoreError
 
@@ -339,10 +339,13 @@ class StrfAccessor:
         if source is None:
             raise StoreError("the cube does not know its store any more: open it with strfcube.open, or give trials=")
         try:
-            # Positions in the trials are those of the whole cube, which this may be a part of.
-            return open_group(source), open_group(source, "trials")
-        except StoreError as error:
-            raise StoreError(f"{source} is gone, or was built without its group 'trials': give trials=") from error
+            there = has_group(source, "trials")
+        except StoreError:
+            there = False
+        if not there:
+            raise StoreError(f"{source} is gone, or was built without its group 'trials': give trials=")
+        # Positions in the trials are those of the whole cube, which this may be a part of.
+        return open_group(source), open_group(source, "trials")
 
     def standardize(self, stims: Any = None, per: Literal["band", "all"] = "band") -> xr.Dataset:
         """Cube whose spectrograms have mean 0 and standard deviation 1: see `strfcube.analysis.transform.standardize`.

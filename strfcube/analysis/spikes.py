@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from strfcube.cube.groups import open_group
+from strfcube.cube.groups import has_group, open_group
 from strfcube.errors import SelectionError, StoreError
 from strfcube.grid import NS_PER_S, bin_of, dt_to_ns
 
@@ -136,10 +136,9 @@ def _stored(ds: xr.Dataset, stim: int, neuron: int) -> tuple[str, int, int] | No
 
 def _rows(path: str, stim: int, neuron: int) -> tuple[NDArray[Any], NDArray[Any], list[NDArray[np.int64]]] | None:
     """Windows, repeats and spike times in ns of the kept trials of a stored pair; None where a store has no such."""
-    try:
-        trials = open_group(path, "trials")
-    except StoreError:
+    if not has_group(path, "trials"):
         return None
+    trials = open_group(path, "trials")
     low, high = np.searchsorted(trials["neuron_index"].values, [neuron, neuron + 1])
     table = trials.drop_dims("spike").isel(trial=slice(int(low), int(high))).load()
     wanted = np.flatnonzero((table["stim_index"].values == stim) & table["kept"].values)

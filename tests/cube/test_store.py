@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import xarray as xr
@@ -14,7 +15,9 @@ from toy import FAST, make_neuron, make_stim, random_toy, recount, spikes, write
 
 import strfcube
 from strfcube.cube.schema import problems
+from strfcube.cube.store import no_consolidation_warning
 from strfcube.errors import StoreError
+from strfcube.loading import CubeView
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +234,7 @@ def test_a_half_deleted_cube(copy, lost):
     assert found
     assert all("\n" not in sentence for sentence in found)
     if lost in ("stim", "time"):
-        with pytest.raises(StoreError, match="is no cube of format 1"):
+        with pytest.raises(StoreError, match=f"{lost}/c/0 is not there, but the cube has values in it"):
             strfcube.open(copy)
 
 
@@ -293,3 +296,46 @@ def test_verify_finds_changed_attributes(copy, change):
 def test_verify_finds_changed_attributes_of_an_array(copy):
     edit(copy / "trials" / "spike_time", lambda t: t["attributes"].update(units="s"))
     assert strfcube.verify(copy) == ["attributes of the arrays are not those that were built"]
+
+
+SMALL = ["n_bins", "n_repeats", "sound_onset", "repeat", "time", "stim"]
+TRIALS = [f"trials/{name}" for name in ("row_size", "spike_time", "stim_index", "window_start", "kept", "exact")]
+AUDIO = [f"audio/{name}" for name in ("row_size", "rate", "samples")]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return strfcube.build("demo", out=tmp_path_factory.mktemp("lost") / "demo.zarr", jobs=0)
+
+
+@pytest.mark.parametrize("how", ["path", "url"])
+@pytest.mark.parametrize("name", [*SMALL, *TRIALS, *AUDIO])
+def test_a_lost_file_is_no_fill_value(demo, tmp_path, name, how):
+    if how == "url" and name in SMALL[:-1] + TRIALS[2:]:
+        pytest.skip("as the others")
+    shutil.copytree(demo, tmp_path / "x.zarr")
+    shutil.rmtree(tmp_path / "x.zarr" / name / "c")
+    place = str(tmp_path / "x.zarr")
+    if how == "url":
+        place = f"memory://lost-{name.replace('/', '-')}.zarr"
+        fsspec.filesystem("memory").put(str(tmp_path / "x.zarr"), place.removeprefix("memory:/"), recursive=True)
+
+    def read():
+        ds = strfcube.open(place)
+        if name.startswith("trials"):
+            ds.strf.spontaneous_rate((-0.1, 1.0))
+        elif name.startswith("audio"):
+            CubeView(ds, mode="waveform", audio_fs=32000).batch([0])
+        else:
+            CubeView(ds).batch([0])
+
+    with pytest.raises(StoreError, match=rf"{name}.* is not there, but the cube has values in it"):
+        read()
+
+
+def test_files_of_fill_values_are_not_missed(demo, tmp_path):
+    assert not (Path(demo) / "n_rejected" / "c").exists()  # zeros
+    part = strfcube.open(demo).isel(stim=slice(1, 4))
+    with no_consolidation_warning():
+        part.drop_encoding().to_zarr(tmp_path / "part.zarr", zarr_format=3, consolidated=True)
+    assert strfcube.open(tmp_path / "part.zarr")["n_rejected"].values.max() == 0
