@@ -51,7 +51,8 @@ def open_group(path: str, group: str = "", cache_dir: str | None = None) -> xr.D
         raise unreadable(f"{path}/{group}".rstrip("/"), error) from error
     lost = {name: key for name, key in _lost(place, group, ds).items() if name not in ("response", "stimulus")}
     if lost:
-        _refuse_lost(lost, json.loads(files.get("zarr.json") or b"{}").get("attributes", {}), path, group, ds)
+        root = files.get("zarr.json") if isinstance(place, str) else place.known["zarr.json"]  # without a request more
+        _refuse_lost(lost, json.loads(root or b"{}").get("attributes", {}), path, group, ds)
     return ds
 
 
