@@ -80,7 +80,7 @@ def _lost(place: Any, group: str, ds: xr.Dataset) -> dict[str, str]:
 def _refuse_lost(lost: dict[str, str], attrs: dict[str, Any], path: str, group: str, ds: xr.Dataset) -> None:
     """Refuse lost files, but for those of arrays that hold nothing but fill values: zarr writes none of these."""
     try:
-        digests = json.loads(attrs["digests"])
+        digests: dict[str, str] = json.loads(attrs["digests"])
     except (LookupError, TypeError, ValueError):  # written by somebody else
         return
 
