@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NS_PER_S = 1_000_000_000
 Align = Literal["centre", "causal"]
+LABEL_SLACK = 0.05  # of a bin: more than labels in float32 drift, less than any real shift
 
 
 def dt_to_ns(dt_ms: float) -> int:
@@ -84,7 +85,7 @@ def n_bins(length: Length, dt_ns: int, post_ns: int = 0) -> int:
     return -(-(round(length.seconds * NS_PER_S) + post_ns) // dt_ns)
 
 
-def bin_starts(bins: int, dt_ns: int) -> NDArray[np.float64]:
+def bin_starts(bins: int, dt_ns: int, first: int = 0) -> NDArray[np.float64]:
     """Left edges of the bins in s: each the double nearest to k dt, so that ``0.175`` names a bin of 5 ms.
 
     Parameters
@@ -93,13 +94,59 @@ def bin_starts(bins: int, dt_ns: int) -> NDArray[np.float64]:
         Number of bins.
     dt_ns : int
         Bin width in ns.
+    first : int
+        The first of them.
 
     Returns
     -------
     ndarray of float64 [shape=(bins,)]
         From whole nanoseconds: the product of k and a dt that is no exact double would be off by its last bits.
     """
-    return np.asarray(np.arange(bins, dtype=np.int64) * dt_ns / NS_PER_S)
+    return np.asarray(np.arange(first, first + bins, dtype=np.int64) * dt_ns / NS_PER_S)
+
+
+def bins_of(labels: NDArray[Any], dt_ms: float) -> NDArray[np.int64]:
+    """Bin that each time label names, the reverse of `bin_starts`.
+
+    Parameters
+    ----------
+    labels : ndarray [shape=(time,)]
+        Left edges in s; digits that single precision loses do not matter.
+    dt_ms : float
+        Bin width in ms.
+
+    Raises
+    ------
+    UsageError
+        If these are not consecutive bins from the onset on.
+    """
+    if labels.dtype.kind not in "fiu":
+        raise UsageError(f"the labels of 'time' are {labels.dtype}, not seconds from stimulus onset")
+    if not 0 < dt_ms < math.inf:
+        raise UsageError(f"dt_ms is {dt_ms!r}, no bin width in ms")
+    exact = labels.astype(np.float64) * 1000 / dt_ms
+    if not np.isfinite(exact).all():
+        raise UsageError("labels of 'time' are not finite")
+    step = np.diff(exact)
+    if len(step) and np.allclose(step, step[0], rtol=1e-2, atol=0) and step[0] > 0 and abs(step.mean() - 1) > 1e-3:
+        raise UsageError(f"'time' advances by {step.mean() * dt_ms:g} ms, and dt_ms is {dt_ms:g}")
+    bins: NDArray[np.int64] = np.rint(exact).astype(np.int64)
+    off = np.abs(exact - bins)
+    if off.max(initial=0) > LABEL_SLACK:
+        at = int(off.argmax())
+        raise UsageError(
+            f"the label {labels[at]:.6g} s of 'time' lies {exact[at] - bins[at]:+.2f} bins from a bin of {dt_ms:g} ms: "
+            "a bin is named by its left edge"
+        )
+    if (np.diff(bins) != 1).any():
+        at = int(np.flatnonzero(np.diff(bins) != 1)[0])
+        raise UsageError(
+            f"the labels of 'time' are not consecutive bins of {dt_ms:g} ms: after {labels[at]:.6g} s comes "
+            f"{labels[at + 1]:.6g} s"
+        )
+    if len(bins) and bins[0] < 0:
+        raise UsageError(f"'time' begins at {labels[0]:.6g} s, before the onset, where bins begin")
+    return bins
 
 
 def observed_bins(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import xarray as xr
 
-from strfcube.cube.groups import open_group
+from strfcube.cube.groups import has_group, open_group
 from strfcube.cube.normalise import check, with_own_units
 from strfcube.errors import SelectionError, StoreError
 
@@ -189,7 +189,7 @@ class StrfAccessor:
         Parameters
         ----------
         smooth_ms : float, optional
-            Full width in ms of a Hann window that sums to 1.
+            Full width in ms of a Hann window that sums to 1; 0 smooths nothing.
 
         Returns
         -------
@@ -198,7 +198,7 @@ class StrfAccessor:
         from strfcube.analysis.transform import psth
         from strfcube.cube.lazy_array import rows_of
 
-        dt_ms, response = float(self._ds.attrs["dt_ms"]), self._response()
+        response, dt_ms = self._response(), float(self._ds.attrs["dt_ms"])
         single = self._ds["n_repeats"].max("neuron").values <= 1
         repeat = response["repeat"].values if "repeat" in response.coords else None
         first = repeat is not None and np.array_equal(repeat, np.arange(len(repeat)))
@@ -282,7 +282,8 @@ class StrfAccessor:
         from strfcube.analysis.predictions import aligned
         from strfcube.analysis.quality import ccnorm
 
-        beside, whole = aligned(pred, self._response(), self._reached_bins())
+        whole = self._response()
+        beside, whole = aligned(pred, whole, self._reached_bins())
         response = self._repeated()
         if "stim" in beside.dims:
             both = np.isin(response["stim"].values, beside["stim"].values)
@@ -295,12 +296,10 @@ class StrfAccessor:
 
     def _reached_bins(self) -> xr.DataArray | None:
         """Bins of each stimulus that are on the time axis, 0 where no neuron heard it; None where it is not known."""
-        if "n_bins" not in self._ds or "time" not in self._ds.coords:
+        if "n_bins" not in self._ds:
             return None
-        step = float(self._ds.attrs["dt_ms"]) / 1000
-        bins = np.rint(self._ds["time"].values / step)
-        reach = (bins < self._ds["n_bins"].values[:, None]).sum(1)
-        return self._ds["n_bins"].copy(deep=False, data=np.where((self._ds["n_repeats"] > 0).any("neuron"), reach, 0))
+        bins = check(self._ds, "n_bins")["n_bins"]
+        return bins.where((self._ds["n_repeats"] > 0).any("neuron"), 0)
 
     def spontaneous_rate(
         self, window: tuple[float, float] | None = None, per: Per = "neuron", trials: xr.Dataset | None = None
@@ -350,10 +349,13 @@ class StrfAccessor:
         if source is None:
             raise StoreError("the cube does not know its store any more: open it with strfcube.open, or give trials=")
         try:
-            # Positions in the trials are those of the whole cube, which this may be a part of.
-            return open_group(source), open_group(source, "trials")
-        except StoreError as error:
-            raise StoreError(f"{source} is gone, or was built without its group 'trials': give trials=") from error
+            there = has_group(source, "trials")
+        except StoreError:
+            there = False
+        if not there:
+            raise StoreError(f"{source} is gone, or was built without its group 'trials': give trials=")
+        # Positions in the trials are those of the whole cube, which this may be a part of.
+        return open_group(source), open_group(source, "trials")
 
     def spikes(self, stim: str | int, neuron: str | int) -> SpikeTrains:
         """Exact spike times of one neuron during one stimulus, trial after trial.

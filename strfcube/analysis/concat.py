@@ -203,6 +203,9 @@ def _refuse_unlike(a: xr.Dataset, b: xr.Dataset, first: str, second: str, bands:
 
     if not np.isclose(float(a.attrs["dt_ms"]), float(b.attrs["dt_ms"]), rtol=1e-9):
         raise differ("bin widths", f"{a.attrs['dt_ms']:g} ms", f"{b.attrs['dt_ms']:g} ms", "see strfcube rebin")
+    start, begin = (float(ds["time"].values[0]) for ds in (a, b))
+    if start != begin:
+        raise differ("starts of time", f"{start:g} s", f"{begin:g} s", "take the same part of both, or all")
     one, other = (str(ds["response"].attrs.get("units", "")) for ds in (a, b))
     if one != other:
         raise differ("units of the responses", repr(one), repr(other), "select one signal_type first")

@@ -79,14 +79,15 @@ def _title(pair: xr.Dataset) -> str:
 def _frequencies(ax: Axes, frequency: NDArray[Any]) -> None:
     """Label an axis that counts bands with round frequencies, wherever these bands lie."""
     f = np.asarray(frequency, float) / 1000
-    ticks = [t for t in _TICKS_KHZ if f[0] <= t <= f[-1]]
+    rising = np.argsort(f)
+    ticks = [t for t in _TICKS_KHZ if f.min() <= t <= f.max()]
     if len(ticks) < 2:
-        ticks = [float(f"{v:.3g}") for v in f[:: max(1, len(f) // 4)]]
-    places = np.interp(ticks, f, np.arange(len(f)))
+        ticks = sorted(float(f"{v:.3g}") for v in f[:: max(1, len(f) // 4)])
+    places = np.interp(ticks, f[rising], rising)
     apart = max(1.0, len(f) / 8)
     shown: list[int] = []
     for i in range(len(ticks) - 1, -1, -1):  # from above: where bands are dense it is the low ones that collide
-        if not shown or places[shown[-1]] - places[i] >= apart:
+        if not shown or abs(places[shown[-1]] - places[i]) >= apart:
             shown.append(i)
     ax.set_yticks([float(places[i]) for i in shown], [f"{ticks[i]:g}" for i in shown])
     ax.set_ylabel("frequency (kHz)")
@@ -163,7 +164,7 @@ def response(
     else:
         _raster(middle, trains, left, right)
     _step(bottom, edges, psth(pair["response"], float(ds.attrs["dt_ms"]), smooth_ms).values, INK)
-    smoothed = "" if smooth_ms is None else f", {smooth_ms:g} ms Hann"
+    smoothed = "" if not smooth_ms else f", {smooth_ms:g} ms Hann"
     bottom.set_ylabel("mean potential (mV)" if trace else "firing rate (spikes/s)")
     bottom.set_title(f"mean of {pair.sizes['repeat']} repeats{smoothed}", loc="right", fontsize="small", color=FAINT)
     if not trace:

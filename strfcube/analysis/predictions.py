@@ -14,11 +14,10 @@ import numpy as np
 import xarray as xr
 
 from strfcube.errors import UsageError
+from strfcube.grid import LABEL_SLACK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-TOLERANCE = 0.05  # of a bin: more than labels in float32 drift, less than any real shift
 
 
 class PartialPredictionWarning(UserWarning):
@@ -181,7 +180,7 @@ def _bins(p: xr.DataArray, response: xr.DataArray) -> NDArray[np.int64] | None:
         raise UsageError("prediction: time labels are not all finite")
     bins: NDArray[np.int64] = np.rint(exact).astype(np.int64)
     off = np.abs(exact - bins)
-    if off.max(initial=0) > TOLERANCE:
+    if off.max(initial=0) > LABEL_SLACK:
         at = int(off.argmax())
         raise UsageError(
             f"prediction: the time label {there[at]:.6g} s lies {exact[at] - bins[at]:+.2f} bins from a bin of "

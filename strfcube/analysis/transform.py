@@ -74,7 +74,7 @@ def hann_kernel(dt_ms: float, smooth_ms: float) -> NDArray[np.float64]:
     Parameters
     ----------
     dt_ms, smooth_ms : float
-        Bin width and full width in ms. A width of two bins or less smooths nothing.
+        Bin width and full width in ms. A width of two bins or less, or of 0, smooths nothing.
 
     Returns
     -------
@@ -83,16 +83,18 @@ def hann_kernel(dt_ms: float, smooth_ms: float) -> NDArray[np.float64]:
     Raises
     ------
     UsageError
-        If a width is not a positive number.
+        If a width is no such number.
     """
     try:
-        known = dt_ms > 0 and 0 < smooth_ms < np.inf and not isinstance(smooth_ms, bool)
+        known = dt_ms > 0 and 0 <= smooth_ms < np.inf and not isinstance(smooth_ms, bool)
     except TypeError:
         known = False
     if not known:
-        raise UsageError(f"smooth_ms={smooth_ms!r} at dt_ms={dt_ms!r}: expected two positive widths in ms")
+        raise UsageError(f"smooth_ms={smooth_ms!r} at dt_ms={dt_ms!r}: expected two widths in ms, the first 0 or more")
     if smooth_ms > limits.SECONDS * 1000:
         raise UsageError(f"smooth_ms={smooth_ms!r}: a window longer than any stimulus, {limits.SECONDS:g} s at most")
+    if smooth_ms <= 2 * dt_ms:
+        return np.ones(1)
     half = int(np.ceil(smooth_ms / 2 / dt_ms)) - 1
     kernel = np.cos(np.pi * np.arange(-half, half + 1) * dt_ms / smooth_ms) ** 2
     return np.asarray(kernel / kernel.sum())
@@ -122,7 +124,7 @@ def smooth(values: xr.DataArray, dt_ms: float, smooth_ms: float) -> xr.DataArray
     Raises
     ------
     UsageError
-        If a width is not a positive number.
+        If a width is no such number.
     """
     kernel = hann_kernel(dt_ms, smooth_ms)
     if len(kernel) == 1:
@@ -151,7 +153,7 @@ def psth(response: xr.DataArray, dt_ms: float, smooth_ms: float | None = None) -
     Raises
     ------
     UsageError
-        If the response states no unit, or `smooth_ms` is not positive.
+        If the response states no unit, or `smooth_ms` is no width.
     """
     units = str(response.attrs.get("units", ""))
     if units not in ("count", "mV", "mixed"):
@@ -172,7 +174,7 @@ def psth(response: xr.DataArray, dt_ms: float, smooth_ms: float | None = None) -
             units=own.copy(deep=False, data=np.where(own == "count", "spikes/s", own).astype(object))
         )
     dims = [d for d in response.dims if d != "repeat"]
-    window = "" if smooth_ms is None else f", smoothed by a Hann window {smooth_ms:g} ms wide that sums to 1"
+    window = "" if not smooth_ms else f", smoothed by a Hann window {smooth_ms:g} ms wide that sums to 1"
     attrs = {"long_name": "PSTH", "units": "spikes/s" if units == "count" else units, "estimator": f"mean{window}"}
     return out.transpose(*dims).rename("psth").assign_attrs(attrs)
 

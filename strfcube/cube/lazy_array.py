@@ -65,6 +65,44 @@ class _Dask(type):
         return hash(da.Array)
 
 
+class _Optimize:
+    """How a `DirectArray` is optimised: its blocks become parts of one array.
+
+    It counts as dask's own way. Dask optimises what is computed together in groups of one way each, and hands the
+    results out group after group, whatever the order they were asked for in: were there two ways, then of an array of
+    dask's, one of these and another of dask's the last two would change places.
+    """
+
+    def __call__(self, dsk: Any, keys: Any, **kwargs: Any) -> Any:
+        graph = dsk if isinstance(dsk, HighLevelGraph) else HighLevelGraph.from_collections(str(id(dsk)), dsk, ())
+        layers, dependencies = dict(graph.layers), {k: set(v) for k, v in graph.dependencies.items()}
+        last = {key[0] if isinstance(key, tuple) else key for key in flatten(keys)}
+        # What is only on the way to a result never is in memory as a whole
+        asked = last.union(*(dependencies.get(name, ()) for name in last))
+        for name in graph.layers:
+            whole = f"original-{name}"
+            about: Any = layers[name].collection_annotations or {}
+            if name not in asked or whole not in layers or "chunks" not in about:
+                continue
+            chunks = about["chunks"]
+            shape = tuple(map(sum, chunks))
+            regions = itertools.product(*(_slices(c) for c in chunks))
+            tasks = {
+                (name, *at): (_fill, whole, list(region), f"room-{name}")
+                for at, region in zip(np.ndindex(*map(len, chunks)), regions, strict=True)
+            }
+            layers[f"room-{name}"] = MaterializedLayer({f"room-{name}": (_Room, list(shape))})
+            layers[name] = MaterializedLayer(tasks)
+            dependencies |= {f"room-{name}": set(), name: {whole, f"room-{name}"}}
+        return da.Array.__dask_optimize__(HighLevelGraph(layers, dependencies), keys, **kwargs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Optimize) or other == da.Array.__dask_optimize__
+
+    def __hash__(self) -> int:
+        return hash(da.Array.__dask_optimize__)
+
+
 class DirectArray(da.Array, metaclass=_Dask):
     """A dask array whose blocks are put straight into the result when it is computed itself.
 
@@ -80,27 +118,7 @@ class DirectArray(da.Array, metaclass=_Dask):
         made: Self = cls.__new__(cls, plain.dask, plain.name, plain.chunks, meta=plain._meta)
         return made
 
-    @staticmethod
-    def __dask_optimize__(dsk: Any, keys: Any, **kwargs: Any) -> Any:
-        """Let the blocks of sources be parts of one array each."""
-        graph = dsk if isinstance(dsk, HighLevelGraph) else HighLevelGraph.from_collections(str(id(dsk)), dsk, ())
-        layers, dependencies = dict(graph.layers), {k: set(v) for k, v in graph.dependencies.items()}
-        for name in graph.layers:
-            whole = f"original-{name}"
-            about: Any = layers[name].collection_annotations or {}
-            if whole not in layers or "chunks" not in about:
-                continue
-            chunks = about["chunks"]
-            shape = tuple(map(sum, chunks))
-            regions = itertools.product(*(_slices(c) for c in chunks))
-            tasks = {
-                (name, *at): (_fill, whole, list(region), f"room-{name}")
-                for at, region in zip(np.ndindex(*map(len, chunks)), regions, strict=True)
-            }
-            layers[f"room-{name}"] = MaterializedLayer({f"room-{name}": (_Room, list(shape))})
-            layers[name] = MaterializedLayer(tasks)
-            dependencies |= {f"room-{name}": set(), name: {whole, f"room-{name}"}}
-        return da.optimize(HighLevelGraph(layers, dependencies), keys, **kwargs)
+    __dask_optimize__ = _Optimize()
 
     def __dask_postcompute__(self) -> Any:
         return _whole, (self.shape,)

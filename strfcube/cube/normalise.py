@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from strfcube.errors import UsageError
+from strfcube.grid import bin_starts, bins_of, dt_to_ns
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -30,16 +32,20 @@ def check(ds: xr.Dataset, *names: str) -> xr.Dataset:
     Raises
     ------
     UsageError
-        If one is missing, or has lost a dimension, got another, or holds missing values; the message says what does
-        that in xarray, and what to do.
+        If one is missing, or has lost a dimension, got another, or holds missing values; if labels come twice, or
+        those of time are no bins of the cube. The message says what does that in xarray, and what to do.
     """
     missing = [n for n in names if n not in ds.variables]
     if missing:
         raise UsageError(f"expected a cube, but it has no {' or '.join(missing)}; open it with strfcube.open")
-    lost = [d for d in dict.fromkeys(d for n in names for d in _DIMS[n]) if d not in ds.dims]
+    dims = list(dict.fromkeys(d for n in names for d in _DIMS[n]))
+    lost = [d for d in dims if d not in ds.dims]
     if lost:
         what = " and ".join(lost)
-        raise UsageError(f"expected a cube, but it has no dimension {what}; take one with a list: isel({lost[0]}=[0])")
+        raise UsageError(
+            f"expected a cube, but it has no dimension {what}; take one with a list, isel({lost[0]}=[0]), and leave "
+            "the names of dimensions as they are"
+        )
     for name in names:
         gone = [d for d in _DIMS[name] if d not in ds[name].dims]
         if gone and set(ds[name].dims) < set(_DIMS[name]):
@@ -50,15 +56,13 @@ def check(ds: xr.Dataset, *names: str) -> xr.Dataset:
         if set(ds[name].dims) != set(_DIMS[name]):
             raise UsageError(
                 f"expected a cube, but '{name}' is on {ds[name].dims} and not on {_DIMS[name]}: ds.where(...) spreads "
-                "every variable over the dims of its condition; use ds.strf.where(...) or ds.strf.sel(...)"
+                "every variable over the dims of its condition (expand_dims and xr.concat do the like); use "
+                "ds.strf.where(...) or ds.strf.sel(...), or change one variable alone"
             )
-    for dim in dict.fromkeys(d for n in names for d in _DIMS[n]):
-        labels = ds[dim].values
-        if (labels != labels).any():
-            raise UsageError(
-                f"expected a cube, but {int((labels != labels).sum())} labels of '{dim}' are missing (ds.pad and "
-                "outer joins do that): label them, or leave them out"
-            )
+    if "n_bins" in names and "time" in ds.dims:
+        dims.append("time")
+    for dim in dict.fromkeys(dims):
+        _check_labels(ds, dim)
     whole = {}
     for name in ("n_repeats", "n_bins"):
         if name not in names or ds[name].dtype.kind in "ui":
@@ -70,7 +74,73 @@ def check(ds: xr.Dataset, *names: str) -> xr.Dataset:
                 f"none it is 0, as in ds.{name}.where(condition, 0)"
             )
         whole[name] = ds[name].copy(deep=False, data=counts.astype(np.uint16 if name == "n_repeats" else np.int32))
-    return ds.assign(whole) if whole else ds
+    ds = ds.assign(whole) if whole else ds
+    if "time" not in dims:
+        return ds
+    bins = _bins(ds)
+    return _counted(ds, bins) if "n_bins" in names else ds
+
+
+def _check_labels(ds: xr.Dataset, dim: str) -> None:
+    if dim in ("stim", "neuron") and dim not in ds.coords:
+        raise UsageError(f"expected a cube, but it has lost the labels of '{dim}': ds.assign_coords({dim}=...)")
+    labels = ds[dim].values
+    if not len(labels) and dim != "frequency":  # a cube can be built without the sounds
+        raise UsageError(f"expected a cube, but nothing of '{dim}' is left in it")
+    if (labels != labels).any():
+        raise UsageError(
+            f"expected a cube, but {int((labels != labels).sum())} labels of '{dim}' are missing (ds.pad and "
+            "outer joins do that): label them, or leave them out"
+        )
+    index = ds.get_index(dim)
+    if dim in ("stim", "neuron", "repeat") and not index.is_unique:
+        twice = index[index.duplicated()]
+        raise UsageError(
+            f"expected a cube, but {len(twice)} labels of '{dim}' come twice, such as {twice[0]!r}: take each once, or "
+            f"give copies labels of their own with ds.assign_coords({dim}=...)"
+        )
+
+
+def _bins(ds: xr.Dataset) -> NDArray[np.int64]:
+    """Bin that each time label names; refuses those that are not consecutive ones of ``dt_ms``."""
+    if "dt_ms" not in ds.attrs:
+        raise UsageError(
+            "expected a cube, but it has lost its attribute dt_ms: put it back with ds.assign_attrs(dt_ms=...)"
+        )
+    try:
+        return bins_of(ds["time"].values, float(ds.attrs["dt_ms"]))
+    except UsageError as error:
+        raise UsageError(
+            f"expected a cube, but {error}; take time in one piece, isel(time=slice(a, b)), make other bins with "
+            "strfcube.rebin, and where the values are of other bins already, say so: ds.assign_attrs(dt_ms=...)"
+        ) from None
+
+
+def _counted(ds: xr.Dataset, bins: NDArray[np.int64]) -> xr.Dataset:
+    """Let ``n_bins`` count what is left of a part in time; its ``first_bin`` then says from where on."""
+    counts = ds["n_bins"]
+    dt_ms, built, most = float(ds.attrs["dt_ms"]), _built_with(ds), int(counts.max())
+    first = int(counts.attrs.get("first_bin", 0))
+    if built not in (None, dt_ms) and first + most > bins[-1] + 1:
+        raise UsageError(
+            f"expected a cube, but n_bins counts up to {most} bins, and time ends at {bins[-1] + 1} of {dt_ms:g} ms: "
+            f"n_bins still counts bins of {built:g} ms; ds.assign(n_bins=...) with those of {dt_ms:g} ms"
+        )
+    if first == bins[0] and most <= len(bins):
+        return ds
+    left = (counts.values.astype(np.int64) + first - bins[0]).clip(0, len(bins))
+    attrs = {k: v for k, v in counts.attrs.items() if k != "first_bin"} | (
+        {"first_bin": int(bins[0])} if bins[0] else {}
+    )
+    return ds.assign(n_bins=counts.copy(deep=False, data=left.astype(counts.dtype)).assign_attrs(attrs))
+
+
+def _built_with(ds: xr.Dataset) -> float | None:
+    """Bin width in ms that a cube was built with, where it says so."""
+    try:
+        return float(json.loads(ds.attrs["recipe"])["dt_ms"])
+    except (KeyError, TypeError, ValueError):  # a pool, or a Dataset of one's own
+        return None
 
 
 def loaded(ds: xr.Dataset) -> xr.Dataset:
@@ -82,10 +152,6 @@ def loaded(ds: xr.Dataset) -> xr.Dataset:
         If it lacks what a cube has: see `check`.
     """
     ds = check(ds, *_DIMS)
-    if "dt_ms" not in ds.attrs:
-        raise UsageError(
-            "expected a cube, but it has lost its attribute dt_ms: put it back with ds.assign_attrs(dt_ms=...)"
-        )
     if ds["response"].dtype.kind in "ui" and "_FillValue" in ds["response"].attrs:
         raise UsageError("response holds stored bytes; open the cube without mask_and_scale=False")
     ds = ds.transpose("stim", "neuron", "repeat", "frequency", "time", ...)
@@ -93,16 +159,17 @@ def loaded(ds: xr.Dataset) -> xr.Dataset:
     ds = ds.assign_coords({n: ds[n].load() for n in lazy if n in ds.coords and n not in ds.indexes}).assign(
         {n: ds[n].load() for n in lazy if n not in ds.coords}
     )
-    bins = np.rint(ds["time"].values / (float(ds.attrs["dt_ms"]) / 1000)).astype(int)
-    for name, labels in (("n_repeats", ds["repeat"].values), ("n_bins", bins)):
-        counts = np.asarray(ds[name].values)
-        if len(labels) < counts.max(initial=0) or (np.diff(labels) <= 0).any():
-            ds = ds.assign({name: ds[name].copy(deep=False, data=_reached(labels, counts))})
+    repeats, counts = ds["repeat"].values, ds["n_repeats"].values
+    if len(repeats) < counts.max(initial=0) or (np.diff(repeats) <= 0).any():
+        ds = ds.assign(n_repeats=ds["n_repeats"].copy(deep=False, data=_reached(repeats, counts)))
+    labels = bin_starts(len(bins := _bins(ds)), dt_to_ns(ds.attrs["dt_ms"]), int(bins[0]))
+    if not np.array_equal(labels, ds["time"].values):  # those of float32, say
+        ds = ds.assign_coords(time=ds["time"].copy(deep=False, data=labels))
     return with_own_units(ds)
 
 
 def _reached(labels: NDArray[Any], counts: NDArray[Any]) -> NDArray[Any]:
-    """Length that holds every label below a count, for cubes that ``ds.isel`` left some repeats or bins of."""
+    """Length that holds every label below a count, for cubes that ``ds.isel`` left some repeats of."""
     reach = np.zeros(int(counts.max(initial=0)) + 1, counts.dtype)
     known = labels < len(reach) - 1
     np.maximum.at(reach, labels[known] + 1, np.flatnonzero(known) + 1)

@@ -179,6 +179,11 @@ class ShardedArray:
         ----------
         start, stop : int
             Half-open range within the array.
+
+        Raises
+        ------
+        StoreError
+            If a shard is damaged or not there: those of such arrays are written whatever they hold.
         """
         out = np.full(stop - start, self.fill, self.dtype)
         size = self.chunk[0]
@@ -186,6 +191,11 @@ class ShardedArray:
         self.fetch((number,) for number in numbers)
         for number in numbers:
             chunk = self.read((number,))
+            if chunk is None and self.lost((number,)):
+                raise StoreError(
+                    f"{self.path}: the shard at {'/'.join(map(str, self.shard_of((number,))))} is not there, but the "
+                    f"cube has values in it; run strfcube verify, and build the cube again"
+                )
             low, high = max(start, number * size), min(stop, (number + 1) * size)
             if chunk is not None:
                 out[low - start : high - start] = chunk[low - number * size : high - number * size]

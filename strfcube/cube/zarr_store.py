@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
+from strfcube.errors import StoreError
 from strfcube.transport.remote_files import Remote
 
 if TYPE_CHECKING:
@@ -29,13 +30,15 @@ class RemoteStore(Store):
         Its folder.
     known : mapping of str to bytes or None
         Objects that are here already; None for one that does not exist.
+    ragged : iterable of str
+        Sharded arrays whose shards all exist.
     """
 
     supports_writes = supports_deletes = supports_listing = False
 
-    def __init__(self, files: Remote, known: Mapping[str, bytes | None]) -> None:
+    def __init__(self, files: Remote, known: Mapping[str, bytes | None], ragged: Iterable[str] = ()) -> None:
         super().__init__(read_only=True)
-        self.files, self.known = files, dict(known)
+        self.files, self.known, self.ragged = files, dict(known), frozenset(ragged)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RemoteStore) and other.files.url == self.files.url
@@ -57,6 +60,11 @@ class RemoteStore(Store):
                 span = byte_range.suffix
             found = await asyncio.to_thread(self.files.request, key, span)
             if found is None:
+                if key.partition("/c/")[0] in self.ragged and "/c/" in key:
+                    raise StoreError(
+                        f"{self}: {key} is not there, but the cube has values in it; run strfcube verify, and build "
+                        "the cube again"
+                    )
                 return None
             data, byte_range = found[0], byte_range if span is None else None
         if isinstance(byte_range, RangeByteRequest):
@@ -118,20 +126,30 @@ def zarr_store(files: Transport, *groups: str) -> str | RemoteStore:
         return files.url
     root = files.get("zarr.json")
     known: dict[str, bytes | None] = {"zarr.json": root}
-    wanted = [key for name, key in _single_chunks(root or b"{}") if name.rpartition("/")[0] in groups]
-    return RemoteStore(files, known | dict(zip(wanted, files.get_many(wanted), strict=True)))
+    arrays = _arrays(root or b"{}")
+    wanted = [key for name, key in _single_chunks(arrays) if name.rpartition("/")[0] in groups]
+    ragged = [name for name, meta in arrays.items() if _sharded(meta) and len(meta["shape"]) == 1]
+    return RemoteStore(files, known | dict(zip(wanted, files.get_many(wanted), strict=True)), ragged)
 
 
-def _single_chunks(root: bytes) -> list[tuple[str, str]]:
-    """Name of each array of a single chunk, by the consolidated metadata, and the key of that chunk."""
+def _arrays(root: bytes) -> dict[str, Any]:
+    """Metadata of each array, by the consolidated metadata."""
     try:
         listed = json.loads(root)["consolidated_metadata"]["metadata"]
-        arrays = {n: m for n, m in listed.items() if m["node_type"] == "array"}
+        return {n: m for n, m in listed.items() if m["node_type"] == "array"}
     except (ValueError, LookupError, TypeError, AttributeError):
-        return []
+        return {}
+
+
+def _sharded(meta: Mapping[str, Any]) -> bool:
+    return bool(meta["codecs"][0]["name"] == "sharding_indexed")
+
+
+def _single_chunks(arrays: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Name of each array of a single chunk, and the key of that chunk."""
     found = []
-    for name, meta in cast("dict[str, Any]", arrays).items():
-        if meta["codecs"][0]["name"] == "sharding_indexed":
+    for name, meta in arrays.items():
+        if _sharded(meta):
             continue
         grid = [
             -(-n // c) for n, c in zip(meta["shape"], meta["chunk_grid"]["configuration"]["chunk_shape"], strict=True)

@@ -279,10 +279,21 @@ def whole(number: Any) -> bool:
 
 
 def _position(one: Any, size: int) -> int:
-    try:
-        index = operator.index(one)
-    except TypeError:
-        raise UsageError(f"sampler: it gives {one!r}, expected positions, one at a time") from None
+    index = position_of(one)
+    if index is None:
+        raise UsageError(f"sampler: it gives {one!r}, expected positions, one at a time")
     if not -size <= index < size:
         raise IndexError(f"sampler: index {index} past the end: there are {size} stimuli")
     return index % size
+
+
+def position_of(index: Any) -> int | None:
+    """A single position: an int, or a scalar of NumPy or another framework; None for anything else."""
+    if isinstance(index, bool) or str(getattr(index, "dtype", "")).rpartition(".")[2] == "bool":
+        return None
+    if getattr(index, "ndim", 0):
+        return None
+    try:
+        return operator.index(index)
+    except TypeError:
+        return None

@@ -7,7 +7,6 @@ Nothing of ``response`` is read before a batch asks for it.
 from __future__ import annotations
 
 import dataclasses
-import operator
 import os
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -24,6 +23,7 @@ from strfcube.loading.alike import refuse_unlike
 from strfcube.loading.batch import BatchReader
 from strfcube.loading.choosing import Chosen
 from strfcube.loading.loader import BatchLoader, order_of
+from strfcube.loading.order import position_of
 from strfcube.loading.reading import Cache, Reading
 from strfcube.loading.scaling import response_scaling, stimulus_moments
 from strfcube.loading.source import Source
@@ -120,7 +120,7 @@ class CubeView(Chosen):
     # Reading --------------------------------------------------------------------------------------------------------
 
     def __getitem__(self, index: Any) -> Any:
-        single = _position(index)
+        single = position_of(index)
         if single is None:
             return self.isel(stim=[None] if index is None else index)
         shared = ("neuron",)
@@ -199,11 +199,11 @@ class CubeView(Chosen):
     def _read(self, indices: Iterable[int], *, raw: bool) -> dict[str, Any]:
         """Arrays of some stimuli; if `raw`, counts as they are stored and without a mask, where they can be."""
         size = len(self)
-        if _position(indices) is not None:
+        if position_of(indices) is not None:
             raise UsageError(f"batch: expected positions in a list, got {indices!r}: batch([{indices}])")
         items = []
         for one in indices:
-            if (i := _position(one)) is None:
+            if (i := position_of(one)) is None:
                 raise UsageError(f"batch: {one!r} is no position, expected whole numbers below {size}")
             if not -size <= i < size:
                 raise IndexError(f"index {i} past the end: there are {size} stimuli")
@@ -332,15 +332,3 @@ def _checked(fit: Any, what: str) -> CubeView:
     if not isinstance(fit, CubeView):
         raise UsageError(f"{what}: fit={fit!r}, expected a view, such as fit=train; for a part by its name, splits")
     return fit
-
-
-def _position(index: Any) -> int | None:
-    """A single position: an int, or a scalar of NumPy or another framework; None for anything else."""
-    if isinstance(index, bool) or str(getattr(index, "dtype", "")).rpartition(".")[2] == "bool":
-        return None
-    if getattr(index, "ndim", 0):
-        return None
-    try:
-        return operator.index(index)
-    except TypeError:
-        return None

@@ -8,8 +8,10 @@ from cubes import make_cube
 
 import strfcube
 from strfcube.analysis import quality, transform
+from strfcube.builder.save import write
 from strfcube.cube import schema
 from strfcube.errors import SelectionError, StoreError, UsageError
+from strfcube.loading import CubeView
 
 
 @pytest.fixture
@@ -194,6 +196,90 @@ def test_what_xarray_made_of_a_cube_is_refused_in_one_line(cube, change, message
         with pytest.raises(UsageError, match=message) as error:
             call()
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.isel(time=slice(None, None, 2)), r"'time' advances by 10 ms, and dt_ms is 5; .*strfcube.rebin"),
+        (lambda d: d.thin(time=3), "advances by 15 ms"),
+        (lambda d: d.coarsen(time=2, boundary="trim").mean(), "advances by 10 ms"),
+        (lambda d: d.isel(time=slice(None, None, -1)), "not consecutive bins of 5 ms: after 0.195 s comes 0.19 s"),
+        (lambda d: d.isel(time=[0, 0, 1, 2]), "not consecutive bins of 5 ms: after 0 s comes 0 s"),
+        (lambda d: d.isel(time=[0, 1, 2, 7]), "not consecutive bins of 5 ms: after 0.01 s comes 0.035 s"),
+        (lambda d: d.roll(time=3, roll_coords=True), "after 0.195 s comes 0 s"),
+        (lambda d: d.isel(time=slice(0, 0)), "nothing of 'time' is left"),
+        (lambda d: d.assign_coords(time=d["time"] + 0.0025), r"0.0025 s of 'time' lies \+0.50 bins from a bin"),
+        (lambda d: d.assign_coords(time=d["time"] - 0.1), "begins at -0.1 s, before the onset"),
+        (lambda d: d.assign_coords(time=d["time"] * 1000), "advances by 5000 ms"),
+        (lambda d: d.assign_coords(time=d["time"].astype("timedelta64[s]")), "timedelta64"),
+        (lambda d: d.drop_vars("time"), "advances by 1000 ms"),
+        (lambda d: d.assign_attrs(dt_ms=1.0), "advances by 5 ms, and dt_ms is 1"),
+        (lambda d: d.assign_attrs(dt_ms=float("nan")), "dt_ms is nan"),
+        (lambda d: d.drop_attrs(deep=False), "lost its attribute dt_ms"),
+        (lambda d: d.isel(neuron=[0, 0]), "1 labels of 'neuron' come twice, such as 'cell000'"),
+        (lambda d: d.isel(stim=[0, 1, 1]), "1 labels of 'stim' come twice, such as 'stim001'"),
+        (lambda d: d.isel(repeat=[0, 0]), "1 labels of 'repeat' come twice"),
+        (lambda d: d.drop_vars("neuron"), "lost the labels of 'neuron'"),
+        (lambda d: d.rename(neuron="unit"), "no dimension neuron"),
+        (lambda d: d.expand_dims("model"), "'response' is on .*'model'"),
+        (lambda d: d.assign(response=d["response"].mean("repeat")), "'response' is on"),
+    ],
+)
+def test_labels_that_are_no_longer_those_of_a_cube_are_refused_everywhere(cube, tmp_path, change, message):
+    broken = change(cube)
+    calls = [
+        lambda: CubeView(broken), broken.strf.psth, broken.strf.quality, lambda: broken.strf.ccnorm(np.zeros(3)),
+        lambda: broken.strf.isel(neuron=[0]), lambda: broken.strf.plot.response(),
+        lambda: strfcube.concat([broken, cube], ["a", "b"]), lambda: write(broken, tmp_path / "o.zarr"),
+    ]  # fmt: skip
+    for call in calls:
+        with pytest.raises(UsageError, match=message) as error:
+            call()
+        assert "\n" not in str(error.value)
+
+
+def test_coarsened_bins_count_once_all_says_so(cube):
+    stimulus = cube["stimulus"].coarsen(time=2, coord_func="min").mean()
+    response = cube["response"].coarsen(time=2, coord_func="min").reduce(np.sum)
+    wide = cube.drop_dims("time").assign(response=response, stimulus=stimulus, n_bins=cube["n_bins"])
+    wide = wide.assign_attrs(dt_ms=10.0, recipe='{"dt_ms": 5.0}')
+    wide["response"].attrs["units"] = "count"
+    with pytest.raises(UsageError, match=r"n_bins still counts bins of 5 ms; ds.assign\(n_bins"):
+        CubeView(wide)
+    view = CubeView(wide.assign(n_bins=(wide["n_bins"] // 2).astype(np.int32)))
+    batch = view.batch([0])
+    np.testing.assert_array_equal(batch["responses"][0], response[0, :, :, : batch["responses"].shape[-1]])
+    rate = wide.strf.psth().mean() / cube.isel(time=slice(0, 40)).strf.psth().mean()
+    assert float(rate) == pytest.approx(1, abs=0.05)
+
+
+def test_a_part_in_time_counts_its_own_bins_wherever_it_begins(cube, tmp_path):
+    few = cube.isel(stim=slice(1, 4))  # n_bins is 37, 34, 31 of 40
+    part = few.isel(time=slice(10, 40))
+    view = CubeView(part)
+    assert [m["n_bins"] for m in view.stim_meta] == [27, 24, 21]
+    later = view.ds.isel(time=slice(5, 25))
+    assert CubeView(later).ds["n_bins"].values.tolist() == [20, 19, 16]
+    saved = strfcube.open(write(part, tmp_path / "part.zarr"))
+    assert strfcube.verify(tmp_path / "part.zarr") == []
+    assert CubeView(saved.isel(time=slice(5, 25))).ds["n_bins"].values.tolist() == [20, 19, 16]
+    np.testing.assert_array_equal(saved["response"], part["response"])
+    with pytest.raises(UsageError, match=r"starts of time differ: a has 0.05 s, b has 0 s"):
+        strfcube.concat([part, few], ["a", "b"])
+
+
+def test_labels_in_single_precision_are_those_of_bins(cube, tmp_path):
+    single = cube.assign_coords(time=cube["time"].astype(np.float32))
+    np.testing.assert_array_equal(CubeView(single).ds["time"], cube["time"])
+    assert strfcube.verify(write(single, tmp_path / "single.zarr")) == []
+
+
+def test_a_transposed_cube_is_written_as_it_is_read(cube, tmp_path):
+    turned = write(cube.transpose("time", "frequency", "repeat", "neuron", "stim"), tmp_path / "turned.zarr")
+    assert strfcube.verify(turned) == []
+    np.testing.assert_array_equal(strfcube.open(turned)["response"], cube["response"])
+    np.testing.assert_array_equal(strfcube.open(turned)["stimulus"], cube["stimulus"])
 
 
 def test_counts_that_xarray_made_floats_are_counts_again(cube):

@@ -22,10 +22,18 @@ def test_the_window_keeps_the_scale(dt_ms, smooth_ms):
     assert (len(kernel) - 1) / 2 * dt_ms < smooth_ms / 2
 
 
-@pytest.mark.parametrize("width", [0, -3, np.inf, np.nan])
-def test_a_width_must_be_positive(width):
+@pytest.mark.parametrize("width", [-3, np.inf, np.nan, "21", True])
+def test_a_width_must_be_a_number_from_0(width):
     with pytest.raises(UsageError, match="smooth_ms"):
         hann_kernel(5, width)
+
+
+def test_a_width_of_0_smooths_nothing_anywhere():
+    cube = make_cube()
+    assert hann_kernel(5, 0).tolist() == [1.0]
+    xr.testing.assert_identical(cube.strf.psth(smooth_ms=0), cube.strf.psth())
+    plain, none = CubeView(cube).batch([0]), CubeView(cube, smooth_ms=0).batch([0])
+    np.testing.assert_array_equal(none["responses"], plain["responses"])
 
 
 def test_psth_is_a_rate_and_smoothing_keeps_its_mean():

@@ -13,7 +13,7 @@ from strfcube.cli.main import cli
 def output(*args):
     result = CliRunner().invoke(cli, [str(a) for a in args], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    return result.output
+    return result.stdout
 
 
 @pytest.mark.parametrize(("what", "dim"), [("neurons", "neuron"), ("stimuli", "stim")])

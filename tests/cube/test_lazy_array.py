@@ -1,5 +1,6 @@
 """Lazy arrays of opened cubes: any selection equals what plain Zarr holds, and none claims what it does not hold."""
 
+import itertools
 import pickle
 import shutil
 import subprocess
@@ -108,6 +109,28 @@ def test_empty_selections_of_reversed_arrays(made, how):
     lazy = lazily(path, how)["response"].isel(repeat=slice(None, None, -1), time=slice(None, None, -3))
     assert lazy.isel(repeat=slice(0, 0), neuron=slice(2, 2)).values.shape == (7, 0, 0, 10)
     np.testing.assert_array_equal(lazy.isel(repeat=[3, 0]).values, truth["response"][:, :, [1, 4], ::-3])
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["twice", "stored", "thrice", "psth"])))
+def test_what_is_computed_together_does_not_change_places(made, order):
+    ds = strfcube.open(made[0])
+    response = ds["response"]
+    lazy = {"twice": response * 2, "stored": response, "thrice": response * 3}
+    lazy["psth"] = ds.strf.psth().drop_vars("units")
+    alone = {name: value.compute() for name, value in lazy.items()}
+    together = dask.compute(*(lazy[name].data for name in order))
+    for name, values in zip(order, together, strict=True):
+        np.testing.assert_array_equal(values, alone[name])
+    held = xr.Dataset({name: lazy[name] for name in order}).compute()
+    for name in order:
+        np.testing.assert_array_equal(held[name], alone[name])
+
+
+def test_chunks_of_every_variable(made):
+    ds = strfcube.open(made[0])
+    chunked = ds.chunk(time=7)
+    xr.testing.assert_identical(chunked.isel(stim=0, neuron=1).load(), ds.isel(stim=0, neuron=1).load())
+    assert chunked.strf.plot.response() is not None
 
 
 @pytest.mark.parametrize("reduce", [

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import xarray as xr
@@ -16,6 +17,7 @@ import strfcube
 from strfcube.cube.schema import problems
 from strfcube.cube.store import no_consolidation_warning
 from strfcube.errors import StoreError
+from strfcube.loading import CubeView
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +234,7 @@ def test_a_half_deleted_cube(copy, lost):
     assert found
     assert all("\n" not in sentence for sentence in found)
     if lost in ("stim", "time"):
-        with pytest.raises(StoreError, match="is no cube of format 1"):
+        with pytest.raises(StoreError, match=f"{lost}/c/0 is not there, but the cube has values in it"):
             strfcube.open(copy)
 
 
@@ -322,3 +324,41 @@ def test_plain_xarray_writes_a_selection(demo, tmp_path, monkeypatch, form, part
     back.close()
     if part != "rates":
         assert back["response"].encoding["dtype"] == "uint8"
+
+
+SMALL = ["n_bins", "n_repeats", "sound_onset", "repeat", "time", "stim"]
+TRIALS = [f"trials/{name}" for name in ("row_size", "spike_time", "stim_index", "window_start", "kept", "exact")]
+AUDIO = [f"audio/{name}" for name in ("row_size", "rate", "samples")]
+
+
+@pytest.mark.parametrize("how", ["path", "url"])
+@pytest.mark.parametrize("name", [*SMALL, *TRIALS, *AUDIO])
+def test_a_lost_file_is_no_fill_value(demo, tmp_path, name, how):
+    if how == "url" and name in SMALL[:-1] + TRIALS[2:]:
+        pytest.skip("as the others")
+    shutil.copytree(demo, tmp_path / "x.zarr")
+    shutil.rmtree(tmp_path / "x.zarr" / name / "c")
+    place = str(tmp_path / "x.zarr")
+    if how == "url":
+        place = f"memory://lost-{name.replace('/', '-')}.zarr"
+        fsspec.filesystem("memory").put(str(tmp_path / "x.zarr"), place.removeprefix("memory:/"), recursive=True)
+
+    def read():
+        ds = strfcube.open(place)
+        if name.startswith("trials"):
+            ds.strf.spontaneous_rate((-0.1, 1.0))
+        elif name.startswith("audio"):
+            CubeView(ds, mode="waveform", audio_fs=32000).batch([0])
+        else:
+            CubeView(ds).batch([0])
+
+    with pytest.raises(StoreError, match=rf"{name}.* is not there, but the cube has values in it"):
+        read()
+
+
+def test_files_of_fill_values_are_not_missed(demo, tmp_path):
+    assert not (Path(demo) / "n_rejected" / "c").exists()  # zeros
+    part = strfcube.open(demo).isel(stim=slice(1, 4))
+    with no_consolidation_warning():
+        part.drop_encoding().to_zarr(tmp_path / "part.zarr", zarr_format=3, consolidated=True)
+    assert strfcube.open(tmp_path / "part.zarr")["n_rejected"].values.max() == 0

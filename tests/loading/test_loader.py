@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cubes import make_cube
 from stores import make_store
 
 import strfcube
@@ -237,3 +238,10 @@ def test_samplers_resume_if_they_give_an_order_again(view, grouped):
         list(again)
     again.epoch = 0  # from its beginning it can be read, whatever the order
     assert len(list(again)) == len(again)
+
+
+@pytest.mark.parametrize("sampler", [[True, False, True, True], np.array([True, True]), [1.0], ["0"], [[0, 1]]])
+def test_a_sampler_gives_positions_and_no_mask(sampler):
+    loader = CubeView(make_cube()).loader(sampler=sampler)
+    with pytest.raises(UsageError, match=r"sampler: it gives .*, expected positions"):
+        list(loader)
