@@ -95,7 +95,7 @@ def of_pair(ds: xr.Dataset, stim: str | int, neuron: str | int) -> SpikeTrains |
         If there is no such stimulus or neuron.
     """
     s, n = position(ds, "stim", stim), position(ds, "neuron", neuron)
-    place = _stored(ds, s, n)
+    place = stored_place(ds, s, n)
     if place is None:
         return None
     rows = _rows(*place)
@@ -110,7 +110,7 @@ def of_pair(ds: xr.Dataset, stim: str | int, neuron: str | int) -> SpikeTrains |
     return SpikeTrains(tuple(t / NS_PER_S for t in times_ns), window, repeat)
 
 
-def _stored(ds: xr.Dataset, stim: int, neuron: int) -> tuple[str, int, int] | None:
+def stored_place(ds: xr.Dataset, stim: int, neuron: int) -> tuple[str, int, int] | None:
     """Store of a pair, and its positions there."""
     from strfcube.cube.lazy_array import rows_of
 

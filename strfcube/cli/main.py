@@ -19,6 +19,7 @@ from strfcube.catalog import WIDTH
 from strfcube.cli import fetch as fetching
 from strfcube.cli.build import CONTEXT, Datasets, report
 from strfcube.cli.describe import card, findings, summary
+from strfcube.cli.plot import plot
 from strfcube.cli.progress import Progress
 from strfcube.errors import SelectionError, StrfcubeError, UsageError
 from strfcube.fetching.fetch import JOBS
@@ -307,45 +308,13 @@ def export(store: str, dt: float | None, out: str) -> None:
         click.echo(f"{path}  {os.path.getsize(path) / 1e6:.1f} MB")
 
 
-@cli.command()
-@click.argument("store")
-@_DT
-@click.option("--stim", help="Stimulus: a label, or a position from 0 on. [default: the first that was heard]")
-@click.option("--neuron", help="Neuron: a label, or a position from 0 on. [default: the first that has data]")
-@click.option("--out", type=click.Path(), default="strfcube.png", show_default=True, help="Picture to write.")
-def plot(store: str, dt: float | None, stim: str | None, neuron: str | None, out: str) -> None:
-    """Draw one stimulus with the raster and PSTH of one neuron.
-
-    \b
-    Example:
-      strfcube plot demo --out demo.png
-    """
-    from strfcube.cube.store import open
-
-    ds = open(store, dt)
-    chosen = {dim: _label_or_position(ds[dim].values, text) for dim, text in (("stim", stim), ("neuron", neuron))}
-    figure = ds.strf.plot.response(**chosen)
-    try:
-        figure.savefig(os.path.expanduser(out), dpi=150)
-    except (OSError, ValueError) as error:
-        raise StrfcubeError(f"cannot write {out}: {error}") from None
-    click.echo(out)
+cli.add_command(plot)
 
 
 def _as_flags(text: str) -> str:
     """Advice to a user of Python in the words of the command line: ``stimuli='shared'`` is ``--stimuli shared``."""
     text = text.replace("names=['a', 'b']", "--names a,b")
     return re.sub(r"\b(stimuli|bands|duplicates)='(\w+)'", r"--\1 \2", text)
-
-
-def _label_or_position(labels: Any, text: str | None) -> str | int | None:
-    """As in Python, where 0 is a position and "0" a label: a label where there is such a one."""
-    if text is None or text in {str(label) for label in labels}:
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        return text
 
 
 def main(args: Sequence[str] | None = None) -> None:
