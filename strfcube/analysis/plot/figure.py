@@ -35,6 +35,7 @@ _STYLE = {
     "figure.constrained_layout.wspace": 0.01,
 }  # fmt: skip
 _WIDEST_MM = 2000.0
+_TICK_MM = 7.0  # of a number and the space beside it
 _FEWEST = 4  # letters of a line
 
 
@@ -147,14 +148,24 @@ def _fit(figure: FigureBase, axes: Iterable[Axes]) -> None:
     settle(figure)
     for ax in axes:
         box = ax.get_window_extent()
-        for text in (ax.title, ax.xaxis.label):
-            _wrap(text, box.width * 1.02, upright=False)
-        _wrap(ax.yaxis.label, box.height * 1.02, upright=True)
+        _thin(ax, box.width / root(figure).dpi * 25.4)
+        for text in (ax.title, ax._right_title, ax.xaxis.label):  # type: ignore[attr-defined]
+            _wrap(text, box.width * 0.98, upright=False)
+        _wrap(ax.yaxis.label, box.height, upright=True)
     around = ((figure._suptitle, False), (figure._supxlabel, False), (figure._supylabel, True))  # type: ignore[attr-defined]
     page = _page(figure)
     for text, upright in around:
         if text is not None:
             _wrap(text, (page.height if upright else page.width) * 0.98, upright=upright)
+
+
+def _thin(ax: Axes, width_mm: float) -> None:
+    """No more ticks along time than their numbers have room for."""
+    from matplotlib.ticker import MaxNLocator
+
+    locator = ax.xaxis.get_major_locator()
+    if type(locator) is MaxNLocator:
+        locator.set_params(nbins=max(1, min(6, int(width_mm / _TICK_MM))))
 
 
 def _wrap(text: Text, room: float, *, upright: bool) -> None:

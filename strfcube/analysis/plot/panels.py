@@ -59,10 +59,10 @@ def raster(ax: Axes, drawn: Raster) -> None:
     """One row a repeat, the first on top; grey where a repeat was not recorded; traces where it is a potential."""
     if drawn.traces is not None:
         return
-    for i, start, stop in drawn.missing:
-        ax.fill_between([start, stop], i + 0.5, i + 1.5, color=MISSING, lw=0)
     thin = 0.7 if len(drawn.times) < 2000 else 0.4
     ax.vlines(drawn.times, drawn.row + 0.6, drawn.row + 1.4, color=INK, lw=thin)
+    for i, start, stop in drawn.missing:
+        ax.fill_between([start, stop], i + 0.5, i + 1.5, color=MISSING, lw=0, zorder=0.5)
     ax.set_ylim(drawn.rows + 0.7, 0.3)
     whole_numbers(ax.yaxis)
     if not drawn.exact:

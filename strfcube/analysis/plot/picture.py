@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 
@@ -13,6 +14,10 @@ class Picture(Figure):
 
     Twenty of them are no twenty open windows; ``picture.savefig("picture.pdf")`` writes one.
     """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        FigureCanvasAgg(self)
 
     def _repr_png_(self) -> bytes:
         stream = io.BytesIO()

@@ -10,7 +10,7 @@ import numpy as np
 
 from strfcube.analysis.plot.figure import ACCENT, COLUMN_MM, MISSING, drawing
 from strfcube.analysis.plot.marks import beside
-from strfcube.analysis.plot.pair import Sound, single, smoothing, sound
+from strfcube.analysis.plot.pair import Sound, neuron_title, single, smoothing, sound
 from strfcube.analysis.plot.panels import TIME, few, spectrogram, whole_numbers
 from strfcube.analysis.plot.rows import Measure, Rows, arrange
 from strfcube.analysis.quality import measures
@@ -47,6 +47,8 @@ class Population:
         Labels in the same order.
     label : str
         What the values are, with their unit.
+    title : str
+        The stimulus, and the neuron where there is one.
     limits : (float, float)
         Lowest and highest value that the colours tell apart.
     note : str
@@ -59,6 +61,7 @@ class Population:
     recorded: NDArray[np.bool_]
     names: list[str]
     label: str
+    title: str
     limits: tuple[float, float]
     note: str
 
@@ -108,9 +111,11 @@ def collect(
         low = float(np.nanpercentile(values, 1)) if trace[heard].all() else 0.0
         high = float(np.nanpercentile(values, 99.5))
         limits = (low, high if high > low else low + 1)
+    heard_sound = sound(ds, s)
+    one = f"{neuron_title(ds.isel(neuron=0))}\n" if ds.sizes["neuron"] == 1 else ""
     return Population(
-        sound(ds, s), rows, values[rows.order], (repeats[s] > 0)[rows.order],
-        [str(ds["neuron"].values[i]) for i in rows.order], label, limits, how,
+        heard_sound, rows, values[rows.order], (repeats[s] > 0)[rows.order],
+        [str(ds["neuron"].values[i]) for i in rows.order], label, one + heard_sound.title, limits, how,
     )  # fmt: skip
 
 
@@ -196,10 +201,10 @@ def population(
             top, panel = fig.subplots(2, 1, sharex=True, height_ratios=[1, 4 if tall else 2.4])
             spectrogram(top, shown.sound, bar=False)
             top.set_ylabel("kHz")
-            top.set_title(shown.sound.title)
+            top.set_title(shown.title)
         else:
             panel = ax
-            panel.set_title(shown.sound.title)
+            panel.set_title(shown.title)
         _draw(panel, shown)
     return fig  # type: ignore[return-value]
 
@@ -216,12 +221,14 @@ def _draw(ax: Axes, shown: Population) -> None:
     )  # fmt: skip
     ax.set_xlabel(f"{TIME}; {shown.note}")
     few(ax.xaxis, 6)
+    how = f"sorted by {shown.rows.sorted_by}" if shown.rows.sorted_by and shown.rows.group_label else ""
     if count <= _NAMED_ROWS and max(map(len, shown.names)) <= _LONGEST:
         ax.set_yticks(range(count), shown.names)
+        ax.set_ylabel(how)
     else:
         whole_numbers(ax.yaxis, 6)
-        how = f", sorted by {shown.rows.sorted_by}" if shown.rows.sorted_by and shown.rows.group_label else ""
-        ax.set_ylabel(f"neuron ({int(shown.recorded.sum()):,} of {count:,} recorded){how}")
+        recorded = f"neuron ({int(shown.recorded.sum()):,} of {count:,} recorded)"
+        ax.set_ylabel(f"{recorded}, {how}" if how else recorded)
     over = "max" if np.nanmax(shown.values) > shown.limits[1] * (1 + 1e-9) else "neither"
     grey = "; grey: not recorded" if np.isnan(shown.values).any() else ""
     bar = ax.figure.colorbar(image, ax=ax, location="bottom", aspect=40, pad=0.01, extend=over)
