@@ -7,13 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy.io import savemat
 from writers.ns1 import write_ns1
 
 import strfcube
-from strfcube.analysis.plot import KINDS
 from strfcube import catalog
+from strfcube.analysis.plot import KINDS
 from strfcube.cli.main import cli, main
 
 COMMANDS = sorted(cli.commands)
