@@ -143,20 +143,24 @@ def _page(figure: FigureBase) -> Any:
     return figure.bbox  # type: ignore[attr-defined]
 
 
-def _fit(figure: FigureBase, axes: Iterable[Axes]) -> None:
+def _fit(figure: FigureBase, axes: Sequence[Axes]) -> None:
     """Set texts that are longer than what they stand beside in several lines."""
-    settle(figure)
-    for ax in axes:
-        box = ax.get_window_extent()
-        _thin(ax, box.width / root(figure).dpi * 25.4)
-        for text in (ax.title, ax._right_title, ax.xaxis.label):  # type: ignore[attr-defined]
-            _wrap(text, box.width * 0.98, upright=False)
-        _wrap(ax.yaxis.label, box.height, upright=True)
-    around = ((figure._suptitle, False), (figure._supxlabel, False), (figure._supylabel, True))  # type: ignore[attr-defined]
-    page = _page(figure)
-    for text, upright in around:
-        if text is not None:
-            _wrap(text, (page.height if upright else page.width) * 0.98, upright=upright)
+    whole: dict[Text, str] = {}
+    for _ in range(2):  # lines take room themselves, and leave less for others
+        settle(figure)
+        for ax in axes:
+            box = ax.get_window_extent()
+            _thin(ax, box.width / root(figure).dpi * 25.4)
+            for text in (ax.title, ax._right_title, ax.xaxis.label):  # type: ignore[attr-defined]
+                _wrap(text, whole.setdefault(text, text.get_text()), box.width * 0.96, upright=False)
+            label = ax.yaxis.label
+            _wrap(label, whole.setdefault(label, label.get_text()), box.height, upright=True)
+        around = ((figure._suptitle, False), (figure._supxlabel, False), (figure._supylabel, True))  # type: ignore[attr-defined]
+        page = _page(figure)
+        for text, upright in around:
+            if text is not None:
+                room = (page.height if upright else page.width) * 0.98
+                _wrap(text, whole.setdefault(text, text.get_text()), room, upright=upright)
 
 
 def _thin(ax: Axes, width_mm: float) -> None:
@@ -168,9 +172,9 @@ def _thin(ax: Axes, width_mm: float) -> None:
         locator.set_params(nbins=max(1, min(6, int(width_mm / _TICK_MM))))
 
 
-def _wrap(text: Text, room: float, *, upright: bool) -> None:
-    """Break a text into as few lines as fit, as it is measured: letters differ in width."""
-    words = text.get_text()
+def _wrap(text: Text, words: str, room: float, *, upright: bool) -> None:
+    """Break words into as few lines as fit, as they are measured: letters differ in width."""
+    text.set_text(words)
     if not words.strip() or room <= 0:
         return
 

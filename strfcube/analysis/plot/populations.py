@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from strfcube.analysis.plot.figure import ACCENT, COLUMN_MM, MISSING, drawing
+from strfcube.analysis.plot.figure import COLOURS, COLUMN_MM, MISSING, drawing
 from strfcube.analysis.plot.marks import beside
 from strfcube.analysis.plot.pair import Sound, neuron_title, single, smoothing, sound
 from strfcube.analysis.plot.panels import TIME, few, spectrogram, whole_numbers
@@ -234,4 +234,4 @@ def _draw(ax: Axes, shown: Population) -> None:
     bar = ax.figure.colorbar(image, ax=ax, location="bottom", aspect=40, pad=0.01, extend=over)
     bar.set_label(shown.label + grey)
     bar.outline.set_linewidth(0.6)
-    beside(ax, shown.rows, ACCENT)
+    beside(ax, shown.rows, COLOURS[4])  # seen on dark and on bright
