@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, FigureBase
