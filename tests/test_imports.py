@@ -70,7 +70,7 @@ UPWARD = [
     ("cube/store.py", "def later():\n    from strfcube.analysis.concat import concat"),
     ("builder/plan.py", "from strfcube.analysis import quality"),
     ("analysis/quality.py", "import strfcube.builder.save"),
-    ("analysis/plot.py", "from strfcube.loading.view import CubeView"),
+    ("analysis/plot/__init__.py", "from strfcube.loading.view import CubeView"),
     ("loading/batch.py", "from strfcube.cli.main import cli"),
     ("loading/view.py", "import strfcube.adapters.torch"),
     ("cli/main.py", "import strfcube.pipelines.aa1"),

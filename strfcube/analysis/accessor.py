@@ -425,7 +425,7 @@ class StrfAccessor:
 
     @property
     def plot(self) -> Plots:
-        """Pictures: ``plot.response``, ``plot.coverage``, ``plot.prediction``, ``plot.strf``; needs matplotlib."""
+        """Pictures, such as ``plot.response()``: see `strfcube.analysis.plot`; they need matplotlib."""
         from strfcube.analysis.plot import Plots
 
         return Plots(check(self._ds, "response", "stimulus", "n_repeats", "n_bins"))

@@ -12,14 +12,15 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from strfcube import catalog
 from strfcube.catalog import WIDTH, in_words
 from strfcube.cli import clock
 from strfcube.cli import fetch as fetching
 from strfcube.cli.build import CONTEXT, Datasets, report
+from strfcube.cli.complete import a_data_set, a_store
 from strfcube.cli.describe import bytes_of, card, findings, overview, summary
+from strfcube.cli.plot import plot
 from strfcube.errors import SelectionError, StrfcubeError, UsageError
 from strfcube.fetching.fetch import JOBS
 from strfcube.progress import Display
@@ -27,18 +28,6 @@ from strfcube.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-
-def a_data_set(_: click.Context, __: click.Parameter, begin: str) -> list[CompletionItem]:
-    """For a shell: names of data sets."""
-    return [CompletionItem(e.name, help=e.title) for e in catalog.entries().values() if e.name.startswith(begin)]
-
-
-def a_store(ctx: click.Context, param: click.Parameter, begin: str) -> list[CompletionItem]:
-    """For a shell: names of data sets whose cubes are built, or a folder."""
-    built = {path.name.partition("-dt")[0] for path in catalog.data_dir().glob("*-dt*.zarr")}
-    names = [item for item in a_data_set(ctx, param, begin) if item.value in built]
-    return names or [CompletionItem(begin, type="dir")]
 
 
 @click.group(context_settings=CONTEXT)
@@ -323,45 +312,13 @@ def export(store: str, dt: float | None, out: str) -> None:
         click.echo(f"{path}  {in_words(os.path.getsize(path))}")
 
 
-@cli.command()
-@click.argument("store", shell_complete=a_store)
-@_DT
-@click.option("--stim", help="Stimulus: a label, or a position from 0 on. [default: the first that was heard]")
-@click.option("--neuron", help="Neuron: a label, or a position from 0 on. [default: the first that has data]")
-@click.option("--out", type=click.Path(), default="strfcube.png", show_default=True, help="Picture to write.")
-def plot(store: str, dt: float | None, stim: str | None, neuron: str | None, out: str) -> None:
-    """Draw one stimulus with the raster and PSTH of one neuron.
-
-    \b
-    Example:
-      strfcube plot demo --out demo.png
-    """
-    from strfcube.cube.store import open
-
-    ds = open(store, dt)
-    chosen = {dim: _label_or_position(ds[dim].values, text) for dim, text in (("stim", stim), ("neuron", neuron))}
-    figure = ds.strf.plot.response(**chosen)
-    try:
-        figure.savefig(os.path.expanduser(out), dpi=150)
-    except (OSError, ValueError) as error:
-        raise StrfcubeError(f"cannot write {out}: {error}") from None
-    click.echo(out)
+cli.add_command(plot)
 
 
 def _as_flags(text: str) -> str:
     """Advice to a user of Python in the words of the command line: ``stimuli='shared'`` is ``--stimuli shared``."""
     text = text.replace("names=['a', 'b']", "--names a,b")
     return re.sub(r"\b(stimuli|bands|duplicates)='(\w+)'", r"--\1 \2", text)
-
-
-def _label_or_position(labels: Any, text: str | None) -> str | int | None:
-    """As in Python, where 0 is a position and "0" a label: a label where there is such a one."""
-    if text is None or text in {str(label) for label in labels}:
-        return text
-    try:
-        return int(text)
-    except ValueError:
-        return text
 
 
 def main(args: Sequence[str] | None = None) -> None:

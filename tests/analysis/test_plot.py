@@ -14,12 +14,6 @@ matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("agg")
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    matplotlib.pyplot.close("all")
-
-
 def texts(figure):
     """Every text that is drawn, with its box; ticks outside the axes are not."""
     drawn, draw = [], matplotlib.text.Text.draw
@@ -47,7 +41,8 @@ def assert_legible(figure):
 
 
 def labels(figure):
-    return {text for text, _ in texts(figure)}
+    """What is written, with lines that were broken joined."""
+    return {" ".join(text.split()) for text, _ in texts(figure)}
 
 
 @pytest.fixture
@@ -90,7 +85,7 @@ def test_without_a_spectrogram_and_without_smoothing(cube):
     cube["stimulus"][:] = np.nan
     figure = cube.strf.plot.response(smooth_ms=None)
     assert_legible(figure)
-    assert "the cube has no spectrogram of this stimulus" in labels(figure)
+    assert "no spectrogram" in labels(figure)
 
 
 def test_unobserved_bins_are_shaded(cube):
@@ -112,7 +107,7 @@ def test_prediction(cube):
     pred = cube["response"].mean("repeat").isel(stim=[1, 2])
     figure = cube.strf.plot.prediction(pred, smooth_ms=21)
     assert_legible(figure)
-    assert {"firing rate (spikes/s)", "time from stimulus onset (s)", "prediction"} <= labels(figure)
+    assert {"firing rate (spikes/s)", "time from stimulus onset (s); 21 ms Hann", "prediction"} <= labels(figure)
     assert any("CC = 1.00" in t and "stim00" in t for t in labels(figure))
     traces = make_cube(neuron=2, trace=(0, 1))
     figure = traces.strf.plot.prediction(traces["response"].mean("repeat"))
@@ -171,15 +166,29 @@ def test_weights_without_labels_are_refused(cube):
 
 
 def test_coverage(cube):
-    figure = cube.strf.plot.coverage()
+    figure = cube.strf.plot.coverage(by="area")
     assert_legible(figure)
     assert {"stimulus (5)", "neuron (8)", "area", "MLd (3)"} <= labels(figure)
     image = figure.axes[0].get_images()[0].get_array()
     order = np.argsort(cube["area"].values, kind="stable")
     np.testing.assert_array_equal(image.filled(0), cube["n_repeats"].values.T[order])
-    assert_legible(cube.strf.plot.coverage(by=None))
-    with pytest.raises(SelectionError, match="area"):
-        cube.strf.plot.coverage(by="stim_type")
+    whole = cube.strf.plot.coverage()
+    assert_legible(whole)
+    np.testing.assert_array_equal(whole.axes[0].get_images()[0].get_array().filled(0), cube["n_repeats"].values.T)
+    with pytest.raises(SelectionError, match=r"by='nothing'.*area.*stim_type"):
+        cube.strf.plot.coverage(by="nothing")
+
+
+def test_coverage_shows_data_sets_classes_and_splits_in_the_order_of_the_cube(cube):
+    kinds = ["call", "call", "song", "song", "song"]
+    cube = cube.assign_coords(stim_type=("stim", np.array(kinds, object)), area=("neuron", cube["animal"].values))
+    figure = cube.strf.plot.coverage()
+    assert_legible(figure)
+    assert {"stim type", "call", "song", "split", "train", "area", "gg", "bb"} <= labels(figure)
+    panel = figure.axes[0]
+    assert [line.get_xdata()[0] for line in panel.get_lines() if line.get_xdata()[0] == line.get_xdata()[1]] == [1.5]
+    by_split = cube.strf.plot.coverage(by="split").axes[0].get_images()[0].get_array().filled(0)
+    np.testing.assert_array_equal(by_split, cube["n_repeats"].values.T[:, [4, 0, 1, 2, 3]])
 
 
 def test_coverage_of_many_small_groups():

@@ -125,7 +125,7 @@ def test_the_raster_holds_every_spike_where_it_was(tmp_path):
     assert len(middle.collections) == 2  # the third of a second that one trial lacks
     assert not middle.get_title("right")
     doubled = ds.assign(response=ds["response"] * 2).strf.plot.response().axes[2]
-    assert doubled.get_title("right") == "no exact spike times: one tick a bin"
+    assert doubled.get_title("right") == "no exact times: one tick a bin"
     assert doubled.get_xlim() == pytest.approx((0, 0.1))
     assert len(doubled.collections[0].get_segments()) == 4
     unstated = [spikes("a", "n", r + 1, t) for r, t in enumerate(times)]

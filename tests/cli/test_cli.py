@@ -8,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy.io import savemat
 from writers.ns1 import write_ns1
 
 import strfcube
 from strfcube import catalog
+from strfcube.analysis.plot import KINDS
 from strfcube.cli.main import cli, main
 
 COMMANDS = sorted(cli.commands)
@@ -305,6 +307,55 @@ def test_plot(run, cube, tmp_path):
     assert (code, out, err) == (0, f"{tmp_path / 'x.png'}\n", "")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     assert "cannot write" in error_of(run("plot", cube, "--out", tmp_path / "no" / "x.png"), 1)
+
+
+def test_plot_draws_every_kind(run, cube, tmp_path):
+    pytest.importorskip("matplotlib").use("agg")
+    ds = strfcube.open(cube)
+    np.save(tmp_path / "pred.npy", ds["response"].mean("repeat").values)
+    np.save(tmp_path / "weights.npy", np.random.default_rng(0).normal(size=(ds.sizes["frequency"], 4)))
+    options = {
+        "population": ("--sort", "depth", "--normalise", "--smooth-ms", "none"), "cell": ("--stim", 0, "--stim", 1),
+        "prediction": ("--pred", tmp_path / "pred.npy"), "strf": ("--weights", tmp_path / "weights.npy"),
+        "coverage": ("--by", "area", "--width-mm", 120),
+    }  # fmt: skip
+    starts = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+    for i, kind in enumerate(KINDS):
+        suffix = list(starts)[i % 3]
+        out = tmp_path / f"{kind}.{suffix}"
+        assert run("plot", cube, "--kind", kind, "--out", out, *options.get(kind, ()))[0] == 0, kind
+        assert out.read_bytes().startswith(starts[suffix])
+    again = tmp_path / "again.svg"
+    run("plot", cube, "--kind", "response", "--out", again)
+    assert again.read_bytes() == (tmp_path / "response.svg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--kind", "popluation"), "did you mean population? There are stimulus, response,"),
+        (
+            ("--kind", "population", "--neuron", "3"),
+            "--kind population has no --neuron; it takes --stim, --sort, --by,",
+        ),
+        (("--kind", "population", "--sort", "ccmx"), "--sort ccmx: nothing on neuron has this name; coordinates:"),
+        (("--kind", "population", "--edges", "16"), "give --sort, a coordinate"),
+        (("--kind", "response", "--stim", "0", "--stim", "1"), "shows one stim, got 2"),
+        (("--kind", "prediction"), "give the file to draw, --pred NAME.npy or NAME.nc"),
+        (("--kind", "strf", "--weights", "no.npy"), "--weights no.npy: cannot be read"),
+        (("--out", "x.jpg"), "--out x.jpg: expected a name that ends in .png, .svg or .pdf"),
+        (("--smooth-ms", "wide"), "--smooth-ms wide: expected a width in ms, or none"),
+        (("--smooth-ms", "-3"), "--smooth-ms -3.0 at dt_ms=5.0: expected two positive widths"),
+        (("--width-mm", "5"), "--width-mm 5.0: expected a width in mm"),
+    ],
+)
+def test_plot_says_in_one_line_what_there_is(run, cube, tmp_path, monkeypatch, options, message):
+    pytest.importorskip("matplotlib").use("agg")
+    monkeypatch.chdir(tmp_path)
+    error = error_of(run("plot", cube, *options), 1 if "no.npy" in options else 2)
+    assert message in error
+    assert "=" not in error.replace("dt_ms=5.0", "")
+    assert not list(tmp_path.glob("*.png"))
 
 
 # --- one line for everything that is wrong ---------------------------------------------------------------------------

@@ -1,0 +1,254 @@
+"""Pictures of what models say: `prediction` and `strf`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from strfcube.analysis.plot.figure import ACCENT, COLUMN_MM, FAINT, MISSING, PAGE_MM, drawing
+from strfcube.analysis.plot.pair import Sound, chosen, frequency_ticks, neuron_title, several, smoothing, sound
+from strfcube.analysis.plot.panels import TIME, few, step
+from strfcube.analysis.predictions import aligned
+from strfcube.analysis.transform import psth
+from strfcube.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import xarray as xr
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, FigureBase
+    from numpy.typing import NDArray
+
+_MOST_FIELDS = 24  # that are drawn where none are asked for
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """A PSTH and a prediction of it, as they are drawn.
+
+    Attributes
+    ----------
+    sound : Sound
+    title : str
+        Neuron and stimulus.
+    rate, predicted : ndarray of float [shape=(time,)]
+        In spikes/s or mV; NaN in bins that the prediction lacks.
+    unit : {"spikes/s", "mV"}
+    repeats : int
+    scores : str
+        CC and CCnorm without smoothing, where they are known.
+    note : str
+        How both were smoothed.
+    """
+
+    sound: Sound
+    title: str
+    rate: NDArray[Any]
+    predicted: NDArray[Any]
+    unit: str
+    repeats: int
+    scores: str
+    note: str
+
+
+def collect(
+    ds: xr.Dataset, pred: xr.DataArray | NDArray[Any], stim: Any = None, neuron: Any = None,
+    smooth_ms: float | None = None,
+) -> Prediction:  # fmt: skip
+    """What `prediction` draws; knows no matplotlib.
+
+    Parameters
+    ----------
+    ds, pred, stim, neuron, smooth_ms
+        As for `prediction`.
+    """
+    from strfcube.analysis.powers import powers
+    from strfcube.analysis.quality import ccnorm
+    from strfcube.analysis.transform import smooth
+
+    dt_ms = float(ds.attrs["dt_ms"])
+    how = smoothing(dt_ms, smooth_ms)
+    beside, response = aligned(pred, ds["response"], n_bins=0, partial=True)
+    if further := [str(d) for d in beside.dims if d not in ("stim", "neuron", "time")]:
+        raise UsageError(f"prediction: has also {', '.join(further)}; choose one: pred.isel({further[0]}=0)")
+    part = ds.sel(stim=response["stim"], neuron=response["neuron"])
+    s, n = chosen(part, stim, neuron)
+    pair = part[["response", "n_bins", "n_repeats"]].isel(stim=s, neuron=n)
+    repeats = int(pair["n_repeats"])
+    pair = pair.isel(time=slice(0, int(pair["n_bins"])), repeat=slice(0, repeats)).load()
+    own = beside.sel({d: pair[d].item() for d in ("stim", "neuron") if d in beside.dims})
+    own = own.isel(time=slice(0, pair.sizes["time"])).compute()
+    p = powers(pair["response"], own)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cc = float(p["covariance"] / np.sqrt(p["prediction_power"] * p["psth_power"]))
+    norm = float(ccnorm(own, pair["response"], per="pair"))
+    trace = str(pair["units"].values) == "mV"
+    shown = own * (1 if trace else 1000 / dt_ms)
+    if smooth_ms:
+        shown = smooth(shown, dt_ms, smooth_ms)
+    heard = sound(part, s)
+    return Prediction(
+        heard, f"{neuron_title(pair)}\n{heard.title}", psth(pair["response"], dt_ms, smooth_ms).values, shown.values,
+        "mV" if trace else "spikes/s", repeats,
+        ", ".join(f"{name} = {v:.2f}" for name, v in (("CC", cc), ("CCnorm", norm)) if np.isfinite(v)), how,
+    )  # fmt: skip
+
+
+def prediction(
+    ds: xr.Dataset, pred: xr.DataArray | NDArray[Any], stim: str | int | None = None, neuron: str | int | None = None,
+    smooth_ms: float | None = None, *, width_mm: float = COLUMN_MM, ax: Axes | None = None,
+    figure: FigureBase | None = None,
+) -> Figure:  # fmt: skip
+    """PSTH of one pair, and what a model says it is.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        A cube.
+    pred : xarray.DataArray or array [dims=(stim, neuron, time)]
+        In counts a bin, as the responses are, or in mV; laid beside the responses as `strfcube.analysis.quality.ccnorm`
+        does, with a gap in the curve where it lacks bins.
+    stim, neuron : str or int, optional
+        Label or position; default: the first pair with most repeats, of the stimuli and neurons of `pred`.
+    smooth_ms : float, optional
+        Full width in ms of the Hann window that both are smoothed with.
+    width_mm : float
+        Width of the figure, as it is to be printed.
+    ax, figure : optional
+        Draw in these axes, or in this figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        With the correlation and CCnorm of the pair, without smoothing, in the title.
+
+    Raises
+    ------
+    SelectionError
+        If there is no such stimulus or neuron, or no response of the one to the other.
+    UsageError
+        If `pred` has another shape, labels that are not the cube's, or several models.
+    ImportError
+        If matplotlib is not installed.
+    """
+    shown = collect(ds, pred, stim, neuron, smooth_ms)
+    with drawing(width_mm, 60, figure, ax) as fig:
+        panel = ax if ax is not None else fig.add_subplot()
+        bins, trace = shown.sound.edges, shown.unit == "mV"
+        label = f"PSTH, {shown.repeats} repeats" if shown.repeats > 1 else "response, one repeat"
+        if trace:
+            step(panel, bins, shown.rate, FAINT, label=label)
+        else:
+            panel.stairs(shown.rate, bins, fill=True, color=MISSING, label=label)
+        step(panel, bins, shown.predicted, ACCENT, label="prediction")
+        panel.autoscale(axis="y")  # of both: a filled curve alone would hold the axis at its own top
+        if not trace:
+            low, high = (f(np.nan_to_num([shown.rate, shown.predicted])) for f in (np.min, np.max))
+            panel.set_ylim(min(0.0, 1.05 * float(low)), 1.05 * float(high) or 1.0)
+        panel.set_xlim(bins[0], bins[-1])
+        panel.set_xlabel(TIME if not smooth_ms else f"{TIME}; {shown.note}")
+        panel.set_ylabel("membrane potential (mV)" if trace else "firing rate (spikes/s)")
+        if ax is None:
+            fig.legend(loc="outside lower center", ncols=2, frameon=False)
+        else:
+            panel.legend(frameon=False)
+        panel.set_title(shown.title + (f"\n{shown.scores}" if shown.scores else ""))
+    return fig  # type: ignore[return-value]
+
+
+def strf(
+    ds: xr.Dataset, weights: xr.DataArray, neuron: str | int | Sequence[str | int] | None = None, columns: int = 4, *,
+    width_mm: float = PAGE_MM, figure: FigureBase | None = None,
+) -> Figure:  # fmt: skip
+    """Spectro-temporal receptive fields, each on its own symmetric scale.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        A cube; the weights need not be of all of its neurons.
+    weights : xarray.DataArray [dims=(frequency, lag) or (neuron, frequency, lag)]
+        Coordinates ``frequency`` in Hz and ``lag`` in s (what came before the response is positive).
+    neuron : str or int, or sequence of them, optional
+        Which of them; default: the first 24, and the picture says so where there are more.
+    columns : int
+        Panels in a row.
+    width_mm : float
+        Width of the figure, as it is to be printed.
+    figure : optional
+        Draw in this figure, or part of one.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    SelectionError
+        If there is no such neuron.
+    UsageError
+        If the dims are others, or `columns` is no number of panels.
+    ImportError
+        If matplotlib is not installed.
+    """
+    if not isinstance(columns, int) or isinstance(columns, bool) or not 1 <= columns <= 50:
+        raise UsageError(f"columns={columns!r}: expected a number of panels in a row, 1 to 50")
+    fields, note = _fields(weights, neuron)
+    count = fields.sizes["neuron"]
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    wide = min(width_mm, 30 + 45 * columns) if width_mm == PAGE_MM else width_mm
+    with drawing(wide, 14 + 0.75 * rows * (wide - 20) / columns, figure) as fig:
+        axes = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        lag = fields["lag"].values.astype(float) * 1000
+        half = (lag[1] - lag[0] if len(lag) > 1 else 1.0) / 2
+        edges = np.append(lag - half, lag[-1] + half)
+        bands = np.arange(fields.sizes["frequency"] + 1) - 0.5
+        image: Any = None
+        for i, ax in enumerate(axes.flat):
+            if i >= count:
+                ax.remove()
+                continue
+            values = fields.values[i]
+            scale = float(np.nanmax(np.abs(values), initial=0)) or 1.0
+            image = ax.pcolormesh(edges, bands, values / scale, cmap="RdBu_r", vmin=-1, vmax=1, rasterized=True)
+            if "neuron" in fields.coords:
+                ax.set_title(str(fields["neuron"].values[i]), fontsize="small")
+            ax.tick_params(labelbottom=i + columns >= count)
+        axes[0, 0].set_yticks(*frequency_ticks(fields["frequency"].values.astype(float) / 1000))
+        few(axes[0, 0].xaxis, 4)
+        fig.supxlabel("lag: sound before response (ms)")
+        fig.supylabel("frequency (kHz)")
+        if note:
+            fig.suptitle(note, color=FAINT)
+        bar = fig.colorbar(image, ax=list(axes.flat[:count]), aspect=30)
+        bar.set_label("weight / largest weight")
+        bar.outline.set_linewidth(0.6)
+    return fig  # type: ignore[return-value]
+
+
+def _fields(weights: xr.DataArray, neuron: Any) -> tuple[xr.DataArray, str]:
+    """The fields to draw [dims=(neuron, frequency, lag)], and what is said of those that are not."""
+    if not hasattr(weights, "dims"):
+        raise UsageError(
+            f"weights: expected a DataArray with dims ('frequency', 'lag'), got {type(weights).__name__}; label it: "
+            "xr.DataArray(weights, {'frequency': ds.frequency, 'lag': seconds}, ('frequency', 'lag'))"
+        )
+    if not {"frequency", "lag"} <= set(weights.dims) <= {"neuron", "frequency", "lag"}:
+        raise UsageError(f"weights with dims {weights.dims}, expected ('frequency', 'lag'), and 'neuron' where several")
+    unlabelled = [d for d in ("frequency", "lag") if d not in weights.coords]
+    if unlabelled:
+        raise UsageError(f"weights without labels of {' and '.join(unlabelled)}: give frequency in Hz and lag in s")
+    if not weights.size:
+        raise UsageError(f"weights of shape {weights.shape}: nothing to draw")
+    fields = weights.expand_dims("neuron") if "neuron" not in weights.dims else weights
+    fields = fields.transpose("neuron", "frequency", "lag")
+    count = fields.sizes["neuron"]
+    if neuron is not None:
+        if "neuron" not in fields.coords:
+            fields = fields.assign_coords(neuron=[str(i) for i in range(count)])
+        return fields.isel(neuron=several(fields.to_dataset(name="weights"), "neuron", neuron)), ""
+    note = f"the first {_MOST_FIELDS} of {count:,} neurons; neuron= shows others" if count > _MOST_FIELDS else ""
+    return fields.isel(neuron=slice(0, _MOST_FIELDS)), note

@@ -1,0 +1,33 @@
+"""The figure that every picture is drawn in: imported on first use, since it needs matplotlib."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+
+class Picture(Figure):
+    """A figure that pyplot does not keep: it is shown where it is the value of a notebook's cell, and once.
+
+    Twenty of them are no twenty open windows; ``picture.savefig("picture.pdf")`` writes one.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        FigureCanvasAgg(self)
+
+    def _repr_png_(self) -> bytes:
+        stream = io.BytesIO()
+        self.savefig(stream, format="png")
+        return stream.getvalue()
+
+    def save(self, path: str, **kwargs: Any) -> None:
+        """Write it so that a text stays a text in svg and pdf, and that the same picture is the same file."""
+        from matplotlib import rc_context
+
+        dated = {"svg": "Date", "pdf": "CreationDate"}.get(path.rpartition(".")[2].lower())
+        with rc_context({"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "strfcube"}):
+            self.savefig(path, dpi=300, metadata={dated: None} if dated else None, **kwargs)
