@@ -30,11 +30,13 @@ from strfcube.builder.workplace import (
 )
 from strfcube.cube import digest
 from strfcube.cube.groups import has_group, in_memory, open_group
+from strfcube.cube.metadata import sealed
 from strfcube.cube.normalise import loaded
-from strfcube.cube.shard_writer import Layout, create, write_shard
+from strfcube.cube.shard_writer import Layout, create, put, write_shard
 from strfcube.cube.store import attributes_digest, local, no_consolidation_warning
 from strfcube.errors import StoreError
 from strfcube.sound.audio import to_float
+from strfcube.transport.connect import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -132,6 +134,7 @@ def _write(ds: xr.Dataset, unfinished: str) -> None:
         digests["attributes"] = attributes_digest(unfinished)
         root.attrs.update({"digest": digest.combine(digests), "digests": json.dumps(dict(sorted(digests.items())))})
         zarr.consolidate_metadata(unfinished)
+    put(unfinished, "zarr.json", sealed(connect(unfinished, "")))
 
 
 def _write_array(

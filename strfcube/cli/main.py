@@ -198,18 +198,20 @@ _table_command(
 @cli.command()
 @click.argument("store")
 @_DT
-def verify(store: str, dt: float | None) -> None:
-    """Read a cube again, and hold it against its digest.
+@click.option("--deep", is_flag=True, help="Count every bin again from the exact spike times.")
+def verify(store: str, dt: float | None, deep: bool) -> None:
+    """Read a cube again, and hold it against its digests.
 
     \b
-    Example:
+    Examples:
       strfcube verify demo
+      strfcube verify demo --deep
     """
     from strfcube.cube.store import cube_attrs, locate
     from strfcube.cube.verify import verify as check
 
     path = locate(store, dt)
-    wrong = check(path)
+    wrong = check(path, deep=deep)
     if wrong:
         raise StrfcubeError(f"{path} is damaged: {'; '.join(wrong)}; build it again with --force")
     click.echo(f"{path}\nis as it was built: digest\n{cube_attrs(path)['digest']}")

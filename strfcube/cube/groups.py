@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
+from strfcube.cube.metadata import NO_FILE, Root, arrays, keys, sharded
 from strfcube.errors import StoreError, StrfcubeError
 from strfcube.transport.connect import connect
+from strfcube.transport.remote_files import Remote
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import xarray as xr
+
+    from strfcube.transport.connect import Transport
+
+_UNWRITTEN = 1_000_000  # values of an array that may have no file: zarr writes none of zeros only
 
 
 def open_group(path: str, group: str = "", cache_dir: str | None = None) -> xr.Dataset:
@@ -32,7 +41,13 @@ def open_group(path: str, group: str = "", cache_dir: str | None = None) -> xr.D
 
     from strfcube.cube.zarr_store import zarr_store
 
-    place = zarr_store(connect(path, cache_dir), group)
+    files = connect(path, cache_dir)
+    root = Root.read(files)
+    if root is None or not root.nodes:
+        raise StoreError(f"{path} is no cube: it has no consolidated metadata; run strfcube verify")
+    root.check(group)
+    place = zarr_store(files, group)
+    _see_small(files, root, group, {} if isinstance(place, str) else place.known)
     try:
         ds: xr.Dataset = xr.open_zarr(place, group=group or None, chunks=None, decode_timedelta=False)
     except StrfcubeError:
@@ -42,6 +57,28 @@ def open_group(path: str, group: str = "", cache_dir: str | None = None) -> xr.D
     except Exception as error:  # whatever damaged metadata, or damaged labels, lead to
         raise unreadable(f"{path}/{group}".rstrip("/"), error) from error
     return ds
+
+
+def _see_small(files: Transport, root: Root, group: str, known: Mapping[str, bytes | None]) -> None:
+    """See that the arrays of a single file, which zarr reads, are there and in their own places."""
+    for name, node in arrays(root.nodes).items():
+        if name.rpartition("/")[0] != group or sharded(node):
+            continue
+        names, ends = list(keys(node)), root.ends(name)
+        for number, key in enumerate(names):
+            whole = f"{name}/{key}"
+            if whole in known:
+                end = None if (data := known[whole]) is None else data[-4:]
+            elif isinstance(files, Remote):
+                continue
+            else:
+                end = None if (tail := files.tail(whole, 4)) is None else tail[0]
+            expected = None if ends is None else ends[8 * number : 8 * number + 8]
+            if expected is not None and expected != (NO_FILE if end is None else end.hex().rjust(8, "0")):
+                what = "not there" if end is None else "damaged, or not the one that was built"
+                raise StoreError(f"{files.url}/{whole} is {what}; run strfcube verify, and build the cube again")
+            if end is None and math.prod(node["shape"]) > _UNWRITTEN:
+                raise StoreError(f"{files.url}/{whole} is not there; run strfcube verify, and build the cube again")
 
 
 def in_memory(ds: xr.Dataset, place: str) -> xr.Dataset:

@@ -13,6 +13,7 @@ import numpy as np
 
 from strfcube.catalog import data_dir, entries
 from strfcube.cube import digest
+from strfcube.cube.metadata import Root, bounded, parsed
 from strfcube.cube.schema import FORMAT_VERSION, validate
 from strfcube.errors import StoreError, StrfcubeError
 from strfcube.grid import dt_to_ns
@@ -146,11 +147,13 @@ def opened(path: str, drop: Iterable[str] = (), cache_dir: str | None = None) ->
 
     from strfcube.cube.groups import open_group, unreadable
     from strfcube.cube.lazy_array import LazyRows
-    from strfcube.cube.shard_reader import ShardedArray
+    from strfcube.cube.shard_reader import stored_array
     from strfcube.cube.stored_rows import Rows, Store, StoredArray
 
     # Before anything is read: what is put there from now on is found out
     here = Store.opened(path, str(cube_attrs(path).get("digest", "")), cache_dir)
+    files = here.files
+    root = Root.read(files)
     bare: xr.Dataset = open_group(path, "", cache_dir).drop_vars(list(drop), errors="ignore")
     small = [str(name) for name in bare.variables if name not in ("response", "stimulus")]
     loaded = {}
@@ -164,10 +167,9 @@ def opened(path: str, drop: Iterable[str] = (), cache_dir: str | None = None) ->
     ds: xr.Dataset = bare.assign({n: v for n, v in loaded.items() if n in bare.data_vars})
     ds = ds.assign_coords({n: v for n, v in loaded.items() if n in bare.coords})
     rows: dict[str, Rows] = {}
-    files = here.files
     for name in sorted({"response", "stimulus"} & set(ds.data_vars)):
         try:
-            array = ShardedArray(files.at(name))
+            array = stored_array(files, root, name)
         except NotImplementedError:  # written by somebody else
             continue
         heard = ds["n_repeats"].values if name == "response" and "n_repeats" in ds.variables else None
@@ -198,9 +200,9 @@ def existing_cube(path: str) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        attrs = json.loads(text)["attributes"]
+        attrs = parsed(text)["attributes"]
         version = int(attrs["format_version"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         what = _unfinished(path) or f"{path} is no strfcube cube: give another path, or move it away"
         raise StoreError(what) from None
     if version > FORMAT_VERSION:
@@ -242,17 +244,15 @@ def _unfinished(path: str) -> str:
 
 def _root_metadata(path: str) -> bytes | None:
     if "://" in path:
-        return connect(path).get("zarr.json")
+        return bounded(connect(path), "zarr.json")
     place = Path(path)
-    if not place.exists():
+    if not place.exists() and not place.is_symlink():
         return None
-    try:
-        return (place / "zarr.json").read_bytes()
-    except OSError:
-        if place.is_dir() and not any(place.iterdir()):
-            return None
+    text = bounded(connect(path), "zarr.json")
+    if text is None and not (place.is_dir() and not any(place.iterdir())):
         what = _unfinished(path) or f"{path} is no strfcube cube: give another path, or move it away"
-        raise StoreError(what) from None
+        raise StoreError(what)
+    return text
 
 
 def attributes_digest(path: str) -> str:
