@@ -159,12 +159,13 @@ def inspect(store: str, dt: float | None, all_findings: bool) -> None:
       strfcube inspect demo
       strfcube inspect ./aa2-dt5.zarr --findings
     """
+    from strfcube.cube.groups import readable
     from strfcube.cube.store import locate, open
 
     path = locate(store, dt)
-    click.echo(summary(open(path), path, WIDTH))
-    for line in findings(path, WIDTH, every=all_findings):
-        click.echo(line)
+    with readable(path):
+        lines = [summary(open(path), path, WIDTH), *findings(path, WIDTH, every=all_findings)]
+    click.echo("\n".join(lines))
 
 
 def _table_command(what: str, last: tuple[str, ...], example: str) -> None:

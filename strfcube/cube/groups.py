@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from strfcube.cube.metadata import NO_FILE, Root, arrays, keys, sharded
@@ -11,7 +12,7 @@ from strfcube.transport.connect import connect
 from strfcube.transport.remote_files import Remote
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import xarray as xr
 
@@ -46,16 +47,13 @@ def open_group(path: str, group: str = "", cache_dir: str | None = None) -> xr.D
     if root is None or not root.nodes:
         raise StoreError(f"{path} is no cube: it has no consolidated metadata; run strfcube verify")
     root.check(group)
-    place = zarr_store(files, group)
-    _see_small(files, root, group, {} if isinstance(place, str) else place.known)
-    try:
-        ds: xr.Dataset = xr.open_zarr(place, group=group or None, chunks=None, decode_timedelta=False)
-    except StrfcubeError:
-        raise
-    except FileNotFoundError:
-        raise StoreError(f"{path} has no group '{group}'; build the cube again") from None
-    except Exception as error:  # whatever damaged metadata, or damaged labels, lead to
-        raise unreadable(f"{path}/{group}".rstrip("/"), error) from error
+    with readable(f"{path}/{group}".rstrip("/")):
+        place = zarr_store(files, group)
+        _see_small(files, root, group, {} if isinstance(place, str) else place.known)
+        try:
+            ds: xr.Dataset = xr.open_zarr(place, group=group or None, chunks=None, decode_timedelta=False)
+        except FileNotFoundError:
+            raise StoreError(f"{path} has no group '{group}'; build the cube again") from None
     return ds
 
 
@@ -89,20 +87,28 @@ def in_memory(ds: xr.Dataset, place: str) -> xr.Dataset:
     StoreError
         If one of its chunks is damaged; `place` is what the message calls the group.
     """
-    try:
+    with readable(place):
         return ds.load()
+
+
+@contextmanager
+def readable(place: str) -> Iterator[None]:
+    """Make one error of whatever zarr, xarray or a codec raise on what is damaged.
+
+    Raises
+    ------
+    StoreError
+        That names `place`.
+    """
+    try:
+        yield
     except StrfcubeError:
         raise
-    except Exception as error:  # whatever a codec raises on damaged bytes
-        raise unreadable(place, error) from error
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        raise StoreError(f"{place} cannot be read ({type(error).__name__}: {text}); run strfcube verify") from error
 
 
 def has_group(path: str, group: str) -> bool:
     """Whether a cube has a group."""
     return connect(path, "").get(f"{group}/zarr.json") is not None
-
-
-def unreadable(place: str, error: Exception) -> StoreError:
-    """The error of something in a store that zarr or xarray refused, in one line."""
-    text = " ".join(str(error).split())[:200]
-    return StoreError(f"{place} cannot be read ({type(error).__name__}: {text}); run strfcube verify")

@@ -15,12 +15,12 @@ from strfcube.catalog import data_dir, entries
 from strfcube.cube import digest
 from strfcube.cube.metadata import Root, bounded, parsed
 from strfcube.cube.schema import FORMAT_VERSION, validate
-from strfcube.errors import StoreError, StrfcubeError
+from strfcube.errors import StoreError
 from strfcube.grid import dt_to_ns
 from strfcube.transport.connect import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import xarray as xr
 
@@ -112,7 +112,6 @@ def open(
 
     path = locate(store, dt)
     ds, rows = opened(path, cache_dir=None if cache_dir is None else os.fspath(cache_dir))
-    validate(ds, path)
     # One dask task a read block of several storage chunks, never one a chunk: graphs stay small at any size.
     block = block_of(ds["response"].shape)
     lazy = {n: ds.variables[n].chunk(stim=block) for n in ("response", "stimulus") if n not in rows}
@@ -120,15 +119,15 @@ def open(
     return ds.assign(lazy)
 
 
-def opened(path: str, drop: Iterable[str] = (), cache_dir: str | None = None) -> tuple[xr.Dataset, dict[str, Rows]]:
+def opened(path: str, drop: Sequence[str] = (), cache_dir: str | None = None) -> tuple[xr.Dataset, dict[str, Rows]]:
     """A cube with ``response`` and ``stimulus`` in xarray's lazy indexing, and everything else in memory.
 
     Parameters
     ----------
     path : str
         Path or URL.
-    drop : iterable of str
-        Variables to leave out.
+    drop : sequence of str
+        Variables to leave out; what is left then need not be a cube.
     cache_dir : str, optional
         As in `open`.
 
@@ -145,7 +144,7 @@ def opened(path: str, drop: Iterable[str] = (), cache_dir: str | None = None) ->
     """
     from xarray.core.indexing import LazilyIndexedArray
 
-    from strfcube.cube.groups import open_group, unreadable
+    from strfcube.cube.groups import open_group, readable
     from strfcube.cube.lazy_array import LazyRows
     from strfcube.cube.shard_reader import stored_array
     from strfcube.cube.stored_rows import Rows, Store, StoredArray
@@ -158,18 +157,21 @@ def opened(path: str, drop: Iterable[str] = (), cache_dir: str | None = None) ->
     small = [str(name) for name in bare.variables if name not in ("response", "stimulus")]
     loaded = {}
     for name in small:
-        try:
+        with readable(f"{path}/{name}"):
             loaded[name] = _plain_text(bare.variables[name].load())
-        except StrfcubeError:
-            raise
-        except Exception as error:  # whatever a codec raises on damaged bytes
-            raise unreadable(f"{path}/{name}", error) from error
-    ds: xr.Dataset = bare.assign({n: v for n, v in loaded.items() if n in bare.data_vars})
-    ds = ds.assign_coords({n: v for n, v in loaded.items() if n in bare.coords})
+    with readable(path):
+        ds: xr.Dataset = bare.assign({n: v for n, v in loaded.items() if n in bare.data_vars})
+        ds = ds.assign_coords({n: v for n, v in loaded.items() if n in bare.coords})
+        if not drop:
+            validate(ds, path)
     rows: dict[str, Rows] = {}
     for name in sorted({"response", "stimulus"} & set(ds.data_vars)):
         try:
             array = stored_array(files, root, name)
+            if array.shape != ds[name].shape:
+                raise StoreError(
+                    f"{path}/{name} has two shapes, {array.shape} and {ds[name].shape}; run strfcube verify"
+                )
         except NotImplementedError:  # written by somebody else
             continue
         heard = ds["n_repeats"].values if name == "response" and "n_repeats" in ds.variables else None
