@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from strfcube import limits
 from strfcube.cube.metadata import NO_FILE, Root, arrays, keys, sharded
 from strfcube.errors import StoreError, StrfcubeError
 from strfcube.transport.connect import connect
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from strfcube.transport.connect import Transport
+
+    Known = Mapping[str, bytes | None]
 
 _UNWRITTEN = 1_000_000  # values of an array that may have no file: zarr writes none of zeros only
 
@@ -49,7 +52,10 @@ def open_group(path: str, group: str = "", cache_dir: str | None = None) -> xr.D
     root.check(group)
     with readable(f"{path}/{group}".rstrip("/")):
         place = zarr_store(files, group)
-        _see_small(files, root, group, {} if isinstance(place, str) else place.known)
+        known = {} if isinstance(place, str) else place.known
+        for name, node in arrays(root.nodes).items():
+            if name.rpartition("/")[0] == group and not sharded(node):
+                see_file(files, name, node, root.ends(name), known)
         try:
             ds: xr.Dataset = xr.open_zarr(place, group=group or None, chunks=None, decode_timedelta=False)
         except FileNotFoundError:
@@ -57,26 +63,45 @@ def open_group(path: str, group: str = "", cache_dir: str | None = None) -> xr.D
     return ds
 
 
-def _see_small(files: Transport, root: Root, group: str, known: Mapping[str, bytes | None]) -> None:
-    """See that the arrays of a single file, which zarr reads, are there and in their own places."""
-    for name, node in arrays(root.nodes).items():
-        if name.rpartition("/")[0] != group or sharded(node):
+def see_file(
+    files: Transport, name: str, node: Mapping[str, Any], ends: str | None = None, known: Known | None = None
+) -> None:
+    """See that the files of an array that zarr reads whole are files, there, and in their own places.
+
+    Parameters
+    ----------
+    files : Transport
+        The cube.
+    name, node : str, mapping
+        The array and its metadata.
+    ends : str, optional
+        What its files end in, as the root has it.
+    known : mapping
+        Files of a remote cube that are here already.
+
+    Raises
+    ------
+    StoreError
+        If not.
+    """
+    known = known or {}
+    for number, key in enumerate(keys(node)):
+        whole = f"{name}/{key}"
+        end: bytes | None = None
+        if whole in known:
+            end = None if (data := known[whole]) is None else data[-4:]
+        elif isinstance(files, Remote):
             continue
-        names, ends = list(keys(node)), root.ends(name)
-        for number, key in enumerate(names):
-            whole = f"{name}/{key}"
-            if whole in known:
-                end = None if (data := known[whole]) is None else data[-4:]
-            elif isinstance(files, Remote):
-                continue
-            else:
-                end = None if (tail := files.tail(whole, 4)) is None else tail[0]
-            expected = None if ends is None else ends[8 * number : 8 * number + 8]
-            if expected is not None and expected != (NO_FILE if end is None else end.hex().rjust(8, "0")):
-                what = "not there" if end is None else "damaged, or not the one that was built"
-                raise StoreError(f"{files.url}/{whole} is {what}; run strfcube verify, and build the cube again")
-            if end is None and math.prod(node["shape"]) > _UNWRITTEN:
-                raise StoreError(f"{files.url}/{whole} is not there; run strfcube verify, and build the cube again")
+        elif (tail := files.tail(whole, 4)) is not None:
+            end = tail[0]
+            if tail[1].size > limits.CHUNK_BYTES:
+                raise StoreError(f"{files.url}/{whole} has {tail[1].size:,} bytes; run strfcube verify")
+        expected = None if ends is None else ends[8 * number : 8 * number + 8]
+        if expected is not None and expected != (NO_FILE if end is None else end.hex().rjust(8, "0")):
+            what = "not there" if end is None else "damaged, or not the one that was built"
+            raise StoreError(f"{files.url}/{whole} is {what}; run strfcube verify, and build the cube again")
+        if end is None and math.prod(node["shape"]) > _UNWRITTEN:
+            raise StoreError(f"{files.url}/{whole} is not there; run strfcube verify, and build the cube again")
 
 
 def in_memory(ds: xr.Dataset, place: str) -> xr.Dataset:

@@ -10,6 +10,7 @@ import numpy as np
 
 from strfcube.cube import digest, metadata
 from strfcube.cube.files import strays
+from strfcube.cube.groups import see_file
 from strfcube.cube.metadata import NO_FILE, Root
 from strfcube.cube.schema import problems
 from strfcube.cube.shard_reader import ShardedArray
@@ -212,6 +213,7 @@ def _digest(files: Transport, name: str, node: dict[str, Any], array: zarr.Array
     """Digest of an array's values, and why it cannot be read."""
     try:
         if not metadata.sharded(node):
+            see_file(files, name, node)
             return digest.of_values(name.rpartition("/")[2], np.asarray(array[...])), ""
         return array_digest(name, ShardedArray(files.at(name), meta=node))
     except NotImplementedError:
