@@ -22,6 +22,7 @@ from strfcube.cli.describe import card, findings, summary
 from strfcube.cli.progress import Progress
 from strfcube.errors import SelectionError, StrfcubeError, UsageError
 from strfcube.fetching.fetch import JOBS
+from strfcube.starting import INTERRUPTED, interrupts_raise
 from strfcube.version import __version__
 
 if TYPE_CHECKING:
@@ -355,6 +356,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Entry point of the ``strfcube`` command."""
     code = 0
     try:
+        interrupts_raise()
         code = cli.main(args=args, prog_name="strfcube", standalone_mode=False) or 0  # of an Exit; else None
     except click.ClickException as error:
         error.show()
@@ -368,7 +370,7 @@ def main(args: Sequence[str] | None = None) -> None:
         code = _fail(error, 1)
     except (KeyboardInterrupt, click.Abort):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C has nothing left to stop
-        click.echo("strfcube: interrupted; the same command goes on where this one ended", err=True)
+        click.echo(INTERRUPTED, err=True)
         code = 1
     except Exception as error:
         code = _fail(f"{type(error).__name__}: {error}; this is a fault of strfcube: report it, with the output of "

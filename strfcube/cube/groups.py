@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from strfcube import limits
-from strfcube.cube.metadata import NO_FILE, Root, arrays, keys, sharded
+from strfcube.cube.metadata import CHECKED, NO_FILE, Root, arrays, keys, sharded
 from strfcube.errors import StoreError, StrfcubeError
 from strfcube.transport.connect import connect
 from strfcube.transport.remote_files import Remote
@@ -100,8 +100,32 @@ def see_file(
         if expected is not None and expected != (NO_FILE if end is None else end.hex().rjust(8, "0")):
             what = "not there" if end is None else "damaged, or not the one that was built"
             raise StoreError(f"{files.url}/{whole} is {what}; run strfcube verify, and build the cube again")
+        if end is not None and node["data_type"] == "string":
+            data = known[whole] if whole in known else files.get(whole)
+            if why := _no_text(data or b"", node):
+                raise StoreError(f"{files.url}/{whole} is damaged ({why}); run strfcube verify")
         if end is None and math.prod(node["shape"]) > _UNWRITTEN:
             raise StoreError(f"{files.url}/{whole} is not there; run strfcube verify, and build the cube again")
+
+
+def _no_text(data: bytes, node: Mapping[str, Any]) -> str:
+    """Why a chunk of text holds no text; zarr would believe any number of texts that it states, and make room."""
+    from google_crc32c import value
+    from numcodecs import zstd
+
+    codecs = [codec["name"] for codec in node["codecs"]]
+    if codecs not in (["vlen-utf8", "zstd", "crc32c"], ["vlen-utf8", "zstd"]):
+        return ""
+    if codecs[-1] == "crc32c":
+        if len(data) < 4 or value(data) != CHECKED:
+            return "its checksum"
+        data = data[:-4]
+    try:
+        said = int.from_bytes(zstd.decompress(data)[:4], "little")
+    except (RuntimeError, ValueError) as error:
+        return str(error)
+    count = math.prod(node["chunk_grid"]["configuration"]["chunk_shape"])
+    return "" if said == count else f"{said:,} texts, expected {count:,}"
 
 
 def in_memory(ds: xr.Dataset, place: str) -> xr.Dataset:

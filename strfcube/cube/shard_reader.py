@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from strfcube.cube.codecs import NAMES
-from strfcube.cube.metadata import NO_FILE, bounded, parsed, strange
+from strfcube.cube.metadata import CHECKED, NO_FILE, bounded, parsed, strange
 from strfcube.errors import StoreError
 from strfcube.transport.connect import Transport, Version, connect
 from strfcube.transport.remote_files import Remote
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 Place = tuple[int, ...]
 AHEAD_BYTES = 256_000_000  # encoded, asked for and not read; only what was abandoned reaches it
 _NOT_STORED = 2**64 - 1
-_CHECKED = 0x48674BC7  # CRC-32C of anything that is followed by its own CRC-32C
 _DTYPES = {"bool", "float32", "float64", *(f"{kind}int{bits}" for kind in ("", "u") for bits in (8, 16, 32, 64))}
 
 
@@ -352,10 +351,10 @@ class ShardedArray:
         return self._ends is not None and self.sharded and self._end(self.shard_of(at)) not in ("", NO_FILE)
 
     def _indexes(self, tail: bytes) -> bool:
-        return len(tail) == self._index_bytes and self._crc(tail) == _CHECKED
+        return len(tail) == self._index_bytes and self._crc(tail) == CHECKED
 
     def _sound(self, data: bytes, size: int) -> bool:
-        return len(data) == size and (not self.checked or self._crc(data) == _CHECKED)
+        return len(data) == size and (not self.checked or self._crc(data) == CHECKED)
 
     def _damaged(self, at: Place, what: str) -> StoreError:
         return StoreError(f"{self.path}: chunk {at} is damaged ({what}); run strfcube verify")
