@@ -43,6 +43,7 @@ def open_group(path: str, group: str = "", cache_dir: str | None = None) -> xr.D
     """
     import xarray as xr
 
+    from strfcube.cube.guarded import guarded
     from strfcube.cube.zarr_store import zarr_store
 
     files = connect(path, cache_dir)
@@ -60,7 +61,7 @@ def open_group(path: str, group: str = "", cache_dir: str | None = None) -> xr.D
             ds: xr.Dataset = xr.open_zarr(place, group=group or None, chunks=None, decode_timedelta=False)
         except FileNotFoundError:
             raise StoreError(f"{path} has no group '{group}'; build the cube again") from None
-    return ds
+    return ds.assign({n: guarded(v, f"{files.url}/{group}/{n}") for n, v in ds.data_vars.variables.items()})
 
 
 def see_file(
