@@ -26,25 +26,31 @@ def strays(files: Transport, root: Root) -> tuple[list[str], list[str]]:
     found : list of str
         One sentence each: files that are not there, files and folders too many.
     """
-    expected = {"zarr.json"}
-    missing: list[str] = []
-    found: list[str] = []
-    there = None if isinstance(files, Remote) else _Folder(files.url)
-    expected |= {f"{name}/zarr.json" for name in root.nodes if plain(name)}
+    expected = {"zarr.json"} | {f"{name}/zarr.json" for name in root.nodes if plain(name)}
+    built: list[str] = []
     for name, node in arrays(root.nodes).items():
         if strange(node) or not plain(name):
             continue
         ends = root.ends(name)
         for number, key in enumerate(keys(node)):
             expected.add(f"{name}/{key}")
-            known = ends is not None and ends[8 * number : 8 * number + 8] != NO_FILE
-            if known and there is not None and not there.has(f"{name}/{key}"):
-                missing.append(f"{name}/{key}")
-    found += _told(missing, "is missing", "are missing")
-    if there is None:
-        return [], found
-    unknown, strange_names = there.others(expected)
-    return unknown, found + _told(strange_names, "is not of the cube", "are not of the cube")
+            if ends is not None and ends[8 * number : 8 * number + 8] != NO_FILE:
+                built.append(f"{name}/{key}")
+    if isinstance(files, Remote):
+        names = files.names()
+        if names is None:
+            return [], []
+        there = set(names)
+        missing = [key for key in built if key not in there]
+        others = [key for key in names if key not in expected and key.rpartition("/")[2] not in _LITTER]
+        unknown = [key.removesuffix("/zarr.json") for key in others if key.endswith("/zarr.json")]
+    else:
+        folder = _Folder(files.url)
+        missing = [key for key in built if not folder.has(key)]
+        unknown, others = folder.others(expected)
+    return unknown, _told(missing, "is missing", "are missing") + _told(
+        others, "is not of the cube", "are not of the cube"
+    )
 
 
 class _Folder:

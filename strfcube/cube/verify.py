@@ -36,8 +36,8 @@ def verify(store: str | os.PathLike[str], dt: float | None = None, *, deep: bool
     """Read a whole cube again, and hold it against its own digests and contract.
 
     In the memory of a chunk, from a disk or a server; never from a cache. Values, attributes, what is cited, files that
-    are not there or not of the cube: whatever changes what anybody reads is found. A server that cannot list its files
-    (HTTP) is asked for those of the cube only.
+    are not there or not of the cube: whatever changes what anybody reads is found. A server that does not list its
+    files (HTTP) is asked for those of the cube only.
 
     Parameters
     ----------

@@ -181,11 +181,11 @@ def test_files_in_one_anothers_place(tmp_path):
 
 
 def test_labels_in_one_anothers_place(copy):
-    swapped(copy / "area" / "c" / "0", copy / "region" / "c" / "0")
+    swapped(copy / "stim_name" / "c" / "0", copy / "stim_category" / "c" / "0")
     found = strfcube.verify(copy)
-    assert {s.partition(" has")[0] for s in found} == {"'area'", "'region'"}
-    assert "area/c/0" in found[0]
-    with pytest.raises(StoreError, match=r"area/c/0 is damaged, or not the one that was built"):
+    assert {s.partition(" has")[0] for s in found} == {"'stim_name'", "'stim_category'"}
+    assert "stim_category/c/0" in found[0]
+    with pytest.raises(StoreError, match=r"/c/0 is damaged, or not the one that was built"):
         strfcube.open(copy)
 
 
@@ -244,12 +244,29 @@ def test_behind_a_server(copy):
         edit(copy / "zarr.json", lambda t: t["attributes"].update(doi="10.0/other"))
         assert strfcube.verify(url) == ["root attribute 'doi' is not what was built"]
         edit(copy / "trials" / "zarr.json", lambda t: t["attributes"].update(description="mine"))
-        swapped(copy / "area" / "c" / "0", copy / "region" / "c" / "0")
+        swapped(copy / "stim_name" / "c" / "0", copy / "stim_category" / "c" / "0")
         found = strfcube.verify(url)
         assert any("'trials/zarr.json'" in s for s in found)
-        assert any("'area' has other values" in s for s in found)
+        assert any("'stim_name' has other values" in s for s in found)
         (copy / "findings" / "zarr.json").unlink()
         assert any("'findings/zarr.json' is missing" in s for s in strfcube.verify(url))
+
+
+def test_objects_too_many_in_a_store_that_lists_them(copy):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    url = "memory://verified/cube.zarr"
+    memory.put(f"{copy}/", "/verified/cube.zarr/", recursive=True)
+    try:
+        assert strfcube.verify(url) == []
+        memory.pipe_file("/verified/cube.zarr/response/c/9/9/9/9", b"x")
+        memory.rm_file("/verified/cube.zarr/n_rejected/c/0/0")
+        found = strfcube.verify(url)
+        assert "'response/c/9/9/9/9' is not of the cube" in found
+        assert "'n_rejected/c/0/0' is missing" in found
+    finally:
+        memory.rm("/verified", recursive=True)
 
 
 def test_pools_rebinned_cubes_and_parts_are_whole(made, tmp_path):
