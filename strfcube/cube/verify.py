@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _AHEAD_BYTES = 16_000_000  # decoded, of the chunks that a remote store is asked for at once
 _GROUPS = ("", "trials", "audio", "findings")
+_LONG = 400  # characters of a sentence that quotes what a store says of itself
 _NAMED = 3  # damaged chunks of an array that are named
 
 
@@ -71,14 +72,12 @@ def verify(store: str | os.PathLike[str], dt: float | None = None, *, deep: bool
     nodes, differing = _nodes(files, root, [*expected, *listing])
     found += differing
     found += _values(files, root, nodes, expected, sound=not found)
-    if found:
-        return found
-    found = _contract(files)
+    found = found or _contract(files)
     if deep and not found:
         from strfcube.cube.recount import recount
 
         found = recount(path)
-    return found
+    return [sentence if len(sentence) <= _LONG else f"{sentence[:_LONG]} ..." for sentence in found]
 
 
 def _expected(root: Root) -> tuple[dict[str, str], list[str]]:
