@@ -41,5 +41,6 @@ def guarded(variable: xr.Variable, place: str) -> xr.Variable:
     """
     if variable._in_memory:
         return variable
-    lazy = indexing.LazilyIndexedArray(_Guarded(variable, place))
-    return variable._replace(data=indexing.MemoryCachedArray(indexing.CopyOnWriteArray(lazy)))
+    lazy: Any = indexing.LazilyIndexedArray(_Guarded(variable, place))
+    cached: Any = indexing.MemoryCachedArray  # untyped
+    return variable._replace(data=cached(indexing.CopyOnWriteArray(lazy)))

@@ -61,12 +61,12 @@ def recount(path: str) -> list[str]:
     step = response.chunk[1]
     for first in range(0, shape[1], step):
         last = min(first + step, shape[1])
-        rows = slice(int(rows_of[first]), int(rows_of[last]))
-        if rows.start == rows.stop:
+        top, bottom = int(rows_of[first]), int(rows_of[last])
+        if top == bottom:
             continue
-        low = int(ends[rows.start] - trials["row_size"][rows.start])
-        spikes = times.values(low, int(ends[rows.stop - 1]))
-        part = {name: column[rows] for name, column in trials.items()} | {"begin": begin[rows], "stop": stop[rows]}
+        spikes = times.values(int(ends[top] - trials["row_size"][top]), int(ends[bottom - 1]))
+        part = {name: column[top:bottom] for name, column in trials.items()}
+        part |= {"begin": begin[top:bottom], "stop": stop[top:bottom]}
         at = bin_of(spikes, dt_to_ns(cube.attrs["dt_ms"]))
         _block(response, part, at, first, last, differs)
     if wrong := _pairs(differs, cube):

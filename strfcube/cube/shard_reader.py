@@ -383,7 +383,7 @@ def _unlike(data: bytes, size: int, rest: int) -> str:
     return "" if (said, encoded) == (size, len(data) - rest) else f"{said} bytes in {encoded}, expected {size}"
 
 
-def _inner_chunk(meta: dict[str, Any], outer: Place) -> tuple[Place, bool]:
+def _inner_chunk(meta: Mapping[str, Any], outer: Place) -> tuple[Place, bool]:
     """Chunk shape of an array that this module can decode, and whether its chunks have checksums."""
     codecs = meta["codecs"]
     chunk = outer
