@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _UNWRITTEN = 1_000_000  # values of an array that may have no file: zarr writes none of zeros only
 
 
-def open_group(path: str, group: str = "", cache_dir: str | None = None) -> xr.Dataset:
+def open_group(path: str, group: str = "", cache_dir: str | None = None, root: Root | None = None) -> xr.Dataset:
     """A group of a cube as xarray reads it, wherever the cube lies: lazy, and its small variables at hand.
 
     Parameters
@@ -35,11 +35,13 @@ def open_group(path: str, group: str = "", cache_dir: str | None = None) -> xr.D
         "" is the root.
     cache_dir : str, optional
         As `strfcube.transport.connect` takes it.
+    root : Root, optional
+        What its root says, where that was read just now.
 
     Raises
     ------
     StoreError
-        If there is no such group, or xarray cannot open it.
+        If there is no such group, it is not what was built, or xarray cannot open it.
     """
     import xarray as xr
 
@@ -47,7 +49,7 @@ def open_group(path: str, group: str = "", cache_dir: str | None = None) -> xr.D
     from strfcube.cube.zarr_store import zarr_store
 
     files = connect(path, cache_dir)
-    root = Root.read(files)
+    root = root or Root.read(files)
     if root is None or not root.nodes:
         raise StoreError(f"{path} is no cube: it has no consolidated metadata; run strfcube verify")
     root.check(group)

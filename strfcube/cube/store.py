@@ -153,7 +153,7 @@ def opened(path: str, drop: Sequence[str] = (), cache_dir: str | None = None) ->
     here = Store.opened(path, str(cube_attrs(path).get("digest", "")), cache_dir)
     files = here.files
     root = Root.read(files)
-    bare: xr.Dataset = open_group(path, "", cache_dir).drop_vars(list(drop), errors="ignore")
+    bare: xr.Dataset = open_group(path, "", cache_dir, root).drop_vars(list(drop), errors="ignore")
     small = [str(name) for name in bare.variables if name not in ("response", "stimulus")]
     loaded = {}
     for name in small:
