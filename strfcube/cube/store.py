@@ -13,7 +13,7 @@ import numpy as np
 
 from strfcube.catalog import data_dir, entries
 from strfcube.cube import digest
-from strfcube.cube.metadata import Root, bounded, parsed
+from strfcube.cube.metadata import DIGESTS, ENDS, Root, bounded, parsed
 from strfcube.cube.schema import FORMAT_VERSION, validate
 from strfcube.errors import StoreError
 from strfcube.grid import dt_to_ns
@@ -178,6 +178,8 @@ def opened(path: str, drop: Sequence[str] = (), cache_dir: str | None = None) ->
         rows[name] = Rows.whole(StoredArray(here, array, heard))
         ds[name] = ds.variables[name]._replace(data=LazilyIndexedArray(LazyRows(rows[name])))
     ds.encoding["source"] = path
+    # Of the store, not of its values: whoever writes these again writes another store
+    ds.attrs = {k: v for k, v in ds.attrs.items() if k not in (DIGESTS, ENDS)}
     return ds, rows
 
 
