@@ -128,7 +128,9 @@ def damages(scratch, count, rng):
     truth = {name: reader(sound, scratch / "made") for name, reader in readers.items()}
     kinds = [kind for kind, times in DAMAGES.items() for _ in range(count * times // sum(DAMAGES.values()))]
     found = {kind: Counter() for kind in DAMAGES}
-    for kind in kinds:
+    for number, kind in enumerate(kinds):
+        if number % 50 == 0:
+            print(f"damage {number} of {len(kinds)}", file=sys.stderr, flush=True)
         cube = scratch / "damaged.zarr"
         shutil.rmtree(cube, ignore_errors=True)
         shutil.copytree(sound, cube)
