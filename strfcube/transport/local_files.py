@@ -7,7 +7,7 @@ import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from stat import S_ISREG
+from stat import S_ISDIR, S_ISREG
 
 from strfcube.errors import StoreError
 
@@ -43,7 +43,8 @@ class _Descriptor:
         self._lock = threading.Lock()
         stat = os.fstat(self.fd)
         if not S_ISREG(stat.st_mode):
-            raise OSError(errno.EINVAL, "it is no file")
+            code = errno.EISDIR if S_ISDIR(stat.st_mode) else errno.EINVAL
+            raise OSError(code, os.strerror(code) if code == errno.EISDIR else "it is no file")
         self.version = Version(stat.st_size, f"{stat.st_dev}-{stat.st_ino}-{stat.st_mtime_ns}")
 
     def __del__(self) -> None:
