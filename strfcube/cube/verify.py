@@ -225,7 +225,7 @@ def _digest(files: Transport, name: str, node: dict[str, Any], array: zarr.Array
     except NotImplementedError:
         return "", "it is not laid out as strfcube writes it"
     except StoreError as error:
-        return "", str(error)
+        return "", str(error).removeprefix(f"{files.url}/").partition("; ")[0]
     except Exception as error:  # whatever a codec raises on damaged bytes
         return "", _line(error)
 
