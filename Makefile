@@ -1,6 +1,7 @@
 # Needs Python 3.11 or newer and make, nothing else.
 #   make demo     build the demo cube, show it, train on it
 #   make test     what the continuous integration runs
+#   make fuzz     damaged and hostile input, for FUZZ_SECONDS a file (an hour)
 # Another interpreter: make test PYTHON=/path/to/python VENV=.venv-other
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -13,7 +14,11 @@ ROOMS := $(addprefix tests/,sound cube transport builder analysis loading pipeli
 # pytest-xdist pays for itself from two cores on.
 WORKERS ?= 2
 
-.PHONY: demo test test-without-torch test-lower-bounds lint format clean
+FUZZ_SECONDS ?= 3600
+FUZZ_COUNT ?= 10000000
+FUZZ_SEED ?= 0
+
+.PHONY: demo fuzz test test-without-torch test-lower-bounds lint format clean
 
 demo: $(VENV)/.demo
 	STRFCUBE_DATA_DIR=$(DEMO) $(BIN)/strfcube build demo
@@ -31,6 +36,11 @@ test-without-torch: $(VENV)/.without-torch
 # The third leg: the lowest versions that pyproject.toml declares, without torch; give it an environment of its own (VENV).
 test-lower-bounds: $(VENV)/.lower-bounds
 	$(BIN)/pytest -n $(WORKERS) -m "not slow" $(ROOMS)
+
+# Each file of fuzz/ goes on where FUZZ_SEED says; what it prints with FAULT becomes a test.
+fuzz: $(VENV)/.test
+	@code=0; for file in fuzz/*.py; do echo "$$file"; \
+		$(BIN)/python "$$file" --count $(FUZZ_COUNT) --seed $(FUZZ_SEED) --seconds $(FUZZ_SECONDS) || code=1; done; exit $$code
 
 # mypy and import-linter cannot see mapped packages in an editable install: they get a real one.
 lint: $(VENV)/.test

@@ -1,6 +1,6 @@
-"""Kill builds at many moments, and let the same command go on: the right digest, nothing left behind, no traceback.
+"""Kill builds at many moments, damage cubes in many ways: right digests, and no value that is wrong in silence.
 
-    python benchmarks/trust.py [--kills 120] [--events 200] [--seed 0]
+    python benchmarks/trust.py [--kills 120] [--events 200] [--damages 600] [--seed 0]
 
 Each of a round of jobs (a build of every pipeline's invented raw files, a rebin, a pool, the replacing of a cube) is
 started as a process of its own and killed at a random moment: all of its processes, the parent alone, one worker, by
@@ -8,6 +8,11 @@ SIGTERM, by SIGINT, or twice; then it is given again, now and then with another 
 table kills at a random file-system event (a write, rename, removal or fsync of the parent) and then cuts every file
 to what an fsync covered, as a power cut may. Prints how many ended with the right digest, left something, or showed a
 traceback.
+
+The third table damages one cube in one place, 400 bits flipped and 50 each of files cut, deleted and swapped and of
+attributes edited by `--damages` 600, and asks `verify` and every reader: those of strfcube must give the values that
+were built, or refuse. Plain xarray and zarr check the bits of each chunk, and know neither whether a file lies in its
+own place nor whether an attribute is the one that was written: what they make of it is shown beside.
 """
 
 from __future__ import annotations
@@ -28,9 +33,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+import numpy as np
+import xarray as xr
+import zarr
 from writers import aa, aa4, ac1, nat4, ns1
 
 import strfcube
+from strfcube.builder.save import write
 
 RUN = """
 import sys, json
@@ -87,12 +96,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=120)
     parser.add_argument("--events", type=int, default=200)
+    parser.add_argument("--damages", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["STRFCUBE_DATA_DIR"] = str(Path(scratch, "data"))
-        jobs = prepare(Path(scratch))
+        damages(Path(scratch), args.damages, rng)
+        jobs = prepare(Path(scratch)) if args.kills or args.events else []
         shared = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
         table("kill", [shown(kill(jobs, n, rng)) for n in range(args.kills)])
         table("file-system event, files cut", [shown(event(jobs, n, rng)) for n in range(args.events)])
@@ -100,13 +111,146 @@ def main():
         print(f"names left in /dev/shm: {len([name for name in left if 'loky' in name or 'strfcube' in name])}")
 
 
+DAMAGES = {"flip": 8, "truncation": 1, "deletion": 1, "swap": 1, "attribute edit": 1}  # twelfths
+OURS = ("open", "engine", "torch", "rebin", "concat")
+EDITS = ("licence", "citation", "doi", "title", "sources", "recipe", "strfcube_version", "dt_ms", "history")
+
+
+def damages(scratch, count, rng):
+    """Damage a cube in one place at a time, and let everybody read it."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from toy import FAST, random_toy
+
+    if not count:
+        return
+    sound = Path(strfcube.build(random_toy(scratch / "toy")[0], out=scratch / "sound.zarr", **FAST))
+    readers = {name: globals()[f"by_{name}"] for name in (*OURS, "xarray", "zarr")}
+    truth = {name: reader(sound, scratch / "made") for name, reader in readers.items()}
+    kinds = [kind for kind, times in DAMAGES.items() for _ in range(count * times // sum(DAMAGES.values()))]
+    found = {kind: Counter() for kind in DAMAGES}
+    for number, kind in enumerate(kinds):
+        if number % 50 == 0:
+            print(f"damage {number} of {len(kinds)}", file=sys.stderr, flush=True)
+        cube = scratch / "damaged.zarr"
+        shutil.rmtree(cube, ignore_errors=True)
+        shutil.copytree(sound, cube)
+        what = hurt(cube, kind, rng)
+        for name in ("verify", *readers):
+            try:
+                if name == "verify":
+                    result = "found" if strfcube.verify(cube) else "MISSED"
+                else:
+                    values = readers[name](cube, scratch / "made")
+                    same = len(values) == len(truth[name]) and all(map(equal, values, truth[name]))
+                    result = "same" if same else "WRONG"
+            except strfcube.StrfcubeError:
+                result = "found" if name == "verify" else "refused"
+            except Exception as error:
+                result = "refused" if name in ("xarray", "zarr") else f"FOREIGN {type(error).__name__}"
+            found[kind][name, result] += 1
+            if result in ("MISSED", "WRONG") or result.startswith("FOREIGN"):
+                print(f"{kind}: {what}: {name}: {result}", file=sys.stderr, flush=True)
+    print(f"\n{'damage':<16}{'tries':>6}  by verify")
+    for kind in DAMAGES:
+        tries = sum(n for (name, _), n in found[kind].items() if name == "verify")
+        results = [f"{n} {what}" for (name, what), n in found[kind].items() if name == "verify"]
+        print(f"{kind:<16}{tries:>6}  {', '.join(results)}")
+    print(f"\n{'damage':<16}{'reader':<9}{'refused':>8}{'as built':>9}{'WRONG':>6}  others")
+    for kind in DAMAGES:
+        for reader in readers:
+            counts = {what: n for (name, what), n in found[kind].items() if name == reader}
+            three = [counts.pop(what, 0) for what in ("refused", "same", "WRONG")]
+            others = ", ".join(f"{n} {what}" for what, n in counts.items())
+            print(f"{kind:<16}{reader:<9}{three[0]:>8}{three[1]:>9}{three[2]:>6}  {others}")
+
+
+def hurt(cube, kind, rng):
+    """Damage a cube, and say where."""
+    files = sorted(p for p in cube.rglob("*") if p.is_file())
+    file = rng.choice(files)
+    if kind == "flip":
+        data = bytearray(file.read_bytes())
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        file.write_bytes(data)
+    elif kind == "truncation":
+        os.truncate(file, rng.randrange(file.stat().st_size))
+    elif kind == "deletion":
+        file = rng.choice([p for p in files if p != cube / "zarr.json"])  # without it there is no cube to speak of
+        file.unlink()
+    elif kind == "swap":
+        one = file
+        while one.read_bytes() == file.read_bytes():
+            one, file = rng.sample([p for p in files if (p.name == "zarr.json") == (rng.random() < 0.2)] or files, 2)
+        data = one.read_bytes()
+        one.write_bytes(file.read_bytes())
+        file.write_bytes(data)
+        return f"{one.relative_to(cube)} and {file.relative_to(cube)}"
+    else:
+        root = json.loads((cube / "zarr.json").read_text())
+        nodes = root["consolidated_metadata"]["metadata"]
+        name = rng.choice([n for n, node in nodes.items() if node["node_type"] == "array"])
+        attrs = root["attributes"] if rng.random() < 0.4 else nodes[name]["attributes"]
+        what = rng.choice(EDITS) if attrs is root["attributes"] else rng.choice(("units", "_FillValue", "scale_factor"))
+        attrs[what] = {"dt_ms": 4, "_FillValue": 1, "scale_factor": 2.0}.get(what, "something else")
+        (cube / "zarr.json").write_text(json.dumps(root))
+        if attrs is not root["attributes"] and rng.random() < 0.5:
+            own = json.loads((cube / name / "zarr.json").read_text())
+            (cube / name / "zarr.json").write_text(json.dumps(own | {"attributes": attrs}))
+        return what if attrs is root["attributes"] else f"{what} of {name}"
+    return str(file.relative_to(cube))
+
+
+def equal(a, b):
+    return a.shape == b.shape and np.array_equal(a, b, equal_nan=a.dtype.kind in "fc")
+
+
+def values_of(ds):
+    text = np.array([str(v) for n in ("stim", "neuron", "area", "stim_type") for v in ds[n].values])
+    return [text, *(ds[n].values for n in ("response", "stimulus", "n_repeats", "n_bins", "duration", "time"))]
+
+
+def by_open(cube, _):
+    return values_of(strfcube.open(cube))
+
+
+def by_engine(cube, _):
+    return values_of(xr.open_dataset(cube, engine="strfcube"))
+
+
+def by_torch(cube, _):
+    view = strfcube.CubeDataset(cube, cache="none")
+    batch = view.batch(range(len(view)))
+    waves = strfcube.CubeDataset(cube, cache="none", mode="waveform", audio_fs=8000).with_stimulus()
+    return [np.asarray(v) for v in (batch["responses"], batch["stims"], waves.batch(range(len(waves)))["stims"])]
+
+
+def by_rebin(cube, made):
+    shutil.rmtree(made, ignore_errors=True)
+    return values_of(strfcube.open(strfcube.rebin(cube, 10, out=made, jobs=0)))
+
+
+def by_concat(cube, made):
+    shutil.rmtree(made, ignore_errors=True)
+    return values_of(strfcube.open(write(strfcube.concat([cube, cube], ["a", "b"], duplicates="keep"), made)))
+
+
+def by_xarray(cube, _):
+    tree = xr.open_datatree(cube, engine="zarr", chunks=None)
+    return [*values_of(tree.to_dataset()), tree["trials/spike_time"].values, tree["audio/samples"].values]
+
+
+def by_zarr(cube, _):
+    members = zarr.open_group(cube, mode="r").members(max_depth=None)
+    return [np.asarray(array[...]) for _, array in sorted(members) if isinstance(array, zarr.Array)]
+
+
 def prepare(folder):
     """Jobs, each with the digest that it has to end with and the seconds that it takes."""
     raws = {"aa1": aa.write_aa1, "aa2": aa.write_aa2, "aa4": aa4.write_aa4, "ac1": ac1.write, "nat4": nat4.write_nat4,
             "ns1": ns1.write_ns1}  # fmt: skip
     jobs = []
-    for name, write in raws.items():
-        write(folder / name)
+    for name, write_raw in raws.items():
+        write_raw(folder / name)
         flags = {"only": {"signal_type": ["spikes"]}} if name == "ac1" else {}
         jobs.append({"kind": "build", "name": name, "raw": str(folder / name), "flags": flags})
     whole = strfcube.build("aa1", raw=folder / "aa1", out=folder / "source.zarr", jobs=0)

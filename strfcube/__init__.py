@@ -5,6 +5,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from strfcube.starting import interrupts_end
+
+interrupts_end()  # before anything that takes time
+
+# ruff: noqa: E402
+
 from strfcube.analysis.accessor import StrfAccessor as _StrfAccessor  # noqa: F401 (registers ds.strf)
 from strfcube.analysis.concat import concat
 from strfcube.analysis.export import export

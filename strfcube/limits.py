@@ -1,7 +1,8 @@
 """What a recording can plausibly hold: values beyond are mistakes, and one of them must not cost the whole build.
 
 A value out of range is left out with a finding, and the rest is built. The limits lie far outside every published data
-set, and inside what memory and the store's integers hold.
+set, and inside what memory and the store's integers hold. The last four are those of stores that are read: what says of
+itself more than that is damaged, or no cube.
 """
 
 from __future__ import annotations
@@ -18,3 +19,7 @@ INTEGER = 2**63 - 1
 TESTS = 127
 TEXT_BYTES = 64_000_000  # largest text file or table
 TEXT = 100_000  # characters of one label
+METADATA_BYTES = 16_000_000  # of one zarr.json
+CHUNK_BYTES = 2**31 - 1  # decoded: blosc holds no more
+CHUNKS = 1_000_000  # in one shard
+FILES = 200_000  # of one array

@@ -10,7 +10,9 @@ import zarr
 from cubes import make_cube
 
 from strfcube.builder.save import save as write
-from strfcube.cube.shard_writer import Layout, create, write_shard
+from strfcube.cube.metadata import sealed
+from strfcube.cube.shard_writer import Layout, create, put, write_shard
+from strfcube.transport.connect import connect
 
 
 def stored(values, dtype):
@@ -46,6 +48,12 @@ def rewrite(path, values, chunk, shard, dtype):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consolidated metadata is currently not part", UserWarning)
         zarr.consolidate_metadata(path)
+    seal(path)
+
+
+def seal(path):
+    """Describe a cube that was changed on purpose as if it had been built like that."""
+    put(str(path), "zarr.json", sealed(connect(str(path), "")))
 
 
 def make_store(

@@ -12,10 +12,13 @@ import numpy as np
 import xarray as xr
 
 from strfcube.cube import codecs, digest
+from strfcube.cube.metadata import sealed
 from strfcube.cube.schema import FORMAT_VERSION
+from strfcube.cube.shard_writer import put
 from strfcube.cube.store import attributes_digest, no_consolidation_warning
 from strfcube.grid import bin_starts
 from strfcube.records import Finding, Neuron, Stimulus, Survey
+from strfcube.transport.connect import connect
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -102,6 +105,7 @@ def finalise(built: Built, request: Request) -> tuple[Finding, ...]:
         root = zarr.open_group(built.store, mode="a")
         root.attrs.update(_attrs(request, digests) | dict(request.attrs))
         zarr.consolidate_metadata(built.store)
+    put(built.store, "zarr.json", sealed(connect(built.store, "")))
     return findings
 
 
@@ -132,7 +136,8 @@ def write_group(ds: xr.Dataset, store: str, name: str, digests: dict[str, str]) 
         if ds[v].dtype.kind == "f":
             encoding[v]["_FillValue"] = None
         digests[f"{name}/{v}".lstrip("/")] = digest.of_values(v, ds[v].values)
-    ds.to_zarr(store, group=name or None, mode="a", consolidated=False, encoding=encoding)
+    # A file that is not there is lost, also where it held nothing but zeros
+    ds.to_zarr(store, group=name or None, mode="a", consolidated=False, encoding=encoding, write_empty_chunks=True)
 
 
 def _attrs(request: Request, digests: Mapping[str, str]) -> dict[str, Any]:

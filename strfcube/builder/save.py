@@ -32,11 +32,13 @@ from strfcube.builder.workplace import (
     writable,
 )
 from strfcube.cube import digest
-from strfcube.cube.shard_writer import Layout, create, write_shard
+from strfcube.cube.metadata import sealed
+from strfcube.cube.shard_writer import Layout, create, put, write_shard
 from strfcube.cube.store import attributes_digest, local, no_consolidation_warning
 from strfcube.errors import StoreError
 from strfcube.progress import Progress, shown
 from strfcube.sound.audio import to_float
+from strfcube.transport.connect import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -161,6 +163,7 @@ def _write(made: Prepared, unfinished: str, tell: Progress | None) -> None:
              "recipe": made.recipe, "history": history}
         )  # fmt: skip
         zarr.consolidate_metadata(unfinished)
+    put(unfinished, "zarr.json", sealed(connect(unfinished, "")))
 
 
 class _Meter:

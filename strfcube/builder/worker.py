@@ -26,7 +26,11 @@ from strfcube.fetching.credentials import VARIABLES
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_START = "import sys; sys.path[:] = sys.argv[2:]; from strfcube.builder.worker import main; main(int(sys.argv[1]))"
+# Whatever ends a worker, its parent tells it: no traceback of its imports.
+_START = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); sys.path[:] = sys.argv[2:]; "
+    "from strfcube.builder.worker import main; main(int(sys.argv[1]))"
+)
 _OVER_LIMIT = getattr(signal, "SIGXCPU", None)
 _OUTSIDE = {getattr(signal, name, None) for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")} - {None}
 

@@ -165,8 +165,9 @@ def see_whole(source: str) -> None:
     from strfcube.cube.verify import verify
 
     if wrong := verify(source):
+        more = f"; and {len(wrong) - 3} more (strfcube verify)" if len(wrong) > 3 else ""
         raise StoreError(
-            f"{source} is damaged, and nothing is made of it: {'; '.join(wrong)}; build it again with --force"
+            f"{source} is damaged, and nothing is made of it: {'; '.join(wrong[:3])}{more}; build it again with --force"
         )
 
 

@@ -95,7 +95,7 @@ class Written:
         """Write a shard, and enter it."""
         leaves = write_shard(store, layout, shard, chunks)
         self.leaves.setdefault(layout.name, []).extend(leaves)
-        if leaves:  # a shard of nothing but missing values is no file
+        if all(at < n for at, n in zip(shard, layout.grid, strict=True)):
             self.files.update(ledger.files(store, [f"{layout.name}/c/" + "/".join(map(str, shard))]))
 
     def entry(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from strfcube.cli.plot import plot
 from strfcube.errors import SelectionError, StrfcubeError, UsageError
 from strfcube.fetching.fetch import JOBS
 from strfcube.progress import Display
+from strfcube.starting import INTERRUPTED, interrupts_raise
 from strfcube.version import __version__
 
 if TYPE_CHECKING:
@@ -159,12 +160,13 @@ def inspect(store: str, dt: float | None, all_findings: bool) -> None:
       strfcube inspect demo
       strfcube inspect ./aa2-dt5.zarr --findings
     """
+    from strfcube.cube.groups import readable
     from strfcube.cube.store import locate, open
 
     path = locate(store, dt)
-    click.echo(summary(open(path), path, WIDTH))
-    for line in findings(path, WIDTH, every=all_findings):
-        click.echo(line)
+    with readable(path):
+        lines = [summary(open(path), path, WIDTH), *findings(path, WIDTH, every=all_findings)]
+    click.echo("\n".join(lines))
 
 
 def _table_command(what: str, last: tuple[str, ...], example: str) -> None:
@@ -198,12 +200,14 @@ _table_command(
 @cli.command()
 @click.argument("store", shell_complete=a_store)
 @_DT
-def verify(store: str, dt: float | None) -> None:
-    """Read a cube again, and hold it against its digest.
+@click.option("--deep", is_flag=True, help="Count every bin again from the exact spike times.")
+def verify(store: str, dt: float | None, deep: bool) -> None:
+    """Read a cube again, and hold it against its digests.
 
     \b
-    Example:
+    Examples:
       strfcube verify demo
+      strfcube verify demo --deep
     """
     from strfcube.cube.store import cube_attrs, locate
     from strfcube.cube.verify import verify as check
@@ -211,7 +215,7 @@ def verify(store: str, dt: float | None) -> None:
     path = locate(store, dt)
     with Display(always=True) as progress:
         progress("check", 0, 0)
-        wrong = check(path)
+        wrong = check(path, deep=deep)
     if wrong:
         raise StrfcubeError(f"{path} is damaged: {'; '.join(wrong)}; build it again with --force")
     click.echo(f"{path}\nis as it was built: digest\n{cube_attrs(path)['digest']}")
@@ -327,6 +331,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if args is not None:
         clock.begin()
     try:
+        interrupts_raise()
         code = cli.main(args=args, prog_name="strfcube", standalone_mode=False) or 0  # of an Exit; else None
     except click.ClickException as error:
         error.show()
@@ -340,7 +345,7 @@ def main(args: Sequence[str] | None = None) -> None:
         code = _fail(error, 1)
     except (KeyboardInterrupt, click.Abort):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C has nothing left to stop
-        click.echo("strfcube: interrupted; the same command goes on where this one ended", err=True)
+        click.echo(INTERRUPTED, err=True)
         code = 1
     except Exception as error:
         code = _fail(f"{type(error).__name__}: {error}; this is a fault of strfcube: report it, with the output of "

@@ -39,14 +39,11 @@ class StrfcubeEntrypoint(BackendEntrypoint):
         StoreError
             If it is absent, no cube, unfinished, or of a newer format.
         """
-        from strfcube.cube.schema import validate
         from strfcube.cube.store import locate, opened
 
         path = locate(filename_or_obj)
         drop = [drop_variables] if isinstance(drop_variables, str) else list(drop_variables or ())
         ds, _ = opened(path, drop, None if cache_dir is None else os.fspath(cache_dir))
-        if not drop:
-            validate(ds, path)
         for name, variable in ds.variables.items():
             variable.encoding.pop("preferred_chunks", None)  # what is in memory has none
             if name in ("response", "stimulus"):

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-import os
+import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from strfcube.cube import digest
+from strfcube import limits
+from strfcube.cube.metadata import CHECKED, NO_FILE, Root, arrays, keys, sharded
 from strfcube.errors import StoreError, StrfcubeError
 from strfcube.transport.connect import connect
+from strfcube.transport.remote_files import Remote
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     import xarray as xr
 
+    from strfcube.transport.connect import Transport
 
-_TELLING = ("stim", "neuron", "time")  # labels that a part has others of
+    Known = Mapping[str, bytes | None]
+
+_UNWRITTEN = 1_000_000  # values of an array that may have no file: zarr writes none of zeros only
 
 
-def open_group(path: str, group: str = "", cache_dir: str | None = None) -> xr.Dataset:
+def open_group(path: str, group: str = "", cache_dir: str | None = None, root: Root | None = None) -> xr.Dataset:
     """A group of a cube as xarray reads it, wherever the cube lies: lazy, and its small variables at hand.
 
     Parameters
@@ -29,79 +35,100 @@ def open_group(path: str, group: str = "", cache_dir: str | None = None) -> xr.D
         "" is the root.
     cache_dir : str, optional
         As `strfcube.transport.connect` takes it.
+    root : Root, optional
+        What its root says, where that was read just now.
 
     Raises
     ------
     StoreError
-        If there is no such group, xarray cannot open it, or files of it are lost that hold values.
+        If there is no such group, it is not what was built, or xarray cannot open it.
     """
     import xarray as xr
 
+    from strfcube.cube.guarded import guarded
     from strfcube.cube.zarr_store import zarr_store
 
     files = connect(path, cache_dir)
-    place = zarr_store(files, group)
-    try:
-        ds: xr.Dataset = xr.open_zarr(place, group=group or None, chunks=None, decode_timedelta=False)
-    except StrfcubeError:
-        raise
-    except FileNotFoundError:
-        raise StoreError(f"{path} has no group '{group}'; build the cube again") from None
-    except Exception as error:  # whatever damaged metadata, or damaged labels, lead to
-        raise unreadable(f"{path}/{group}".rstrip("/"), error) from error
-    lost = {name: key for name, key in _lost(place, group, ds).items() if name not in ("response", "stimulus")}
-    if lost:
-        root = files.get("zarr.json") if isinstance(place, str) else place.known["zarr.json"]  # without a request more
-        _refuse_lost(lost, json.loads(root or b"{}").get("attributes", {}), path, group, ds)
-    return ds
+    root = root or Root.read(files)
+    if root is None or not root.nodes:
+        raise StoreError(f"{path} is no cube: it has no consolidated metadata; run strfcube verify")
+    root.check(group)
+    with readable(f"{path}/{group}".rstrip("/")):
+        place = zarr_store(files, group)
+        known = {} if isinstance(place, str) else place.known
+        for name, node in arrays(root.nodes).items():
+            if name.rpartition("/")[0] == group and not sharded(node):
+                see_file(files, name, node, root.ends(name), known)
+        try:
+            ds: xr.Dataset = xr.open_zarr(place, group=group or None, chunks=None, decode_timedelta=False)
+        except FileNotFoundError:
+            raise StoreError(f"{path} has no group '{group}'; build the cube again") from None
+    return ds.assign({n: guarded(v, f"{files.url}/{group}/{n}") for n, v in ds.data_vars.variables.items()})
 
 
-def _lost(place: Any, group: str, ds: xr.Dataset) -> dict[str, str]:
-    """Variables of which a file is not there, and which: zarr reads fill values in its place."""
-    found = {}
-    folder = f"{group}/" if group else ""
-    for name, variable in ds.variables.items():
-        file = variable.encoding.get("shards") or variable.encoding.get("chunks")
-        if not file or not variable.size:
+def see_file(
+    files: Transport, name: str, node: Mapping[str, Any], ends: str | None = None, known: Known | None = None
+) -> None:
+    """See that the files of an array that zarr reads whole are files, there, and in their own places.
+
+    Parameters
+    ----------
+    files : Transport
+        The cube.
+    name, node : str, mapping
+        The array and its metadata.
+    ends : str, optional
+        What its files end in, as the root has it.
+    known : mapping
+        Files of a remote cube that are here already.
+
+    Raises
+    ------
+    StoreError
+        If not.
+    """
+    known = known or {}
+    for number, key in enumerate(keys(node)):
+        whole = f"{name}/{key}"
+        end: bytes | None = None
+        if whole in known:
+            end = None if (data := known[whole]) is None else data[-4:]
+        elif isinstance(files, Remote):
             continue
-        grid = [range(-(-n // f)) for n, f in zip(variable.shape, file, strict=True)]
-        for at in itertools.product(*grid):
-            key = "/".join([f"{folder}{name}", "c", *map(str, at)])
-            if isinstance(place, str):
-                there = os.path.exists(f"{place}/{key}")
-            else:
-                there = place.known.get(key, b"") is not None
-            if not there:
-                found[str(name)] = key
-                break
-    return found
+        elif (tail := files.tail(whole, 4)) is not None:
+            end = tail[0]
+            if tail[1].size > limits.CHUNK_BYTES:
+                raise StoreError(f"{files.url}/{whole} has {tail[1].size:,} bytes; run strfcube verify")
+        expected = None if ends is None else ends[8 * number : 8 * number + 8]
+        if expected is not None and expected != (NO_FILE if end is None else end.hex().rjust(8, "0")):
+            what = "not there" if end is None else "damaged, or not the one that was built"
+            raise StoreError(f"{files.url}/{whole} is {what}; run strfcube verify, and build the cube again")
+        if end is not None and node["data_type"] == "string":
+            data = known[whole] if whole in known else files.get(whole)
+            if why := _no_text(data or b"", node):
+                raise StoreError(f"{files.url}/{whole} is damaged ({why}); run strfcube verify")
+        if end is None and math.prod(node["shape"]) > _UNWRITTEN:
+            raise StoreError(f"{files.url}/{whole} is not there; run strfcube verify, and build the cube again")
 
 
-def _refuse_lost(lost: dict[str, str], attrs: dict[str, Any], path: str, group: str, ds: xr.Dataset) -> None:
-    """Refuse lost files, but for those of arrays that hold nothing but fill values: zarr writes none of these."""
+def _no_text(data: bytes, node: Mapping[str, Any]) -> str:
+    """Why a chunk of text holds no text; zarr would believe any number of texts that it states, and make room."""
+    from google_crc32c import value
+    from numcodecs import zstd
+
+    codecs = [codec["name"] for codec in node["codecs"]]
+    if codecs not in (["vlen-utf8", "zstd", "crc32c"], ["vlen-utf8", "zstd"]):
+        return ""
+    if codecs[-1] == "crc32c":
+        if len(data) < 4 or value(data) != CHECKED:
+            return "its checksum"
+        data = data[:-4]
     try:
-        digests: dict[str, str] = json.loads(attrs["digests"])
-    except (LookupError, TypeError, ValueError):  # written by somebody else
-        return
-
-    def built(name: str) -> str | None:
-        return digests.get(f"{group}/{name}".lstrip("/"))
-
-    def changed(name: str) -> bool:
-        return digest.of_values(name, ds.variables[name].values) != built(name)
-
-    def sharded(name: str) -> bool:
-        return bool(ds.variables[name].encoding.get("shards"))
-
-    for name, key in lost.items():
-        if not built(name) or not (sharded(name) or changed(name)):
-            continue
-        # A part that xarray wrote has the digests of the whole in its attributes: it is not what these speak of
-        if any(changed(n) for n in _TELLING if n in ds.variables and n not in lost and not sharded(n)):
-            return
-        raise StoreError(
-            f"{path}: {key} is not there, but the cube has values in it; run strfcube verify, and build the cube again"
-        )
+        said = int.from_bytes(zstd.decompress(data)[:4], "little")
+    except (RuntimeError, ValueError) as error:
+        return str(error)
+    count = math.prod(node["chunk_grid"]["configuration"]["chunk_shape"])
+    return "" if said == count else f"{said:,} texts, expected {count:,}"
 
 
 def in_memory(ds: xr.Dataset, place: str) -> xr.Dataset:
@@ -112,20 +139,28 @@ def in_memory(ds: xr.Dataset, place: str) -> xr.Dataset:
     StoreError
         If one of its chunks is damaged; `place` is what the message calls the group.
     """
-    try:
+    with readable(place):
         return ds.load()
+
+
+@contextmanager
+def readable(place: str) -> Iterator[None]:
+    """Make one error of whatever zarr, xarray or a codec raise on what is damaged.
+
+    Raises
+    ------
+    StoreError
+        That names `place`.
+    """
+    try:
+        yield
     except StrfcubeError:
         raise
-    except Exception as error:  # whatever a codec raises on damaged bytes
-        raise unreadable(place, error) from error
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        raise StoreError(f"{place} cannot be read ({type(error).__name__}: {text}); run strfcube verify") from error
 
 
 def has_group(path: str, group: str) -> bool:
     """Whether a cube has a group."""
     return connect(path, "").get(f"{group}/zarr.json") is not None
-
-
-def unreadable(place: str, error: Exception) -> StoreError:
-    """The error of something in a store that zarr or xarray refused, in one line."""
-    text = " ".join(str(error).split())[:200]
-    return StoreError(f"{place} cannot be read ({type(error).__name__}: {text}); run strfcube verify")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,6 +116,7 @@ def _value_problems(ds: xr.Dataset) -> list[str]:
     found: list[str] = []
     if int(ds.attrs["format_version"]) != FORMAT_VERSION:
         found.append(f"format_version is {ds.attrs['format_version']}, expected {FORMAT_VERSION}")
+    found += _json_problems(ds.attrs)
     for name, allowed in (("area", set(AREAS)), ("region", set(REGIONS))):
         strange = sorted(set(map(str, ds[name].values)) - allowed)
         if strange:
@@ -133,6 +135,18 @@ def _value_problems(ds: xr.Dataset) -> list[str]:
     step = np.diff(np.asarray(ds["time"].values, float))
     if len(step) and not np.allclose(step, float(ds.attrs["dt_ms"]) / 1000, rtol=1e-6, atol=0):
         found.append(f"'time' does not advance by dt_ms = {ds.attrs['dt_ms']}")
+    return found
+
+
+def _json_problems(attrs: Mapping[Any, Any]) -> list[str]:
+    found = []
+    for name, kind in (("recipe", dict), ("sources", list)):
+        try:
+            known = isinstance(json.loads(attrs[name]), kind)
+        except (ValueError, TypeError, RecursionError):
+            known = False
+        if not known:
+            found.append(f"root attribute '{name}' is no JSON text of a {'mapping' if kind is dict else 'list'}")
     return found
 
 

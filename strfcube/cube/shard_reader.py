@@ -7,7 +7,6 @@ wherever they lie (`strfcube.transport.connect`).
 from __future__ import annotations
 
 import copy
-import json
 import math
 import os
 import threading
@@ -16,21 +15,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from strfcube.cube.codecs import NAMES
+from strfcube.cube.metadata import CHECKED, NO_FILE, bounded, parsed, strange
 from strfcube.errors import StoreError
 from strfcube.transport.connect import Transport, Version, connect
 from strfcube.transport.remote_files import Remote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from concurrent.futures import Future
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from strfcube.cube.metadata import Root
+
 Place = tuple[int, ...]
 AHEAD_BYTES = 256_000_000  # encoded, asked for and not read; only what was abandoned reaches it
 _NOT_STORED = 2**64 - 1
-_CHECKED = 0x48674BC7  # CRC-32C of anything that is followed by its own CRC-32C
 _DTYPES = {"bool", "float32", "float64", *(f"{kind}int{bits}" for kind in ("", "u") for bits in (8, 16, 32, 64))}
 
 
@@ -53,6 +54,10 @@ class ShardedArray:
         Folder of the array.
     keep : bool
         Keep decoded chunks in memory.
+    meta : mapping, optional
+        Metadata of the array, where they were read already; default: of its own ``zarr.json``.
+    ends : str, optional
+        What each shard ends in (`strfcube.cube.metadata.Root.ends`): one in the place of another is found by it.
 
     Attributes
     ----------
@@ -73,14 +78,21 @@ class ShardedArray:
         If there is no such array, or it cannot be reached.
     """
 
-    def __init__(self, place: Path | str | Transport, *, keep: bool = False) -> None:
+    def __init__(
+        self,
+        place: Path | str | Transport,
+        *,
+        keep: bool = False,
+        meta: Mapping[str, Any] | None = None,
+        ends: str | None = None,
+    ) -> None:
         self._files: Transport = connect(place) if isinstance(place, str | os.PathLike) else place
         self.path = self._files.url
-        text = self._files.get("zarr.json")
-        if text is None:
-            raise StoreError(f"{self.path}: expected a Zarr v3 array, but there is none; build the cube again")
+        self._ends = ends
         try:
-            meta = json.loads(text)
+            meta = self._own_metadata() if meta is None else meta
+            if why := strange(meta):
+                raise ValueError(why)
             self.shape: Place = tuple(meta["shape"])
             self.shard: Place = tuple(meta["chunk_grid"]["configuration"]["chunk_shape"])
             self.chunk, self.checked = _inner_chunk(meta, self.shard)
@@ -93,6 +105,12 @@ class ShardedArray:
         self.per_shard = tuple(s // c for s, c in zip(self.shard, self.chunk, strict=True))
         self.kept: dict[Place, NDArray[Any] | None] | None = {} if keep else None
         self._fresh()
+
+    def _own_metadata(self) -> dict[str, Any]:
+        text = bounded(self._files, "zarr.json")
+        if text is None:
+            raise StoreError(f"{self.path}: expected a Zarr v3 array, but there is none; build the cube again")
+        return parsed(text)
 
     def _fresh(self) -> None:
         from google_crc32c import value
@@ -162,8 +180,11 @@ class ShardedArray:
         if self.kept is not None and at in self.kept:
             return self.kept[at]
         data = self.encoded(at)
-        out = None if data is None else self._room()
+        out = None
         if data is not None:
+            if why := _unlike(data, self.chunk_bytes, 4 if self.checked else 0):
+                raise self._damaged(at, why)
+            out = self._room()
             try:
                 self._decompress(data, out)
             except (RuntimeError, ValueError) as error:
@@ -319,14 +340,31 @@ class ShardedArray:
             tail, version = self._files.tail(self._key(shard), self._index_bytes) or (b"", version)
         if not self._indexes(tail):
             raise StoreError(f"{self.path}: shard {shard} is damaged (its index); run strfcube verify")
-        places = np.frombuffer(tail[:-4], "<u8").reshape(-1, 2).tolist()
-        return _Shard(self._key(shard), version, [(a, b) for a, b in places])
+        if self._ends is not None and tail[-4:].hex() != self._end(shard):
+            raise StoreError(f"{self.path}: shard {shard} is not the one that was built; run strfcube verify")
+        places = np.frombuffer(tail[:-4], "<u8").reshape(-1, 2)
+        stored = places[places[:, 0] != _NOT_STORED]
+        room = version.size - len(tail)
+        if (stored > room).any() or (stored.sum(1) > room).any():
+            raise StoreError(f"{self.path}: shard {shard} is damaged (its index); run strfcube verify")
+        return _Shard(self._key(shard), version, [(a, b) for a, b in places.tolist()])
+
+    def _end(self, shard: Place) -> str:
+        """What a shard ended in when it was built."""
+        slot = 0
+        for at, n, outer in zip(shard, self.shape, self.shard, strict=True):
+            slot = slot * -(-n // outer) + at
+        return (self._ends or "")[8 * slot : 8 * slot + 8]
+
+    def built(self, at: Place) -> bool:
+        """Whether the file of a chunk's shard is known to have been built."""
+        return self._ends is not None and self.sharded and self._end(self.shard_of(at)) not in ("", NO_FILE)
 
     def _indexes(self, tail: bytes) -> bool:
-        return len(tail) == self._index_bytes and self._crc(tail) == _CHECKED
+        return len(tail) == self._index_bytes and self._crc(tail) == CHECKED
 
     def _sound(self, data: bytes, size: int) -> bool:
-        return len(data) == size and (not self.checked or self._crc(data) == _CHECKED)
+        return len(data) == size and (not self.checked or self._crc(data) == CHECKED)
 
     def _damaged(self, at: Place, what: str) -> StoreError:
         return StoreError(f"{self.path}: chunk {at} is damaged ({what}); run strfcube verify")
@@ -340,7 +378,22 @@ class ShardedArray:
         return scratch
 
 
-def _inner_chunk(meta: dict[str, Any], outer: Place) -> tuple[Place, bool]:
+def stored_array(files: Transport, root: Root | None, name: str) -> ShardedArray:
+    """An array of a cube, described and held against what its root says of it; raises as `ShardedArray`."""
+    if root is None or name not in root.nodes:
+        return ShardedArray(files.at(name))
+    return ShardedArray(files.at(name), meta=root.nodes[name], ends=root.ends(name))
+
+
+def _unlike(data: bytes, size: int, rest: int) -> str:
+    """Why bytes are no blosc frame of `size` bytes; its C code believes what the frame says of itself."""
+    if len(data) < 16 + rest:
+        return "its frame"
+    said, encoded = (int.from_bytes(data[i : i + 4], "little") for i in (4, 12))
+    return "" if (said, encoded) == (size, len(data) - rest) else f"{said} bytes in {encoded}, expected {size}"
+
+
+def _inner_chunk(meta: Mapping[str, Any], outer: Place) -> tuple[Place, bool]:
     """Chunk shape of an array that this module can decode, and whether its chunks have checksums."""
     codecs = meta["codecs"]
     chunk = outer

@@ -13,13 +13,14 @@ import numpy as np
 
 from strfcube.catalog import data_dir, entries
 from strfcube.cube import digest
+from strfcube.cube.metadata import DIGESTS, ENDS, Root, bounded, parsed
 from strfcube.cube.schema import FORMAT_VERSION, validate
-from strfcube.errors import StoreError, StrfcubeError
+from strfcube.errors import StoreError
 from strfcube.grid import dt_to_ns
 from strfcube.transport.connect import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import xarray as xr
 
@@ -111,7 +112,6 @@ def open(
 
     path = locate(store, dt)
     ds, rows = opened(path, cache_dir=None if cache_dir is None else os.fspath(cache_dir))
-    validate(ds, path)
     # One dask task a read block of several storage chunks, never one a chunk: graphs stay small at any size.
     block = block_of(ds["response"].shape)
     lazy = {n: ds.variables[n].chunk(stim=block) for n in ("response", "stimulus") if n not in rows}
@@ -119,15 +119,15 @@ def open(
     return ds.assign(lazy)
 
 
-def opened(path: str, drop: Iterable[str] = (), cache_dir: str | None = None) -> tuple[xr.Dataset, dict[str, Rows]]:
+def opened(path: str, drop: Sequence[str] = (), cache_dir: str | None = None) -> tuple[xr.Dataset, dict[str, Rows]]:
     """A cube with ``response`` and ``stimulus`` in xarray's lazy indexing, and everything else in memory.
 
     Parameters
     ----------
     path : str
         Path or URL.
-    drop : iterable of str
-        Variables to leave out.
+    drop : sequence of str
+        Variables to leave out; what is left then need not be a cube.
     cache_dir : str, optional
         As in `open`.
 
@@ -144,30 +144,34 @@ def opened(path: str, drop: Iterable[str] = (), cache_dir: str | None = None) ->
     """
     from xarray.core.indexing import LazilyIndexedArray
 
-    from strfcube.cube.groups import open_group, unreadable
+    from strfcube.cube.groups import open_group, readable
     from strfcube.cube.lazy_array import LazyRows
-    from strfcube.cube.shard_reader import ShardedArray
+    from strfcube.cube.shard_reader import stored_array
     from strfcube.cube.stored_rows import Rows, Store, StoredArray
 
     # Before anything is read: what is put there from now on is found out
     here = Store.opened(path, str(cube_attrs(path).get("digest", "")), cache_dir)
-    bare: xr.Dataset = open_group(path, "", cache_dir).drop_vars(list(drop), errors="ignore")
+    files = here.files
+    root = Root.read(files)
+    bare: xr.Dataset = open_group(path, "", cache_dir, root).drop_vars(list(drop), errors="ignore")
     small = [str(name) for name in bare.variables if name not in ("response", "stimulus")]
     loaded = {}
     for name in small:
-        try:
+        with readable(f"{path}/{name}"):
             loaded[name] = _plain_text(bare.variables[name].load())
-        except StrfcubeError:
-            raise
-        except Exception as error:  # whatever a codec raises on damaged bytes
-            raise unreadable(f"{path}/{name}", error) from error
-    ds: xr.Dataset = bare.assign({n: v for n, v in loaded.items() if n in bare.data_vars})
-    ds = ds.assign_coords({n: v for n, v in loaded.items() if n in bare.coords})
+    with readable(path):
+        ds: xr.Dataset = bare.assign({n: v for n, v in loaded.items() if n in bare.data_vars})
+        ds = ds.assign_coords({n: v for n, v in loaded.items() if n in bare.coords})
+        if not drop:
+            validate(ds, path)
     rows: dict[str, Rows] = {}
-    files = here.files
     for name in sorted({"response", "stimulus"} & set(ds.data_vars)):
         try:
-            array = ShardedArray(files.at(name))
+            array = stored_array(files, root, name)
+            if array.shape != ds[name].shape:
+                raise StoreError(
+                    f"{path}/{name} has two shapes, {array.shape} and {ds[name].shape}; run strfcube verify"
+                )
         except NotImplementedError:  # written by somebody else
             continue
         heard = ds["n_repeats"].values if name == "response" and "n_repeats" in ds.variables else None
@@ -176,6 +180,8 @@ def opened(path: str, drop: Iterable[str] = (), cache_dir: str | None = None) ->
     ds.encoding["source"] = path
     for variable in ds.variables.values():  # chunks and codecs of this store fit no part of it
         variable.encoding = {k: v for k, v in variable.encoding.items() if k in ("dtype", "_FillValue")}
+    # Of the store, not of its values: whoever writes these again writes another store
+    ds.attrs = {k: v for k, v in ds.attrs.items() if k not in (DIGESTS, ENDS)}
     return ds, rows
 
 
@@ -200,9 +206,9 @@ def existing_cube(path: str) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        attrs = json.loads(text)["attributes"]
+        attrs = parsed(text)["attributes"]
         version = int(attrs["format_version"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         what = _unfinished(path) or f"{path} is no strfcube cube: give another path, or move it away"
         raise StoreError(what) from None
     if version > FORMAT_VERSION:
@@ -244,17 +250,15 @@ def _unfinished(path: str) -> str:
 
 def _root_metadata(path: str) -> bytes | None:
     if "://" in path:
-        return connect(path).get("zarr.json")
+        return bounded(connect(path), "zarr.json")
     place = Path(path)
-    if not place.exists():
+    if not place.exists() and not place.is_symlink():
         return None
-    try:
-        return (place / "zarr.json").read_bytes()
-    except OSError:
-        if place.is_dir() and not any(place.iterdir()):
-            return None
+    text = bounded(connect(path), "zarr.json")
+    if text is None and not (place.is_dir() and not any(place.iterdir())):
         what = _unfinished(path) or f"{path} is no strfcube cube: give another path, or move it away"
-        raise StoreError(what) from None
+        raise StoreError(what)
+    return text
 
 
 def attributes_digest(path: str) -> str:

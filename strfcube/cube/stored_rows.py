@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import json
 import operator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
@@ -19,12 +20,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from strfcube.cube.shard_reader import Place, ShardedArray
+from strfcube.cube.metadata import Root
+from strfcube.cube.shard_reader import Place, ShardedArray, stored_array
 from strfcube.errors import StoreError
 from strfcube.transport.connect import Transport, Version, connect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 Index = NDArray[np.intp]
 Span = slice | Index
@@ -98,7 +100,8 @@ class Store:
         table = open_group(self.path, "audio", self.cache_dir)[["row_size", "rate"]]
         table = in_memory(table, f"{self.path}/audio")
         size = table["row_size"].values
-        samples = ShardedArray(self.files.at("audio/samples"))
+        files = self.files
+        samples = stored_array(files, Root.read(files), "audio/samples")
         return Sounds(samples, np.cumsum(size) - size, size, table["rate"].values)
 
 
@@ -179,7 +182,8 @@ class StoredArray:
         if not self.array.remote:
             return
         chunks = list(chunks)
-        self.array.fetch(chunks)
+        with self._same():
+            self.array.fetch(chunks)
         self._settle(*chunks)
 
     def read(self, at: tuple[int, ...]) -> NDArray[Any] | None:
@@ -204,8 +208,18 @@ class StoredArray:
         """Ask at once for the indexes of the shards of some chunks. Raises as `read` does."""
         if self.array.remote:
             chunks = list(chunks)
-            self.array.open(chunks)
+            with self._same():
+                self.array.open(chunks)
             self._settle(*chunks)
+
+    @contextmanager
+    def _same(self) -> Iterator[None]:
+        """Of what does not fit, say first that the cube was built again, if it was."""
+        try:
+            yield
+        except StoreError:
+            self.store.check()
+            raise
 
     def _settle(self, *chunks: Place) -> None:
         """Look once at the shard of each chunk."""
@@ -216,10 +230,11 @@ class StoredArray:
         if not new:
             return
         # Asking opens it: from here on it is this very file that is read
-        lost = [shard for shard, at in new.items() if self.array.lost(at)]
+        with self._same():
+            lost = [shard for shard, at in new.items() if self.array.lost(at)]
         self.store.check()
         for shard in lost:
-            if self._expected[shard[: self._expected.ndim]]:
+            if self.array.built(new[shard]) or self._expected[shard[: self._expected.ndim]]:
                 raise StoreError(
                     f"{self.array.path}: the shard at {'/'.join(map(str, shard))} is not there, but the cube has "
                     f"values in it; run strfcube verify, and build the cube again"

@@ -1,15 +1,17 @@
-"""Whether a cube, wherever it lies, still is what was built: every chunk read again, one at a time."""
+"""Whether a cube, wherever it lies, still is what was built: every file of it read again, a chunk at a time."""
 
 from __future__ import annotations
 
 import itertools
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from strfcube.cube import digest
+from strfcube.cube import digest, metadata
+from strfcube.cube.files import strays
+from strfcube.cube.groups import see_file
+from strfcube.cube.metadata import NO_FILE, Root
 from strfcube.cube.schema import problems
 from strfcube.cube.shard_reader import ShardedArray
 from strfcube.cube.store import cube_attrs, digest_of_attributes, locate
@@ -19,7 +21,7 @@ from strfcube.transport.remote_files import Remote
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     import zarr
 
@@ -27,99 +29,183 @@ if TYPE_CHECKING:
 
 _AHEAD_BYTES = 16_000_000  # decoded, of the chunks that a remote store is asked for at once
 _GROUPS = ("", "trials", "audio", "findings")
+_LONG = 400  # characters of a sentence that quotes what a store says of itself
 _NAMED = 3  # damaged chunks of an array that are named
 
 
-def verify(store: str | os.PathLike[str], dt: float | None = None) -> list[str]:
-    """Read a whole cube again, and hold it against its own digest and contract.
+def verify(store: str | os.PathLike[str], dt: float | None = None, *, deep: bool = False) -> list[str]:
+    """Read a whole cube again, and hold it against its own digests and contract.
 
-    In the memory of a chunk, from a disk or a server; never from a cache.
+    In the memory of a chunk, from a disk or a server; never from a cache. Values, attributes, what is cited, files that
+    are not there or not of the cube: whatever changes what anybody reads is found. A server that does not list its
+    files (HTTP) is asked for those of the cube only.
+
+    Parameters
+    ----------
+    store : path, URL or str
+        A cube, or the name of a data set.
+    dt : float, optional
+        Bin width in ms, with a name.
+    deep : bool
+        Count the spikes of every bin again from the exact times in ``trials``, and the trials of every pair.
 
     Returns
     -------
     list of str
-        What is wrong, one sentence each, with the array and its chunks; empty when all is well.
+        What is wrong, one sentence each, with the array and its chunks or the file; empty when all is well.
 
     Raises
     ------
     StoreError
         If there is no cube to verify, or its server cannot be reached.
     """
+    path = locate(store, dt)
+    cube_attrs(path)
+    files = connect(path, cache_dir="")
+    root = Root.read(files)
+    if root is None:
+        raise StoreError(f"{path}: no such cube; strfcube list shows those that are built")
+    expected, found = _expected(root)
+    found += root.altered()
+    listing, foreign = strays(files, root)
+    found += foreign
+    nodes, differing = _nodes(files, root, [*expected, *listing])
+    found += differing
+    found += _values(files, root, nodes, expected, sound=not found)
+    found = found or _contract(files)
+    if deep and not found:
+        found = _recounted(path)
+    return [sentence if len(sentence) <= _LONG else f"{sentence[:_LONG]} ..." for sentence in found]
+
+
+def _recounted(path: str) -> list[str]:
+    from strfcube.cube.recount import recount
+
+    try:
+        return recount(path)
+    except Exception as error:  # values that are those of the digests, and make no sense
+        return [f"'trials' cannot be counted again ({_line(error)})"]
+
+
+def _expected(root: Root) -> tuple[dict[str, str], list[str]]:
+    """The digests of the arrays that were built, and what is wrong with them."""
+    attrs = root.attrs
+    if missing := [f"root attribute '{name}' is missing" for name in ("digest", "digests") if name not in attrs]:
+        return {}, missing
+    try:
+        expected = {k: str(v) for k, v in json.loads(attrs["digests"]).items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {}, ["root attribute 'digests' is damaged"]
+    if digest.combine(expected) != attrs["digest"]:
+        return expected, ["the digest does not fit the digests of the arrays: the attributes were changed"]
+    return expected, []
+
+
+def _nodes(files: Transport, root: Root, others: list[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Metadata of every group and array, and where their own files say something else than the root."""
+    found: list[str] = []
+    nodes: dict[str, dict[str, Any]] = {}
+    names = [n for n in dict.fromkeys([*root.nodes, *others]) if n not in ("", "attributes") and metadata.plain(n)]
+    for name, text in zip(names, _texts(files, names), strict=True):
+        listed = root.nodes.get(name)
+        if text is None or isinstance(text, StoreError):
+            if listed is not None or text is not None:
+                found.append(f"'{name}/zarr.json' {'is missing' if text is None else f'cannot be read ({text})'}")
+            own = None
+        else:
+            try:
+                own = metadata.bare(metadata.parsed(text))
+            except ValueError as error:
+                found.append(f"'{name}' cannot be read: its metadata ({_line(error)})")
+                continue
+            if listed is not None and metadata.digest(own) != metadata.digest(listed):
+                found.append(f"'{name}/zarr.json' is not what was built: the consolidated metadata differ from it")
+        node = own if listed is None or (own is not None and not root.built(name, listed)) else listed
+        if node is None:
+            continue
+        if why := metadata.strange(node):
+            found.append(f"'{name}' cannot be read: its metadata ({why})")
+            continue
+        nodes[name] = node
+    return nodes, found
+
+
+def _texts(files: Transport, names: list[str]) -> list[bytes | StoreError | None]:
+    wanted = [f"{name}/zarr.json" for name in names]
+    if isinstance(files, Remote):
+        return list(files.get_many(wanted))
+    found: list[bytes | StoreError | None] = []
+    for key in wanted:
+        try:
+            found.append(metadata.bounded(files, key))
+        except StoreError as error:
+            found.append(error)
+    return found
+
+
+def _values(
+    files: Transport, root: Root, nodes: Mapping[str, dict[str, Any]], digests: Mapping[str, str], *, sound: bool
+) -> list[str]:
+    """What differs from the digests of the arrays."""
     from strfcube.cube.zarr_store import zarr_store
 
-    path = locate(store, dt)
-    attrs = cube_attrs(path)
-    if missing := [f"root attribute '{name}' is missing" for name in ("digest", "digests") if name not in attrs]:
-        return missing
-    try:
-        expected: dict[str, str] = dict(json.loads(attrs["digests"]))
-    except (ValueError, TypeError):
-        return ["root attribute 'digests' is damaged"]
-    found = []
-    if digest.combine(expected) != attrs["digest"]:
-        found.append("the digest does not fit the digests of the arrays: the attributes were changed")
-    files = connect(path, cache_dir="")
-    place = zarr_store(files, *_GROUPS)
-    listed = _consolidated(files)
+    found: list[str] = []
+    expected = dict(digests)
     attributes = expected.pop("attributes", "")
+    place = zarr_store(files, *_GROUPS) if sound or not isinstance(files, Remote) else zarr_store(files)
     arrays: dict[str, zarr.Array[Any]] = {}
+    named: set[str] = set()
     actual: dict[str, str] = {}
-    for name, text in _texts(files, [*listed, *expected]).items():
+    for name, node in metadata.arrays(nodes).items():
+        named.add(name)
         try:
-            if json.loads(text)["node_type"] == "array":
-                arrays[name] = _array(place, name, json.loads(text))
+            arrays[name] = _array(place, name, node)
         except Exception as error:  # whatever damaged metadata lead to
             found.append(f"'{name}' cannot be read: its metadata ({_line(error)})")
-            actual[name] = expected.get(name, "")
-    if not actual and {digest_of_attributes(arrays), _consolidated_digest(place, listed)} != {attributes}:
-        found.append("attributes of the arrays are not those that were built")
-    for name, array in arrays.items():
-        actual[name], why = _digest(files, name, array)
+            continue
+        value, why = _digest(files, name, node, arrays[name])
         if why:
             found.append(f"'{name}' cannot be read: {why}")
-            actual[name] = expected.get(name, "")
-    found += [f"'{name}' is missing" for name in sorted(expected.keys() - actual.keys())]
-    found += [f"'{name}' is not the one that was built" for name in sorted(actual.keys() - expected.keys())]
-    found += [f"'{name}' has other values than were built" for name in sorted(actual.keys() & expected.keys())
-              if actual[name] != expected[name]]  # fmt: skip
-    return found or _contract(place)
+        else:
+            actual[name] = value
+    if sound and not found and digest_of_attributes(arrays) != attributes:
+        found.append("attributes of the arrays are not those that were built")
+    found += [f"'{name}' is missing" for name in sorted(expected.keys() - named)]
+    if expected:
+        found += [f"'{name}' is not the one that was built" for name in sorted(named - expected.keys())]
+    for name in sorted(actual.keys() & expected.keys()):
+        if actual[name] != expected[name]:
+            others = _other_files(files, root, name, nodes[name])
+            found.append(f"'{name}' has other values than were built" + (f" ({others})" if others else ""))
+    return found
 
 
-def _contract(place: Any) -> list[str]:
+def _other_files(files: Transport, root: Root, name: str, node: Mapping[str, Any]) -> str:
+    """Files of an array that end otherwise than when it was built."""
+    ends, found = root.ends(name), []
+    if ends is None:
+        return ""
+    for number, key in enumerate(metadata.keys(node)):
+        tail = files.tail(f"{name}/{key}", 4)
+        if (NO_FILE if tail is None else tail[0].hex().rjust(8, "0")) != ends[8 * number : 8 * number + 8]:
+            found.append(f"{name}/{key}")
+    return _some(found)
+
+
+def _some(names: list[str]) -> str:
+    more = f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _contract(files: Transport) -> list[str]:
     import xarray as xr
 
+    from strfcube.cube.zarr_store import zarr_store
+
     try:
-        return problems(xr.open_zarr(place, chunks=None))
+        return problems(xr.open_zarr(zarr_store(files, *_GROUPS), chunks=None))
     except Exception as error:  # whatever xarray makes of what it does not expect
         return [f"xarray cannot open it: {_line(error)}"]
-
-
-def _texts(files: Transport, expected: Iterable[str]) -> dict[str, bytes]:
-    """The metadata of every node: on a disk of all that are there, on a server of those that should be."""
-    names = dict.fromkeys(expected)
-    if not isinstance(files, Remote):
-        names |= dict.fromkeys(p.parent.relative_to(files.url).as_posix() for p in Path(files.url).rglob("zarr.json"))
-        names.pop(".", None)
-        texts = [files.get(f"{name}/zarr.json") for name in names]
-    else:
-        texts = files.get_many([f"{name}/zarr.json" for name in names])
-    return {name: text for name, text in zip(names, texts, strict=True) if text is not None}
-
-
-def _consolidated(files: Transport) -> dict[str, Any]:
-    """Consolidated metadata of every node."""
-    try:
-        return dict(json.loads(files.get("zarr.json") or b"{}")["consolidated_metadata"]["metadata"])
-    except (ValueError, KeyError, TypeError):
-        return {}
-
-
-def _consolidated_digest(place: Any, listed: Mapping[str, Any]) -> str:
-    arrays = {name: meta for name, meta in listed.items() if meta["node_type"] == "array"}
-    try:
-        return digest_of_attributes({name: _array(place, name, meta) for name, meta in arrays.items()})
-    except Exception:  # whatever damaged metadata lead to
-        return ""
 
 
 def _array(place: Any, name: str, meta: dict[str, Any]) -> zarr.Array[Any]:
@@ -129,16 +215,17 @@ def _array(place: Any, name: str, meta: dict[str, Any]) -> zarr.Array[Any]:
     return zarr.Array.from_dict(StorePath(LocalStore(place) if isinstance(place, str) else place, name), meta)
 
 
-def _digest(files: Transport, name: str, array: zarr.Array[Any]) -> tuple[str, str]:
+def _digest(files: Transport, name: str, node: dict[str, Any], array: zarr.Array[Any]) -> tuple[str, str]:
     """Digest of an array's values, and why it cannot be read."""
     try:
-        if array.shards is None:
+        if not metadata.sharded(node):
+            see_file(files, name, node)
             return digest.of_values(name.rpartition("/")[2], np.asarray(array[...])), ""
-        return array_digest(name, ShardedArray(files.at(name)))
+        return array_digest(name, ShardedArray(files.at(name), meta=node))
     except NotImplementedError:
         return "", "it is not laid out as strfcube writes it"
     except StoreError as error:
-        return "", str(error)
+        return "", str(error).removeprefix(f"{files.url}/").partition("; ")[0]
     except Exception as error:  # whatever a codec raises on damaged bytes
         return "", _line(error)
 

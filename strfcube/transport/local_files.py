@@ -7,11 +7,13 @@ import os
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from stat import S_ISDIR, S_ISREG
 
 from strfcube.errors import StoreError
 
 DESCRIPTORS = 128  # open at once in a process; macOS allows 256 of all kinds
 PREAD = hasattr(os, "pread")  # Windows has none
+_FLAGS = ("O_CLOEXEC", "O_BINARY", "O_NONBLOCK")  # a pipe that nobody writes to must not be waited for
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,12 @@ class _Descriptor:
 
     def __init__(self, path: str) -> None:
         self.fd = -1
-        self.fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+        self.fd = os.open(path, os.O_RDONLY | sum(getattr(os, name, 0) for name in _FLAGS))
         self._lock = threading.Lock()
         stat = os.fstat(self.fd)
+        if not S_ISREG(stat.st_mode):
+            code = errno.EISDIR if S_ISDIR(stat.st_mode) else errno.EINVAL
+            raise OSError(code, os.strerror(code) if code == errno.EISDIR else "it is no file")
         self.version = Version(stat.st_size, f"{stat.st_dev}-{stat.st_ino}-{stat.st_mtime_ns}")
 
     def __del__(self) -> None:
@@ -127,8 +132,9 @@ class LocalFiles:
     def get(self, key: str) -> bytes | None:
         """A whole file; None where there is none."""
         try:
-            with open(f"{self.url}/{key}", "rb") as file:
-                return file.read()
+            file = _Descriptor(f"{self.url}/{key}")
+            with open(file.fd, "rb", closefd=False) as opened:
+                return opened.read()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:

@@ -92,6 +92,19 @@ def ask(base: str, key: str, span: int | tuple[int, int] | None) -> Answer | Non
     return _ask(base, key, span) if _helper is None else _helper.ask(base, key, span)
 
 
+def listed(base: str, prefix: str) -> list[str] | None:
+    """Keys of all objects below a prefix; None where the server does not tell, or this process was forked."""
+    if base.startswith("http") or _helper is not None:
+        return None
+    import obstore
+    from obstore.exceptions import BaseError
+
+    try:
+        return [str(item["path"]) for batch in obstore.list(_store(base, _settings(base)), prefix) for item in batch]
+    except (BaseError, OSError, ValueError):
+        return None
+
+
 def _ask(base: str, key: str, span: int | tuple[int, int] | None) -> Answer | None:
     import obstore
     from obstore.exceptions import BaseError, GenericError, NotSupportedError, PermissionDeniedError

@@ -60,6 +60,10 @@ class Remote(ABC):
             If the server cannot be reached, or refuses.
         """
 
+    def names(self) -> list[str] | None:
+        """Keys of all objects in the folder; None where the server does not tell."""
+        return None
+
     def get(self, key: str) -> bytes | None:
         """A whole object; None where there is none."""
         found = self.request(key, None)

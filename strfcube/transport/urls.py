@@ -43,6 +43,11 @@ class Objects(Remote):
             raise StoreError(str(error)) from None
         return None if found is None else (found[0], Version(*found[1:]))
 
+    def names(self) -> list[str] | None:
+        """Keys of all objects in the folder; None where the server does not tell."""
+        found = object_store.listed(self._base, self._prefix)
+        return None if found is None else [key.removeprefix(self._prefix).lstrip("/") for key in found]
+
 
 class Fsspec(Remote):
     """A folder of any file system that fsspec knows.
@@ -100,6 +105,15 @@ class Fsspec(Remote):
             raise StoreError(f"{self.url}/{key}: {type(error).__name__}: {error}") from None
         tag = next((info[name] for name in ("ETag", "etag", "mtime", "LastModified", "created") if name in info), "")
         return bytes(data), Version(size, str(tag))
+
+    def names(self) -> list[str] | None:
+        """Keys of all files in the folder; None where the file system does not tell."""
+        root = "/".join(part for part in (self._root, self._name) if part)
+        try:
+            found = self._files.find(root)
+        except Exception:  # whatever a file system of anyone's raises
+            return None
+        return [str(path).removeprefix(root).lstrip("/") for path in found]
 
 
 def remote(url: str) -> Remote:

@@ -19,7 +19,7 @@ import zarr
 from cubes import make_cube
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stores import make_store
+from stores import make_store, seal
 
 import strfcube
 from strfcube import StoreError
@@ -401,3 +401,4 @@ def rewrite_any(path, values, chunk, shard):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Consolidated metadata is currently not part", UserWarning)
         zarr.consolidate_metadata(path)
+    seal(path)

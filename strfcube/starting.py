@@ -1,0 +1,31 @@
+"""Ctrl-C while the command line is still being imported: one line, as later on, and no traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+INTERRUPTED = "strfcube: interrupted; the same command goes on where this one ended"
+
+
+def interrupts_end() -> None:
+    """Let Ctrl-C end this process in one line, if it is the command line and has just begun."""
+    command = os.path.basename(sys.argv[0] if sys.argv else "").partition(".")[0]
+    if command not in ("strfcube", "strfcube-script") or threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+
+
+def interrupts_raise() -> None:
+    """From here on Ctrl-C is a KeyboardInterrupt again, which whoever runs can clean up after."""
+    if signal.getsignal(signal.SIGINT) is _end:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(*_: Any) -> None:
+    os.write(2, f"{INTERRUPTED}\n".encode())
+    os._exit(1)

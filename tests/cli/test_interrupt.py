@@ -1,0 +1,35 @@
+"""Ctrl-C before the command line has begun: one line, as later on."""
+
+import subprocess
+import sys
+
+import pytest
+
+from strfcube.starting import INTERRUPTED
+
+START = """
+import os, signal, sys
+sys.argv = [sys.argv[1], "list"]
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[0].rpartition("/")[0].rpartition("/")[2]:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from strfcube.cli.main import main
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+@pytest.mark.parametrize("module", ["xarray", "pandas", "click"])
+def test_while_it_is_imported(module):
+    done = subprocess.run(
+        [sys.executable, "-c", START, f"/{module}/strfcube"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"{INTERRUPTED}\n"
+
+
+def test_a_library_leaves_signals_alone():
+    code = "import signal, strfcube; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
