@@ -39,7 +39,7 @@ import zarr
 from writers import aa, aa4, ac1, nat4, ns1
 
 import strfcube
-from strfcube.builder.save import write
+from strfcube.builder.save import save as write
 
 RUN = """
 import sys, json

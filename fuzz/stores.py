@@ -273,7 +273,7 @@ def reading(name, cube, sound, folder):
     import xarray as xr
 
     import strfcube
-    from strfcube.builder.save import write
+    from strfcube.builder.save import save as write
     from strfcube.loading import CubeView
 
     def values(ds):

@@ -8,7 +8,7 @@ from cubes import make_cube
 
 import strfcube
 from strfcube.analysis import quality, transform
-from strfcube.builder.save import write
+from strfcube.builder.save import save as write
 from strfcube.cube import schema
 from strfcube.errors import SelectionError, StoreError, UsageError
 from strfcube.loading import CubeView

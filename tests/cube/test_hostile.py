@@ -19,7 +19,7 @@ from toy import FAST, random_toy
 
 import strfcube
 from strfcube.analysis.export import export
-from strfcube.builder.save import write
+from strfcube.builder.save import save as write
 from strfcube.cli.main import cli
 from strfcube.errors import StoreError
 from strfcube.loading import CubeView

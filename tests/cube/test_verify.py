@@ -271,7 +271,7 @@ def test_objects_too_many_in_a_store_that_lists_them(copy):
 
 
 def test_pools_rebinned_cubes_and_parts_are_whole(made, tmp_path):
-    from strfcube.builder.save import write
+    from strfcube.builder.save import save as write
 
     ten = strfcube.rebin(made, 10, out=tmp_path / "ten.zarr", jobs=0)
     pool = write(strfcube.concat([made, made], ["a", "b"], duplicates="keep"), tmp_path / "pool.zarr")
