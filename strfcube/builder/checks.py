@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from strfcube import limits
 from strfcube.cube.schema import meta_problem
@@ -98,11 +101,34 @@ def sound_of(stimulus: Stimulus) -> Audio | None:
     audio = stimulus.audio()
     if not _within(audio.rate, limits.SOUND_RATE):
         raise RawDataError(f"{_rate(audio.rate)}: that is no sound", _file(stimulus))
+    if audio.samples.dtype.kind == "f" and not (finite := np.isfinite(audio.samples)).all():
+        what = f"{int((~finite).sum())} of {finite.size} samples are no finite numbers, the first is sample"
+        raise RawDataError(f"{what} {int(np.argmin(finite))}: that is no whole sound; fetch it again", _file(stimulus))
     seconds = len(audio.samples) / audio.rate
     if seconds > limits.SECONDS:
         what = f"a sound of {seconds:g} s: {limits.SECONDS:g} s are the longest"
         raise RawDataError(what, _file(stimulus))
     return audio
+
+
+def usual_rate(stimuli: Sequence[Stimulus], report: Report) -> float:
+    """The lowest sampling rate of the sounds that is no exception; others that are lower are reported.
+
+    An exception is a rate of few sounds, a quarter of those that have the most common one or less: rather a wrong header
+    than another recorder, and the frequency axis of all sounds does not follow one that is at most half of the common.
+    NaN where no rate is stated.
+    """
+    rates = Counter(s.rate for s in stimuli if s.audio and not math.isnan(s.rate))
+    if not rates:
+        return math.nan
+    (most, count), total = rates.most_common(1)[0], rates.total()
+    odd = {rate for rate, n in rates.items() if rate != most and 4 * n <= count}
+    for stimulus in stimuli:
+        if stimulus.audio and stimulus.rate in odd:
+            what = f"a sampling rate of {stimulus.rate:g} Hz, where {count} of {total} sounds have {most:g} Hz"
+            then = "it is believed: if it is wrong, the length and the spectrogram are, too"
+            report(Finding("warning", _file(stimulus), what, then))
+    return min(rate for rate in rates if rate not in odd or rate > most / 2)
 
 
 def _file(stimulus: Stimulus) -> str:

@@ -21,7 +21,7 @@ from strfcube.errors import RawDataError
 from strfcube.grid import Align, bin_of, observed_bins
 from strfcube.records import Finding, ReadyMade, Stimulus
 from strfcube.sound.audio import odd_waves, to_float
-from strfcube.sound.spectrogram import FrontEnd, Published, compute, regrid
+from strfcube.sound.spectrogram import FrontEnd, Published, compute, holds, regrid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -258,6 +258,13 @@ def _spectrogram(job: Job, stimulus: Stimulus, bins: int) -> NDArray[np.float32]
     audio = sound_of(stimulus)
     if audio is None:
         return None
+    if not holds(job.front_end, audio.rate):
+        what = (
+            f"a sound of {audio.rate:g} Hz has nothing above {audio.rate / 2:g} Hz, and the spectrograms of the others"
+        )
+        raise RawDataError(
+            f"{what} go up to {job.front_end.f_max:g} Hz", str(stimulus.meta.get("stim_name") or stimulus.id)
+        )
     kernel = job.kernels.get(audio.rate)
     return compute(job.front_end, audio, bins, job.dt_ns, job.align, stimulus.sound_onset, kernel)
 
