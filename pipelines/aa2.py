@@ -119,8 +119,9 @@ class AA2(TextTrials):
             what = f"the table is not there{packed(self.raw)}"
             report(Finding(severity, self.relative(path), what, lost or "what only it states is unknown"))
             return
+        line = "\n"
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-            reader = csv.reader((line.replace("\0", "?") for line in lines), skipinitialspace=True)
+            reader = csv.reader(((line := each).replace("\0", "?") for each in lines), skipinitialspace=True)
             try:
                 for row in reader:
                     fields = [field.strip() for field in row]
@@ -132,3 +133,6 @@ class AA2(TextTrials):
             except csv.Error as error:  # a quote that nothing closes
                 what = f"expected a table with commas: {error}"
                 report(Finding("error", self.relative(path), what, "the rest is not used", reader.line_num))
+        if not line.endswith(("\n", "\r")):
+            what = f"the table ends within a line, {line[-40:].strip()!r}: it may be cut short"
+            report(Finding("warning", self.relative(path), what, "the line is read as it is", reader.line_num))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +18,9 @@ from strfcube.grid import n_bins
 from strfcube.records import Audio, Finding, Length, Neuron, Report, Stimulus, Survey
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from strfcube.builder import spool
 
@@ -114,9 +118,9 @@ def sound_of(stimulus: Stimulus) -> Audio | None:
 def usual_rate(stimuli: Sequence[Stimulus], report: Report) -> float:
     """The lowest sampling rate of the sounds that is no exception; others that are lower are reported.
 
-    An exception is a rate of few sounds, a quarter of those that have the most common one or less: rather a wrong header
-    than another recorder, and the frequency axis of all sounds does not follow one that is at most half of the common.
-    NaN where no rate is stated.
+    An exception is a rate of few sounds, a quarter of those that have the most common one or less: rather a wrong
+    header than another recorder. The frequency axis of all sounds does not follow one that is at most half of the
+    common one. NaN where no rate is stated.
     """
     rates = Counter(s.rate for s in stimuli if s.audio and not math.isnan(s.rate))
     if not rates:
@@ -131,7 +135,42 @@ def usual_rate(stimuli: Sequence[Stimulus], report: Report) -> float:
     return min(rate for rate in rates if rate not in odd or rate > most / 2)
 
 
+def doubts(
+    stimuli: Sequence[Stimulus], sizes: NDArray[np.int64], rates: NDArray[np.float64], prints: Sequence[bytes]
+) -> Iterator[Finding]:
+    """Sounds that are not as long as the recordings say, of another rate than the others, or the same as another.
+
+    Parameters
+    ----------
+    stimuli : sequence of Stimulus
+        All of them.
+    sizes, rates : ndarray [shape=(stim,)]
+        Samples and rate in Hz of each sound; 0 where there is none.
+    prints : sequence of bytes
+        Digest of each sound's samples.
+    """
+    same: dict[bytes, Stimulus] = {}
+    for number in np.flatnonzero(sizes).tolist():
+        stimulus, seconds, stated = stimuli[number], sizes[number] / rates[number], stimuli[number].sound_duration
+        if abs(seconds - stated) > max(0.02, 0.02 * stated):
+            what = f"the sound of {stimulus.id} lasts {seconds:g} s at its rate of {rates[number]:g} Hz"
+            then = "the recordings are believed; what the sound lacks is silence"
+            yield Finding("warning", _file(stimulus), f"{what}, the recordings say {stated:g} s", then)
+        first = same.setdefault(prints[number], stimulus)
+        if first.meta.get("stim_name") != stimulus.meta.get("stim_name"):
+            what = f"the sound of {stimulus.id} is that of {first.id}, sample for sample"
+            yield Finding(
+                "warning", _file(stimulus), what, "both are kept; if one was copied, the other has a wrong sound"
+            )
+
+
 def _file(stimulus: Stimulus) -> str:
+    """The raw file of a sound, where its reader was given one."""
+    audio = stimulus.audio
+    given = audio.args[0] if isinstance(audio, partial) and audio.args else None
+    given = given[0] if isinstance(given, tuple) and given else given
+    if isinstance(given, Path):
+        return str(given)
     return str(stimulus.meta.get("stim_name") or stimulus.id)
 
 

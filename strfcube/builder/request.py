@@ -88,6 +88,7 @@ class Request:
             report(Finding("warning", "", self.missing.what(), then))
 
         def tell(finding: Finding) -> None:
+            finding = finding.below(self.pipeline.raw)
             if finding.file not in self.missing.covered and finding not in seen:
                 seen.add(finding)
                 report(finding)

@@ -232,7 +232,7 @@ def resolve(front_end: Waveform, lowest_rate: float) -> Waveform:
 
 
 def holds(front_end: Waveform, rate: float) -> bool:
-    """Whether sounds of that rate have what a front end needs: all of its range, unless it leaves out what is not there."""
+    """Whether sounds of that rate have all of a front end's range, or it leaves out what they do not have."""
     return isinstance(front_end, LogDFT) or float(front_end.f_max or 0) <= rate / 2 * (1 + 1e-9)
 
 
