@@ -18,8 +18,9 @@ import numpy as np
 from strfcube.builder import copies, finalise, ingest, plan, spool, tasks, write
 from strfcube.builder.checks import bins_of, checked, one_source_each, refuse_many, sound_of, usual_rate
 from strfcube.builder.ledger import DamagedError, Ledger, keep_only, lost, settle
+from strfcube.builder.listing import survey_of
 from strfcube.builder.plan import stimulus_layout, trial_layouts
-from strfcube.builder.request import Request, chosen, prepare, survey_of
+from strfcube.builder.request import Request, chosen, prepare
 from strfcube.builder.workplace import (
     discard,
     half_written,
@@ -251,8 +252,7 @@ def _build(
         findings.append(finding)
 
     tell = request.listener(report)
-    with odd_waves(tell, pipeline.raw):
-        survey = survey_of(request, tell)
+    survey = survey_of(request, pool, work, tell)
     survey = checked(survey, tell)
     keep_stim, keep_neuron = chosen(survey, recipe.only)
     bins = np.array([bins_of(s, recipe.dt_ns, recipe.post_ns) for s in survey.stimuli], np.int64)

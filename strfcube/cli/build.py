@@ -96,7 +96,8 @@ def _front_end_flags() -> list[tuple[str, type, str, tuple[str, ...]]]:
 
 def _build(e: catalog.Entry, values: dict[str, Any]) -> None:
     from strfcube.builder.build import run
-    from strfcube.builder.request import prepare, preview
+    from strfcube.builder.listing import preview
+    from strfcube.builder.request import prepare
 
     how = {key: values.pop(key) for key in ("jobs", "force", "strict")}
     consent = {key: values.pop(key, False) for key in ("yes", "accept_terms", "keep_archives")}
