@@ -37,6 +37,7 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING, ClassVar
 
+from strfcube import limits
 from strfcube.pipelines.raw_folder import find_member, listing, packed
 from strfcube.pipelines.text_pipeline import Cell, Stated, TextTrials
 from strfcube.records import Finding, Report, Severity, counted
@@ -89,7 +90,7 @@ class AA2(TextTrials):
         for line, row in self._rows(path, 4, report):
             try:
                 entry = Stated(int(row[3]), float(row[1]), file, line)
-                if not (entry.samples > 0 and 0 < entry.rate < 1e7):
+                if not (0 < entry.samples <= limits.SECONDS * entry.rate and 0 < entry.rate < 1e7):
                     raise ValueError(row)
             except ValueError:
                 what = f"expected a rate in Hz and a number of samples, found {row[1][:20]!r} and {row[3][:20]!r}"

@@ -22,6 +22,8 @@ WEHR_FOLDERS = ("fragments", "category1", "category2", "category3")
 # Types of natural-sound triggers, in lower case and without blanks; the misspelt one is in the files.
 NATURAL = frozenset({"naturalsound", "nauralsound", "natural"})
 
+TRACE_RATES = (4000.0, 10000.0)  # Hz, of the recordings of Wehr and of Asari
+LOWEST_RATE = 1000.0  # Hz; a trace of less is none of a potential, nor goes into bins of some ms
 ASARI_RATE = 97656.0  # Hz, of all of Asari's segments
 _FOLDER = re.compile(r"\d{8}-[a-z]+\d*-\d+", re.IGNORECASE)
 _SEGMENT = re.compile(r"(?:.*[/\\])?(class\d+)[/\\]([^/\\]+?)(?:\.mat)?", re.IGNORECASE)
@@ -121,7 +123,7 @@ def load_trace(path: Path) -> tuple[Any, float]:
         rate = matlab.number(matlab.field(response, "sf"))
     except ValueError as error:
         raise RawDataError(f"in 'response': {error}", path) from None
-    if not limits.TRACE_RATE[0] <= rate <= limits.TRACE_RATE[1]:
+    if not LOWEST_RATE <= rate <= limits.TRACE_RATE[1]:
         raise RawDataError(f"expected a rate in 'response.sf', found {rate:g} Hz", path)
     return trace.astype("f4") * scale, rate
 

@@ -185,7 +185,7 @@ def _within(value: float, bounds: tuple[float, float]) -> bool:
 
 def _stimulus(stimulus: Stimulus, report: Report) -> Stimulus:
     def tell(what: str, then: str) -> None:
-        report(Finding("error", "", f"stimulus {stimulus.id}: {what}", then))
+        report(Finding("error", _file(stimulus), f"stimulus {stimulus.id}: {what}", then))
 
     length = stimulus.length
     changes: dict[str, Any] = {}
@@ -211,7 +211,7 @@ def _stimulus(stimulus: Stimulus, report: Report) -> Stimulus:
 
 def _neuron(neuron: Neuron, report: Report) -> Neuron:
     def tell(what: str, then: str) -> None:
-        report(Finding("error", "", f"neuron {neuron.id}: {what}", then))
+        report(Finding("error", neuron.source, f"neuron {neuron.id}: {what}", then))
 
     meta = _meta(neuron.meta, tell)
     return neuron if meta is None else dataclasses.replace(neuron, meta=meta)
