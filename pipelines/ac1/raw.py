@@ -280,10 +280,13 @@ class Book:
         """Report the files of a recording that equal another one; each is read once."""
         kept: dict[tuple[int, bytes], list[Path]] = {}
         for file in files:
-            size = file.stat().st_size
-            with file.open("rb") as handle:  # what differs first in files of one size: a few bytes of their traces
-                handle.seek(size // 2)
-                alike = kept.setdefault((size, handle.read(64)), [])
+            try:
+                size = file.stat().st_size
+                with file.open("rb") as handle:  # what differs first in files of one size: a few bytes of their traces
+                    handle.seek(size // 2)
+                    alike = kept.setdefault((size, handle.read(64)), [])
+            except OSError:  # reported where it is read
+                alike = kept.setdefault((-1, str(file).encode()), [])
             if first := next((other for other in alike if filecmp.cmp(file, other, shallow=False)), None):
                 self.report(Finding("warning", self.relative(file), f"it is a copy of {first.name}", "it is left out"))
             else:
@@ -404,7 +407,7 @@ def name_triggers(numbers: list[int]) -> str:
 
 
 def _same(file: Path, other: Path) -> bool:
-    return file.name == other.name and filecmp.cmp(file, other, shallow=False)
+    return file.name == other.name and file.is_file() and other.is_file() and filecmp.cmp(file, other, shallow=False)
 
 
 def _plain(description: str) -> str:
