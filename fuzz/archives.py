@@ -1,4 +1,4 @@
-"""Damaged and hostile archives: each is refused in one sentence, or unpacked to what it holds; nothing leaves the folder.
+"""Damaged and hostile archives: each is refused in one sentence, or unpacked to what it holds, and nowhere else.
 
     python fuzz/archives.py --count 10000 --seed 0 --seconds 3600 --kind zip
 
@@ -23,14 +23,13 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 import harness
 
 PACK = {"tar": bytes, "gz": lambda data: gzip.compress(data, 1), "bz2": lambda data: bz2.compress(data, 1),
         "xz": lambda data: lzma.compress(data, preset=0)}  # fmt: skip
 KINDS = ("zip", "stored", *PACK)
-FILES = {"all_stims/a.wav": bytes(range(256)) * 20, "cell/conspecific/spike1": b"-464.938 159.375 \n" * 50, "table.csv": b"a,b\n",
-         "empty": b"", "deep/er/and/deeper/x": b"x" * 3000}  # fmt: skip
+FILES = {"all_stims/a.wav": bytes(range(256)) * 20, "cell/conspecific/spike1": b"-464.938 159.375 \n" * 50,
+         "table.csv": b"a,b\n", "empty": b"", "deep/er/and/deeper/x": b"x" * 3000}  # fmt: skip
 
 
 def make(kind):
@@ -58,7 +57,7 @@ def tar_field(data, rng):
     at = rng.choice(heads)
     head = bytearray(data[at : at + 512])
     where, values = rng.choice((
-        (slice(0, 100), (b"../x", b"/etc/x", b"a" * 100, b"", b"CON", b"x/../../y", b"\xff\xfe", b"table.csv", b"a\nb")),
+        (slice(0, 100), (b"../x", b"/etc/x", b"a" * 100, b"", b"CON", b"x/../../y", b"\xff\xfe", b"a\nb")),
         (slice(124, 136), (b"77777777777", b"-1", b"\x80" + b"\xff" * 11, b"", b"abc", b"00000000001")),
         (slice(156, 157), (b"1", b"2", b"3", b"5", b"6", b"x", b"g", b"L", b"S", b"Z")),
         (slice(157, 257), (b"../../x", b"/etc/passwd", b"table.csv", b"link", b"nothing")),
@@ -150,9 +149,9 @@ def run(kind, folder, seed):
         faults.append(f"outside of the folder: {strange}")
     if outcome == "unpacked":
         there = contents(data)
-        for file in (p for p in into.rglob("*") if p.is_file()):
-            if file.is_symlink() or not any(file.read_bytes() in text for text in there):
-                faults.append(f"{file.name} has a content that is not in the archive")
+        files = [p for p in into.rglob("*") if p.is_file()]
+        odd = [p.name for p in files if p.is_symlink() or not any(p.read_bytes() in text for text in there)]
+        faults += [f"{name} has a content that is not in the archive" for name in odd]
     elif into.exists():
         faults.append("refused, but something was unpacked")
     shutil.rmtree(place, ignore_errors=True)

@@ -2,13 +2,13 @@
 
     python fuzz/parsers.py --count 10000 --seed 0 --seconds 3600 --kind aa1
 
-Case n of a kind is a small valid raw folder, as the writers of the tests make it, with one to three files mutated as the
-random numbers of seed n say: bits, lengths, numbers, lines, fields and trials of text, datasets and attributes of HDF5,
-values of MATLAB files, members of archives, headers of wavs, files that are swapped, doubled, gone or no files. It is
-listed, its sources are parsed into what a build keeps of them, and its sounds are read. Prints what came of the cases,
-and each that is a fault: an error that is not strfcube's own or no sentence, a spike time that a lenient reader of one's
-own does not find in the files, more than 5 s of the processor or 500 MB. A case that ends its process within libhdf5 or
-scipy is none: in a build, that is a worker, and the file a finding; it is counted. Exit code 1 if there is any fault.
+Case n of a kind is a small valid raw folder, as the writers of the tests make it, with one to three files mutated as
+the random numbers of seed n say: bits, lengths, numbers, lines, fields and trials of text, datasets and attributes of
+HDF5, values of MATLAB files, members of archives, headers of wavs, files that are swapped, doubled, gone or no files.
+It is listed, its sources are parsed into what a build keeps of them, and its sounds are read. Prints what came of the
+cases, and each that is a fault: an error that is not strfcube's own or no sentence, a spike time that a lenient reader
+of one's own does not find in the files, more than 5 s of the processor or 500 MB, or the end of its process. Exit code
+1 if there is any.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 
-HERE = Path(__file__).resolve()
-sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "tests")]
 import harness
 
 KINDS = ("aa1", "aa2", "aa4", "ac1", "ns1", "nat4")
 _WORD = re.compile(rb"[^\s,;\"']+")
-_ABSURD = (b"nan", b"inf", b"-inf", b"1e300", b"-1e300", b"1e-320", b"0", b"-0", b"-999", b"999999999999", b"9.3e9", b"",
-           b"x", b"0x10", b"1_000", b"1.2.3", b"5-3", b"--", b"+.", b"\xd9\xa1", b"\0", b"1e", b"STIM_", b"\xff", b"9" * 400)  # fmt: skip
+_ABSURD = (
+    *b"nan inf -inf 1e300 -1e300 1e-320 0 -0 -999 999999999999 9.3e9 x 0x10 1_000 1.2.3 5-3 -- +. 1e STIM_".split(),
+    b"", b"\xd9\xa1", b"\0", b"\xff", b"9" * 400,
+)  # fmt: skip
 _NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _KNOWN = {}  # numbers of text files, by inode, size and time
 _LARGE = 4 << 20  # bytes of a file that the fuzzer makes
@@ -122,8 +122,8 @@ def matlab(path, rng):
     if not content:
         return
     value = content[rng.choice(list(content))]
-    odd = rng.choice((np.array([[np.nan]]), np.array([[np.inf]]), np.array([[1e300]]), np.array([[-1.0]]), np.zeros((0, 0)),
-                      np.array([["x"]]), np.zeros((2, 3)), np.array([[1 + 1j]]), np.array([[10**18]])))  # fmt: skip
+    scalars = [np.array([[value]]) for value in (np.nan, np.inf, 1e300, -1.0, "x", 1 + 1j, 10**18)]
+    odd = rng.choice([*scalars, np.zeros((0, 0)), np.zeros((2, 3))])
     while True:
         if value.dtype.names and value.size:
             name, index = rng.choice(value.dtype.names), rng.randrange(value.size)
@@ -428,10 +428,11 @@ def parsed(kind, folder, touched, rng, faults):
         if stimulus.audio and rng.random() < 0.3:
             with suppress(StrfcubeError):
                 sound_of(stimulus)
-    bins = np.array([bins_of(s, 5_000_000, 0) for s in survey.stimuli], np.int64)
+    dt_ns = 10_000_000 if kind == "nat4" else 5_000_000
+    bins = np.array([bins_of(s, dt_ns, 0) for s in survey.stimuli], np.int64)
     context = ingest.Context(
         pipeline, {s.id: i for i, s in enumerate(survey.stimuli)}, {n.id: i for i, n in enumerate(survey.neurons)},
-        bins, tuple(str(n.meta["units"]) for n in survey.neurons), 5_000_000, time.time_ns() + 10**12,
+        bins, tuple(str(n.meta["units"]) for n in survey.neurons), dt_ns, time.time_ns() + 10**12,
     )  # fmt: skip
     names = [str(p.relative_to(folder)) for p in touched]
     near = [
@@ -459,13 +460,15 @@ def parsed(kind, folder, touched, rng, faults):
 
 def prepare(kind, folder):
     """Write the valid raw folder of a kind, small."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
     from writers import aa, aa4, ac1, nat4, ns1
 
     raw = folder / "raw"
     write = {
         "aa1": aa.write_aa1, "aa2": aa.write_aa2, "aa4": aa4.write_aa4, "ac1": partial(ac1.write, wehr_cells=2),
         "ns1": partial(ns1.write_ns1, units=2, repeats=2, drc_repeats=1, clip_seconds=0.2),
-        "nat4": partial(nat4.write_nat4, sites={"A1": {"ARM029a": 2, "CRD016d": 2}}, extra={}, est=4, val=2, val_repeats=2),
+        "nat4": partial(nat4.write_nat4, sites={"A1": {"ARM029a": 2, "CRD016d": 2}}, extra={}, est=4, val=2,
+                        val_repeats=2),
     }[kind]  # fmt: skip
     write(raw)
     if kind == "nat4":  # as a folder of sites, so that one of them can be mutated
