@@ -1,6 +1,7 @@
 # Needs Python 3.11 or newer and make, nothing else.
 #   make demo     build the demo cube, show it, train on it
 #   make test     what the continuous integration runs
+#   make fuzz     hostile raw files, archives and cubes, for hours; make fuzz FUZZ_SECONDS=60 for minutes
 # Another interpreter: make test PYTHON=/path/to/python VENV=.venv-other
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -10,16 +11,24 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 DEMO := demo
 # What other versions have to run: the core and the pipelines.
 ROOMS := $(addprefix tests/,sound cube transport builder analysis loading pipelines)
+# How long `make fuzz` takes over each kind of input, and where it begins: a run that ended goes on from its last case.
+FUZZ_SECONDS ?= 1800
+FUZZ_SEED ?= 0
 # pytest-xdist pays for itself from two cores on.
 WORKERS ?= 2
 
-.PHONY: demo test test-without-torch test-lower-bounds lint format clean
+.PHONY: demo fuzz test test-without-torch test-lower-bounds lint format clean
 
 demo: $(VENV)/.demo
 	STRFCUBE_DATA_DIR=$(DEMO) $(BIN)/strfcube build demo
 	$(BIN)/strfcube inspect $(DEMO)/demo-dt5.zarr
 	$(BIN)/strfcube plot $(DEMO)/demo-dt5.zarr --out $(DEMO)/demo.png
 	$(BIN)/python notebooks/demo.py $(DEMO)/demo-dt5.zarr
+
+fuzz: $(VENV)/.test
+	@for fuzzer in parsers archives stores; do test ! -f fuzz/$$fuzzer.py || \
+		$(BIN)/python fuzz/$$fuzzer.py --count 100000 --seed $(FUZZ_SEED) --seconds $(FUZZ_SECONDS) || failed=1; \
+		done; exit $$failed
 
 test: lint
 	$(BIN)/pytest -n $(WORKERS)

@@ -130,7 +130,7 @@ def scratch():
     )
 
 
-def main(file, doc, kinds, prepare):
+def main(file, doc, kinds, prepare, after=None):
     """Command line of a fuzzer.
 
     Parameters
@@ -141,6 +141,8 @@ def main(file, doc, kinds, prepare):
         What can be fuzzed.
     prepare : callable
         Writes the valid input of a kind into a folder.
+    after : callable, optional
+        Gives the faults of a case that ended its process, or held it up: ``after(kind, folder, case)``.
 
     Returns
     -------
@@ -163,6 +165,8 @@ def main(file, doc, kinds, prepare):
                 if time.monotonic() - begun > args.seconds:
                     break
                 outcome, wrong = child.ask(case)
+                if after and outcome in ("died", "hung"):
+                    wrong = after(kind, Path(folder), case)
                 counts[outcome] += 1
                 done += 1
                 faults += bool(wrong)

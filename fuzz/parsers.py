@@ -7,8 +7,10 @@ the random numbers of seed n say: bits, lengths, numbers, lines, fields and tria
 HDF5, values of MATLAB files, members of archives, headers of wavs, files that are swapped, doubled, gone or no files.
 It is listed, its sources are parsed into what a build keeps of them, and its sounds are read. Prints what came of the
 cases, and each that is a fault: an error that is not strfcube's own or no sentence, a spike time that a lenient reader
-of one's own does not find in the files, more than 5 s of the processor or 500 MB, or the end of its process. Exit code
-1 if there is any.
+of one's own does not find in the files, more than 5 s of the processor or 500 MB. Exit code 1 if there is any.
+
+A damaged file can end its process, or hold it up, within libhdf5 or scipy: in a build that is a worker, and the file a
+finding. Such a case is built as a user would, and is a fault if that fails.
 """
 
 from __future__ import annotations
@@ -458,6 +460,38 @@ def parsed(kind, folder, touched, rng, faults):
     return "findings" if any(f.severity != "info" for f in findings) else "read"
 
 
+def build(kind, base, seed):
+    """What is wrong when a case that ends its process is built."""
+    import subprocess
+
+    folder = base.parent / f"case{seed}"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(base, folder, copy_function=os.link)
+    spoil(folder, random.Random(f"{kind} {seed}"))
+    code = "from strfcube.cli.main import main; main()"
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "build",
+        kind,
+        "--raw",
+        str(folder),
+        "--out",
+        f"{folder}.zarr",
+        "--jobs",
+        "1",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"STRFCUBE_SOURCE_SECONDS": "5"}, check=False
+    )
+    shutil.rmtree(folder)
+    shutil.rmtree(str(folder) + ".zarr", ignore_errors=True)
+    if done.returncode:
+        return [f"built, it ends with {done.returncode}: {done.stderr[-300:]!r}"]
+    return []
+
+
 def prepare(kind, folder):
     """Write the valid raw folder of a kind, small."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -485,4 +519,8 @@ if __name__ == "__main__":
         kind, folder = sys.argv[2], Path(sys.argv[3])
         harness.serve(lambda seed: run(kind, folder / "raw", seed))
     else:
-        sys.exit(harness.main(__file__, __doc__, KINDS, prepare))
+        sys.exit(
+            harness.main(
+                __file__, __doc__, KINDS, prepare, lambda kind, folder, case: build(kind, folder / "raw", case)
+            )
+        )

@@ -156,7 +156,7 @@ def doubts(
             what = f"the sound of {stimulus.id} lasts {seconds:g} s at its rate of {rates[number]:g} Hz"
             then = "the recordings are believed; what the sound lacks is silence"
             yield Finding("warning", _file(stimulus), f"{what}, the recordings say {stated:g} s", then)
-        first = same.setdefault(prints[number], stimulus)
+        first = same.setdefault(prints[number], stimulus) if _given(stimulus) else stimulus  # else no file was copied
         if first.meta.get("stim_name") != stimulus.meta.get("stim_name"):
             what = f"the sound of {stimulus.id} is that of {first.id}, sample for sample"
             yield Finding(
@@ -164,14 +164,16 @@ def doubts(
             )
 
 
-def _file(stimulus: Stimulus) -> str:
-    """The raw file of a sound, where its reader was given one."""
+def _given(stimulus: Stimulus) -> Path | None:
+    """The raw file that the reader of a sound was given."""
     audio = stimulus.audio
     given = audio.args[0] if isinstance(audio, partial) and audio.args else None
     given = given[0] if isinstance(given, tuple) and given else given
-    if isinstance(given, Path):
-        return str(given)
-    return str(stimulus.meta.get("stim_name") or stimulus.id)
+    return given if isinstance(given, Path) else None
+
+
+def _file(stimulus: Stimulus) -> str:
+    return str(_given(stimulus) or stimulus.meta.get("stim_name") or stimulus.id)
 
 
 def _rate(rate: float) -> str:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from strfcube.raw_files import Missing
     from strfcube.records import Finding, Pipeline, Report, Survey
 
+MOST_FILES = 5  # that are left out; more of them, and it is not the files
+
 
 def preview(request: Request) -> dict[str, int]:
     """What a build would list, without building: chosen stimuli, neurons and sources, and findings so far.
@@ -84,7 +86,7 @@ def _in_worker(request: Request, pool: Pool, note: Path) -> tuple[Survey, list[F
                 raise tasks.LostWorkerError(tasks.FROM_OUTSIDE) from end
             what = f"took more than {limit:g} s of processor time" if end.over_limit else f"crashed ({end.how})"
             file = note.read_text("utf-8", "surrogateescape")
-            if not file or file in without:
+            if not file or file in without or len(without) == MOST_FILES:
                 message = f"listing the raw files {what}: {tasks.SECONDS_VARIABLE} sets how long it may take"
                 raise RawDataError(message, request.pipeline.raw) from end
             without[file] = f"reading it {what}"

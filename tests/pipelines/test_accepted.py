@@ -239,7 +239,7 @@ def test_clips_of_ns1(raw, written, tmp_path):
         wavfile.write(file, rate, broken)
     shutil.copy(first, copied)
     found = new("ns1", written, folder, tmp_path)
-    assert ("spikesandwav/SH.En.C/" + short.name, 0, "48828 samples, 0.999998 s, expected a clip of 5 s") in found
+    assert ("spikesandwav/SH.En.C/" + short.name, 0, "48828 samples, 0.999997 s, expected a clip of 5 s") in found
     assert any(half.name in file and "its header says 24414 Hz, expected 48828" in w for file, _, w in found)
     assert any(
         file.endswith((copied.name, first.name)) and w.startswith("it is the same file as") for file, _, w in found
