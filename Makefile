@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and make, nothing else.
 #   make demo     build the demo cube, show it, train on it
 #   make test     what the continuous integration runs
-#   make fuzz     damaged and hostile input, for FUZZ_SECONDS a file (an hour)
+#   make fuzz     hostile raw files, archives and cubes, for hours; make fuzz FUZZ_SECONDS=60 for minutes
 # Another interpreter: make test PYTHON=/path/to/python VENV=.venv-other
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -11,12 +11,11 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 DEMO := demo
 # What other versions have to run: the core and the pipelines.
 ROOMS := $(addprefix tests/,sound cube transport builder analysis loading pipelines)
+# How long `make fuzz` takes over each kind of input, and where it begins: a run that ended goes on from its last case.
+FUZZ_SECONDS ?= 1800
+FUZZ_SEED ?= 0
 # pytest-xdist pays for itself from two cores on.
 WORKERS ?= 2
-
-FUZZ_SECONDS ?= 3600
-FUZZ_COUNT ?= 10000000
-FUZZ_SEED ?= 0
 
 .PHONY: demo fuzz test test-without-torch test-lower-bounds lint format clean
 
@@ -25,6 +24,11 @@ demo: $(VENV)/.demo
 	$(BIN)/strfcube inspect $(DEMO)/demo-dt5.zarr
 	$(BIN)/strfcube plot $(DEMO)/demo-dt5.zarr --out $(DEMO)/demo.png
 	$(BIN)/python notebooks/demo.py $(DEMO)/demo-dt5.zarr
+
+# What it prints with FAULT becomes a test.
+fuzz: $(VENV)/.test
+	@code=0; for file in fuzz/*.py; do echo "$$file"; $(BIN)/python "$$file" --count 10000000 --seed $(FUZZ_SEED) \
+		--seconds $(FUZZ_SECONDS) || code=1; done; exit $$code
 
 test: lint
 	$(BIN)/pytest -n $(WORKERS)
@@ -36,11 +40,6 @@ test-without-torch: $(VENV)/.without-torch
 # The third leg: the lowest versions that pyproject.toml declares, without torch; give it an environment of its own (VENV).
 test-lower-bounds: $(VENV)/.lower-bounds
 	$(BIN)/pytest -n $(WORKERS) -m "not slow" $(ROOMS)
-
-# Each file of fuzz/ goes on where FUZZ_SEED says; what it prints with FAULT becomes a test.
-fuzz: $(VENV)/.test
-	@code=0; for file in fuzz/*.py; do echo "$$file"; \
-		$(BIN)/python "$$file" --count $(FUZZ_COUNT) --seed $(FUZZ_SEED) --seconds $(FUZZ_SECONDS) || code=1; done; exit $$code
 
 # mypy and import-linter cannot see mapped packages in an editable install: they get a real one.
 lint: $(VENV)/.test

@@ -37,6 +37,7 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING, ClassVar
 
+from strfcube import limits
 from strfcube.pipelines.raw_folder import find_member, listing, packed
 from strfcube.pipelines.text_pipeline import Cell, Stated, TextTrials
 from strfcube.records import Finding, Report, Severity, counted
@@ -89,7 +90,7 @@ class AA2(TextTrials):
         for line, row in self._rows(path, 4, report):
             try:
                 entry = Stated(int(row[3]), float(row[1]), file, line)
-                if not (entry.samples > 0 and 0 < entry.rate < 1e7):
+                if not (0 < entry.samples <= limits.SECONDS * entry.rate and 0 < entry.rate < 1e7):
                     raise ValueError(row)
             except ValueError:
                 what = f"expected a rate in Hz and a number of samples, found {row[1][:20]!r} and {row[3][:20]!r}"
@@ -119,8 +120,9 @@ class AA2(TextTrials):
             what = f"the table is not there{packed(self.raw)}"
             report(Finding(severity, self.relative(path), what, lost or "what only it states is unknown"))
             return
+        line = "\n"
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-            reader = csv.reader((line.replace("\0", "?") for line in lines), skipinitialspace=True)
+            reader = csv.reader(((line := each).replace("\0", "?") for each in lines), skipinitialspace=True)
             try:
                 for row in reader:
                     fields = [field.strip() for field in row]
@@ -132,3 +134,6 @@ class AA2(TextTrials):
             except csv.Error as error:  # a quote that nothing closes
                 what = f"expected a table with commas: {error}"
                 report(Finding("error", self.relative(path), what, "the rest is not used", reader.line_num))
+        if not line.endswith(("\n", "\r")):
+            what = f"the table ends within a line, {line[-40:].strip()!r}: it may be cut short"
+            report(Finding("warning", self.relative(path), what, "the line is read as it is", reader.line_num))

@@ -14,6 +14,7 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadWarning
 
 from strfcube.errors import RawDataError
+from strfcube.raw_files import reading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +38,7 @@ def load(path: Path, *names: str) -> dict[str, Any]:
         If the file is absent, of version 7.3, cut short or no MATLAB file.
     """
     try:
+        reading(path)
         with warnings.catch_warnings():
             warnings.simplefilter("error", MatReadWarning)  # scipy only warns of a variable that it cannot read
             # mat_dtype: a double that holds whole numbers is a double, not the integers in which MATLAB packs it.

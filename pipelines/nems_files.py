@@ -35,6 +35,7 @@ Kind = Literal["RasterizedSignal", "PointProcess", "TiledSignal"]
 _KINDS: tuple[Kind, ...] = ("RasterizedSignal", "PointProcess", "TiledSignal")
 _PART = re.compile(r"(?:.+\.)?(?P<signal>(?!epoch\.csv$)[^.]+)\.(?P<kind>epoch\.csv|csv|json|h5)")
 _BLOCK = 2 << 20  # bytes of text parsed at a time
+_CUT = "ends within a line, as what is cut short does; fetch it again"
 _E18 = len("0.000000000000000000e+00")
 # What zip archives raise: cut short, encrypted (RuntimeError), or packed as zipfile cannot (NotImplementedError).
 ZIP_DAMAGE = (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
@@ -99,11 +100,14 @@ class Epochs:
         Name of each occurrence.
     starts, ends : ndarray of float [shape=(n,)]
         In s from the start of the recording; NaN where the table has none.
+    lines : tuple of int [shape=(n,)]
+        Line of each occurrence in the file.
     """
 
     names: tuple[str, ...]
     starts: NDArray[np.float64]
     ends: NDArray[np.float64]
+    lines: tuple[int, ...] = ()
 
     def occurrences(self, prefix: str) -> list[int]:
         """Rows whose name starts with `prefix`, by start time; those without times left out."""
@@ -235,18 +239,22 @@ def read_epochs(stream: IO[bytes], label: str) -> Epochs:
     except (ValueError, csv.Error) as error:
         raise RawDataError(f"expected a table with columns start, end and name, but {error}", label, 1) from error
     names: list[str] = []
+    lines: list[int] = []
     times: list[tuple[float, float]] = []
     try:
         for row in reader:
             if row:
                 names.append(row[name])
+                lines.append(reader.line_num)
                 times.append((float(row[start] or math.nan), float(row[end] or math.nan)))
     except (ValueError, IndexError, csv.Error) as error:
         raise RawDataError(
             f"expected a start and an end in seconds, and a name, but {error}", label, reader.line_num
         ) from error
     both = np.array(times, np.float64).reshape(-1, 2)
-    return Epochs(tuple(names), both[:, 0], both[:, 1])
+    if not text.endswith((b"\n", b"\r")):
+        raise RawDataError(f"the table {_CUT}", label, reader.line_num)
+    return Epochs(tuple(names), both[:, 0], both[:, 1], tuple(lines))
 
 
 @contextmanager
@@ -294,7 +302,7 @@ def raster_blocks(stream: IO[bytes], label: str) -> Iterator[NDArray[np.float32]
                 line += len(block)
                 yield block
     if rest.strip():
-        yield from _parse(rest + b"\n", len(rest) + 1, channels, label, line)
+        raise RawDataError(f"the matrix {_CUT}", label, line + 1)
 
 
 def _parse(text: bytes, end: int, channels: int, label: str, line: int) -> Iterator[NDArray[np.float32]]:

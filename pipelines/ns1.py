@@ -63,6 +63,8 @@ WAVS = "spikesandwav/SH.En.C"
 RATE = 48828.125
 HEADER_RATE = 48828
 CLIP_SECONDS = 5.0
+_CLIP_TOLERANCE = 0.01  # s; the published clips are of 244,140 or 244,141 samples
+_SWEEP_SECONDS = (5.0, 5.5)  # published ones are of 5.2 to 5.24 s
 
 _FIELDS = ("path", "NrOfElectrodes", "ElectrodeNumber", "depth", "NoiseRatio", "singleT", "singleN")
 _TYPES = dict.fromkeys((1, 20), "water_sounds") | dict.fromkeys((9, 10, 11, 12), "human_speech")
@@ -203,6 +205,10 @@ class NS1(Pipeline):
         if np.isnan(ends).any():
             report(Finding("warning", file, f"no length_signal_ms for {np.isnan(ends).sum()} trials",
                            "the end of their recorded window is not known"))  # fmt: skip
+        if (odd := (ends < _SWEEP_SECONDS[0]) | (ends > _SWEEP_SECONDS[1])).any():
+            low, high = (1000 * edge for edge in _SWEEP_SECONDS)
+            what = f"length_signal_ms of {odd.sum()} trials is not {low:g} to {high:g}: {1000 * ends[odd][0]:g}"
+            report(Finding("warning", file, what, "the recorded window is taken as stated"))
         spike_times, row_size = _checked(np.concatenate(times) / 1000, row_size, ends, file, report)
         yield Trials(neuron, stimuli, np.array(repeats), row_size, spike_times, 0.0, ends, file)
 
@@ -224,6 +230,11 @@ class NS1(Pipeline):
             names = ", ".join(PurePosixPath(file).name for file in absent)
             report(Finding("warning", WAVS, f"no wav file {names}; {_AGAIN}", _without_sound(len(absent))))
         stimuli = [self._stimulus(clip, clip.file not in absent, report) for clip in NATURAL]
+        same: dict[str, _Clip] = {}
+        for stimulus, clip in zip(stimuli, NATURAL, strict=True):
+            if (md5 := str(stimulus.meta["md5"])) and (first := same.setdefault(md5, clip)) is not clip:
+                what = f"it is the same file as {PurePosixPath(first.file).name}, which holds another clip"
+                report(Finding("warning", clip.file, what, f"{clip.id} and {first.id} have the same sound; {_AGAIN}"))
         if self.settings["drc"]:
             report(Finding("info", UNITS, "the release holds neither the sounds of the DRC clips nor their length",
                            _without_sound(len(DRC))))  # fmt: skip
@@ -244,6 +255,16 @@ class NS1(Pipeline):
                                    "the header's rate is used"))  # fmt: skip
                 rate = RATE if rate == HEADER_RATE else rate
                 length, audio = Length.of_samples(len(samples), rate), partial(read_wav, path, rate)
+                if abs(length.seconds - CLIP_SECONDS) > _CLIP_TOLERANCE:
+                    what = f"{len(samples)} samples, {length.seconds:g} s, expected a clip of {CLIP_SECONDS:g} s"
+                    report(
+                        Finding(
+                            "warning",
+                            clip.file,
+                            what,
+                            "the wav is believed: bins are as many as it has; fetch it again",
+                        )
+                    )
                 with path.open("rb") as handle:
                     md5 = hashlib.file_digest(handle, "md5").hexdigest()
         meta = {

@@ -8,6 +8,7 @@ begin at NaN and end at 4 s.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from abc import abstractmethod
@@ -21,14 +22,31 @@ from strfcube.cube.schema import area_of
 from strfcube.errors import RawDataError
 from strfcube.pipelines.raw_folder import find_member, find_root, listing, packed, some
 from strfcube.pipelines.text_trials import Numbered, TrialLines, pair_files, parse_trials, quote, trial_text
-from strfcube.records import Finding, Length, Neuron, Option, Pipeline, Report, Source, Stimulus, Survey, Trial, Trials
+from strfcube.records import (
+    Finding,
+    Length,
+    Neuron,
+    Option,
+    Pipeline,
+    Report,
+    Source,
+    Stimulus,
+    Survey,
+    Trial,
+    Trials,
+    counted,
+)
 from strfcube.sound.audio import read_wav
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
 RECORDED_S = 4.0  # from onset: all 186,403 spike times of the aa-2 files that were looked at come before it
+BEFORE_S = -2.0  # and none comes before that
+RATE = 32000.0  # Hz, of every wav of both sets
 CATEGORY = {"conspecific": "song", "flatrip": "ml_noise", "songrip": "song_ripple"}
 MALFORMED = "malformed number"
 
@@ -167,7 +185,9 @@ class TextTrials(Pipeline):
         stop = np.array([ends[stimulus] for stimulus in stimulus_of], np.float64)
         # A recording that went on for longer than is documented is not known to have ended anywhere.
         row = np.repeat(np.arange(len(stop)), parsed.row_size)
-        stop[row[parsed.times_ms / 1000 >= stop[row]]] = math.nan
+        late = parsed.times_ms / 1000 >= stop[row]
+        self._report_odd_times(parsed, late | (parsed.times_ms < 1000 * BEFORE_S), row, number, file_of, report)
+        stop[row[late]] = math.nan
         for i in _rejected(parsed, lines, files, kept, report):
             times = parsed.times_ms[last[i] - parsed.row_size[i] : last[i]] / 1000
             trial = int(number[i])
@@ -183,6 +203,21 @@ class TextTrials(Pipeline):
             stop=stop[kept],
             files=[file_of[i] for i in rows],
         )
+
+    def _report_odd_times(
+        self, parsed: TrialLines, odd: NDArray[Any], row: NDArray[Any], number: NDArray[Any], file_of: Sequence[str],
+        report: Report,
+    ) -> None:  # fmt: skip
+        """Report the files with spikes outside of what is documented to be recorded."""
+        first: dict[str, list[int]] = {}
+        for spike in np.flatnonzero(odd).tolist():
+            first.setdefault(file_of[row[spike]], []).append(spike)
+        for file, spikes in first.items():
+            where = f"{1000 * BEFORE_S:g} to {1000 * RECORDED_S:g} ms"
+            what = f"{counted(len(spikes), 'spike time', 'spike times')} outside of {where} from onset, the first is"
+            then = "kept; it is not known when these recordings ended"
+            line = int(number[row[spikes[0]]]) + 1
+            report(Finding("warning", file, f"{what} {parsed.times_ms[spikes[0]]:g} ms", then, line))
 
     def relative(self, path: Path) -> str:
         """Name a path as findings and trials do: relative to the raw folder, with forward slashes."""
@@ -236,6 +271,7 @@ class TextTrials(Pipeline):
                 place = self.relative(top / wav)
                 report(Finding("warning", place, "the wav is not there", self._without_sound(stated)))
             if audio is not None:
+                self._check_wav(wav, file, audio.rate, report)
                 length = Length.of_samples(len(audio.samples), audio.rate)
                 if stated and (stated.samples, stated.rate) != (length.samples, length.rate):
                     what = (
@@ -255,6 +291,17 @@ class TextTrials(Pipeline):
                 "bit_depth": math.nan if audio is None else 8.0 * audio.samples.itemsize,
             }
             yield Stimulus(id_, length, None if audio is None else partial(read_wav, self.raw / file), meta=meta)
+
+    def _check_wav(self, wav: str, file: str, rate: float, report: Report) -> None:
+        """Report a wav that is not of the set's rate, or not of the MD5 that is its name."""
+        if rate != RATE:
+            what = f"its header says {rate:g} Hz, the wavs of this data set have {RATE:g} Hz"
+            report(Finding("warning", file, what, "the header is believed, and so the sound's length"))
+        if _MD5.fullmatch(wav[:-4]):
+            found = hashlib.md5((self.raw / file).read_bytes(), usedforsecurity=False).hexdigest()
+            if found != wav[:-4].lower():
+                what = f"its MD5 is {found.upper()}, not its name: it is damaged, or another sound"
+                report(Finding("warning", file, what, "taken by its name; fetch it again"))
 
     def _without_sound(self, stated: Stated | None) -> str:
         if self.settings["require_sound"]:

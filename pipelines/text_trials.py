@@ -207,7 +207,22 @@ def trial_text(raw: Path, file: str, report: Report) -> bytes:
     if not lines:
         what = f"expected a line a trial (an empty one where no spike fell), found {len(text)} bytes and no line"
         report(Finding("warning", file, what, "it adds no trial"))
+    elif text[-1:] not in b"\r\n" and text.rstrip(b" \t")[-1:] not in b"\r\n":
+        return _ended(text, lines, file, report)
     return lines
+
+
+def _ended(text: bytes, lines: bytes, file: str, report: Report) -> bytes:
+    """Lines of a file whose last one nothing ends: reported, and no number if it was cut within one.
+
+    All numbers of these files have as many decimals, so that one with fewer at the very end was cut.
+    """
+    what = "the file ends within a line: it may be cut short"
+    report(Finding("warning", file, what, "its last trial may lack spikes; fetch the file again", lines.count(b"\n")))
+    words = lines.split()
+    decimals = [len(word.partition(b".")[2]) for word in words[-2:]]
+    whole = text[-1:].isspace() or len(words) < 2 or decimals[-1] >= decimals[0]
+    return lines if whole else lines[:-1] + b"...\n"
 
 
 def quote(text: bytes) -> str:

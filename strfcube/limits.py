@@ -10,6 +10,7 @@ from __future__ import annotations
 SECONDS = 3600.0  # longest stimulus or sound
 SPIKE_SECONDS = 3600.0  # farthest spike from stimulus onset, on either side
 WINDOW_SECONDS = 1e6  # farthest edge of a recorded window
+FAR_SECONDS = 60.0  # a spike or an edge of a window so far from its stimulus is kept, and reported
 SOUND_RATE = (100.0, 1e7)  # Hz
 TRACE_RATE = (0.1, 1e7)  # Hz
 BINS = 20_000_000  # of one stimulus

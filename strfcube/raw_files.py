@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from stat import S_ISREG
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from strfcube.errors import RawDataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 Absent = Literal["", "annex", "lfs", "link"]
 _POINTERS: tuple[tuple[bytes, Absent], ...] = ((b"/annex/objects/", "annex"), (b"version https://git-lfs", "lfs"))
@@ -115,6 +116,49 @@ def _is_cube(folder: Path | str, entries: list[os.DirEntry[str]]) -> bool:
     if "zarr.json" not in names:
         return False
     return b'"strfcube_version"' in Path(folder, "zarr.json").read_bytes()
+
+
+_note: int | None = None  # descriptor of the file in which this process notes what it reads
+_without: Mapping[str, str] = {}
+
+
+@contextmanager
+def noted(note: str, without: Mapping[str, str]) -> Iterator[None]:
+    """Note what is read (`reading`) in a file, for who finds this process dead.
+
+    Parameters
+    ----------
+    note : str
+        The file.
+    without : mapping
+        Files that `reading` refuses, and why.
+    """
+    global _note, _without
+    _note, _without = os.open(note, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), without
+    try:
+        yield
+    finally:
+        os.close(_note)
+        _note, _without = None, {}
+
+
+def reading(path: str | os.PathLike[str]) -> None:
+    """Say that a library which a damaged file can hang or crash reads a file from now on.
+
+    Raises
+    ------
+    OSError
+        If it did already.
+    """
+    if _note is None:
+        return
+    name = os.fspath(path)
+    if name in _without:
+        raise OSError(_without[name])
+    text = os.fsencode(name)
+    os.lseek(_note, 0, os.SEEK_SET)
+    os.write(_note, text)
+    os.ftruncate(_note, len(text))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -299,9 +299,12 @@ class Finding:
     @classmethod
     def of(cls, error: RawDataError, raw: Path, consequence: str) -> Finding:
         """What a raw file that could not be read leaves behind."""
-        file = Path(error.file)
-        name = file.relative_to(raw) if file.is_relative_to(raw) else file
-        return cls("error", str(name), error.message, consequence, error.line or 0)
+        return cls("error", error.file, error.message, consequence, error.line or 0).below(raw)
+
+    def below(self, raw: Path) -> Finding:
+        """The same, its file named from the raw folder on."""
+        file = Path(self.file)
+        return replace(self, file=file.relative_to(raw).as_posix()) if file.is_relative_to(raw) else self
 
     @property
     def place(self) -> str:

@@ -46,6 +46,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from strfcube import limits
 from strfcube.errors import RawDataError, UsageError
 from strfcube.pipelines.aa4.unit import (
     BROKEN,
@@ -326,6 +327,9 @@ class AA4(Pipeline):
     def _stimulus(self, name: str, sound: _Sound, report: Report) -> Stimulus:
         """Choose a stimulus's wav and length."""
         audio, length, rate = None, Length.unknown(), math.nan
+        if absurd := [d for d in sound.durations if d > limits.SECONDS]:
+            report(Finding("error", sound.file, f"stim_duration of {name} is {absurd[0]:g} s", "it is not believed"))
+            sound.durations = [d for d in sound.durations if d <= limits.SECONDS]
         absent: list[str] = []
         for wav in sound.wavs:
             file = wav.relative_to(self.raw).as_posix()

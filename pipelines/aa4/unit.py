@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from h5py import h5a, h5d, h5f, h5g, h5p, h5s, h5t
 
+from strfcube.raw_files import reading
 from strfcube.records import Finding
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def open_unit(path: Path, in_memory: bool = False) -> h5f.FileID:
     OSError
         If the file is absent, no HDF5 file or cut short.
     """
+    reading(path)
     access = h5p.create(h5p.FILE_ACCESS)
     if in_memory and path.stat().st_size <= _IN_MEMORY:
         access.set_fapl_core(1 << 16, False)

@@ -61,6 +61,7 @@ import numpy as np
 from strfcube.cube.schema import area_of
 from strfcube.errors import RawDataError, UsageError
 from strfcube.pipelines.ac1.raw import (
+    TRACE_RATES,
     Asari,
     Book,
     Heard,
@@ -219,6 +220,9 @@ class AC1(Pipeline):
         """Cut the presentations out of the detrended trace of one file; spikes found in it are added to `detected`."""
         s = self.settings
         millivolts, rate = load_trace(self.raw / recording.file)
+        if rate not in TRACE_RATES:
+            what = f"'response.sf' is {rate:g} Hz, the recordings have {' or '.join(f'{r:g}' for r in TRACE_RATES)} Hz"
+            report(Finding("warning", recording.file, what, "the file is believed"))
         trace = detrend(millivolts, rate, s["detrend_median_ms"], s["detrend_sigma_ms"])
         spikes = np.empty(0, np.int64)
         if detected is not None:

@@ -22,6 +22,9 @@ WEHR_FOLDERS = ("fragments", "category1", "category2", "category3")
 # Types of natural-sound triggers, in lower case and without blanks; the misspelt one is in the files.
 NATURAL = frozenset({"naturalsound", "nauralsound", "natural"})
 
+TRACE_RATES = (4000.0, 10000.0)  # Hz, of the recordings of Wehr and of Asari
+LOWEST_RATE = 1000.0  # Hz; a trace of less is none of a potential, nor goes into bins of some ms
+ASARI_RATE = 97656.0  # Hz, of all of Asari's segments
 _FOLDER = re.compile(r"\d{8}-[a-z]+\d*-\d+", re.IGNORECASE)
 _SEGMENT = re.compile(r"(?:.*[/\\])?(class\d+)[/\\]([^/\\]+?)(?:\.mat)?", re.IGNORECASE)
 _SEQUENCE = re.compile(r"\s*sequence\s+(\d+)\s*:\s*(\d+(?:\s+\d+)*)\s*", re.IGNORECASE)
@@ -120,7 +123,7 @@ def load_trace(path: Path) -> tuple[Any, float]:
         rate = matlab.number(matlab.field(response, "sf"))
     except ValueError as error:
         raise RawDataError(f"in 'response': {error}", path) from None
-    if not limits.TRACE_RATE[0] <= rate <= limits.TRACE_RATE[1]:
+    if not LOWEST_RATE <= rate <= limits.TRACE_RATE[1]:
         raise RawDataError(f"expected a rate in 'response.sf', found {rate:g} Hz", path)
     return trace.astype("f4") * scale, rate
 
@@ -192,6 +195,7 @@ class Book:
             return None
         notes: dict[tuple[str, str], list[int]] = defaultdict(list)
         presentations = []
+        at: dict[int, int] = {}
         for number, trigger in enumerate(triggers, 1):
             try:
                 kind = matlab.text(matlab.field(trigger, "type")).lower()
@@ -203,6 +207,10 @@ class Book:
                 notes[str(error), _LEFT_OUT].append(number)
                 continue
             self.heard.setdefault(heard.id, heard)
+            if (other := at.setdefault(onset, number)) != number:
+                notes[
+                    f"the same onset as trigger {other}", "they are kept; if it was copied, a response counts twice"
+                ].append(number)
             presentations.append(Presentation(number, onset, ms, heard.id))
             if not as_long(heard.seconds, ms):
                 note = f"trigger {number} lasts {ms:g} ms, its sound {heard.id} {1000 * heard.seconds:g} ms"
@@ -262,11 +270,28 @@ class Book:
                 if len(new) < len(files):
                     what = f"{len(files) - len(new)} files are copies of those in another folder of that name"
                     self.report(Finding("warning", self.relative(folder), what, "each is read once"))
-                found[folder.name] += sorted(new, key=lambda file: natural_key(file.name))
+                found[folder.name] += self._without_copies(sorted(new, key=lambda file: natural_key(file.name)))
             elif files:
                 what = "expected recordings in folders named <yyyymmdd>-<animal>-<number>"
                 self.report(Finding("warning", self.relative(folder), what, f"its {len(files)} files are left out"))
         return dict(sorted(found.items()))
+
+    def _without_copies(self, files: list[Path]) -> list[Path]:
+        """Report the files of a recording that equal another one; each is read once."""
+        kept: dict[tuple[int, bytes], list[Path]] = {}
+        for file in files:
+            try:
+                size = file.stat().st_size
+                with file.open("rb") as handle:  # what differs first in files of one size: a few bytes of their traces
+                    handle.seek(size // 2)
+                    alike = kept.setdefault((size, handle.read(64)), [])
+            except OSError:  # reported where it is read
+                alike = kept.setdefault((-1, str(file).encode()), [])
+            if first := next((other for other in alike if filecmp.cmp(file, other, shallow=False)), None):
+                self.report(Finding("warning", self.relative(file), f"it is a copy of {first.name}", "it is left out"))
+            else:
+                alike.append(file)
+        return [file for file in files if any(file in alike for alike in kept.values())]
 
 
 class Wehr(Book):
@@ -331,6 +356,7 @@ class Asari(Book):
 
     def __init__(self, raw: Path, report: Report) -> None:
         super().__init__(raw, report)
+        self._odd: set[Path] = set()
         # Names as the files on disk have them, looked up without regard to case.
         self._paths = {
             (path.parent.name.lower(), path.stem.lower()): path
@@ -345,6 +371,11 @@ class Asari(Book):
             raise ValueError(f"expected a description 'Sequence n: i j k', found '{description}'")
         listed = matlab.elements(matlab.field(param, "stimulus"))
         sounds = tuple(self._segment(listed, int(index)) for index in match[2].split())
+        for sound in sounds:
+            if sound.rate != ASARI_RATE and sound.path not in self._odd:
+                self._odd.add(sound.path)
+                what = f"a rate of {sound.rate:g} Hz, all published segments have {ASARI_RATE:g} Hz"
+                self.report(Finding("warning", self.relative(sound.path), what, "the file is believed"))
         if len({sound.rate for sound in sounds}) > 1:
             rates = ", ".join(f"{sound.name} {sound.rate:g} Hz" for sound in sounds)
             raise ValueError(f"its segments differ in rate: {rates}")
@@ -376,7 +407,7 @@ def name_triggers(numbers: list[int]) -> str:
 
 
 def _same(file: Path, other: Path) -> bool:
-    return file.name == other.name and filecmp.cmp(file, other, shallow=False)
+    return file.name == other.name and file.is_file() and other.is_file() and filecmp.cmp(file, other, shallow=False)
 
 
 def _plain(description: str) -> str:

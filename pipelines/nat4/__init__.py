@@ -47,7 +47,7 @@ import numpy as np
 
 from strfcube.errors import RawDataError
 from strfcube.pipelines.nat4.area import BANDS, FS, survey_area
-from strfcube.pipelines.nat4.population import STIM, VAL, cut, presentations, report_unplaced, some, usable
+from strfcube.pipelines.nat4.population import STIM, VAL, cut, placed, presentations, report_unplaced, some, usable
 from strfcube.pipelines.nems import read_bundle
 from strfcube.pipelines.nems_files import ZIP_DAMAGE, why
 from strfcube.raw_files import walk
@@ -142,8 +142,7 @@ class NAT4(Pipeline):
             report(Finding("warning", "wav.zip", what, "these sounds have no waveform"))
         neurons = [n for area, read in areas.items() for n in _neurons(area, read, report)]
         sources = [Source(name, site) for read in areas.values() for name, site in read.sources.items()]
-        ready = any(s.spectrogram for s in stimuli)
-        return Survey(stimuli, neurons, sources, READY_MADE if ready else None)
+        return Survey(stimuli, neurons, sources, READY_MADE)
 
     def read(self, source: Source, report: Report) -> Iterator[Trial | Trials]:
         """Yield the trials of one site: what only the population recording has, then the spikes of its cells.
@@ -169,7 +168,7 @@ def _spikes(site: Site, bundle: Bundle, report: Report) -> Iterator[Trials]:
     if events is None:
         raise RawDataError(f"expected spike times (PointProcess), found a {signal.header.kind}", file)
     names, starts, ends = presentations(signal.epochs)
-    twice = len(signal.epochs.occurrences(STIM)) - len(names)
+    twice = len(placed(signal.epochs)) - len(names)
     if twice:
         what = f"{twice} rows of the epoch table repeat another one, name and times"
         report(Finding("info", file, what, "each presentation is one trial"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from strfcube.errors import RawDataError
-from strfcube.pipelines.nat4.population import STIM, Recorded, population_only, report_unplaced, some
+from strfcube.pipelines.nat4.population import STIM, Recorded, placed, population_only, report_unplaced, some
 from strfcube.pipelines.nems import read_bundle, read_head
 from strfcube.pipelines.nems_files import ZIP_DAMAGE, Bundle, why
 from strfcube.raw_files import walk
@@ -193,11 +193,19 @@ def _population(raw: Path, area: str, report: Report) -> tuple[str, dict[str, Si
     if len(found) > 1:
         what = f"there are {len(found)} population recordings: {', '.join(p.name for p in found)}"
         report(Finding("warning", file, what, "only this one is read; keep one"))
+    signals: dict[str, Signal] = {}
+    bundle = Bundle(found[0], "", file)
     try:
-        signals = read_bundle(Bundle(found[0], "", file), ("resp", "stim"), sparse=("resp",))
-    except RawDataError as error:
-        report(Finding("error", error.file, error.message, consequence, error.line or 0))
-        return file, {}
+        signals = read_bundle(bundle, ("resp", "stim"), sparse=("resp",))
+    except RawDataError:  # one of them may be whole
+        for name, then in (("resp", f"the cells of {area} are those of the per-site recordings"),
+                           ("stim", f"no spectrograms from {area}")):  # fmt: skip
+            try:
+                signals |= read_bundle(bundle, (name,), sparse=("resp",))
+            except RawDataError as error:
+                report(Finding("error", error.file, error.message, then, error.line or 0))
+        if not signals:
+            return file, {}
     resp = signals.get("resp")
     if resp is None or resp.chans == tuple(map(str, range(len(resp.chans)))):
         what = "no signal 'resp'" if resp is None else "signal 'resp' does not name its cells (chans)"
@@ -275,10 +283,11 @@ def _sounds(
         what = f"{expected}, found {len(stim.chans)} at {stim.header.fs:g} Hz" if stim else "no signal 'stim'"
         report(Finding("warning", file, what, "its sounds have no spectrogram"))
     assumed = []
+    odd: dict[str, tuple[int, str]] = {}
     for number, epochs in enumerate(([main.epochs] if main else []) + sites):
         before = {round(epochs.starts[r] * 1e3): epochs.ends[r] for r in epochs.occurrences("PreStim")}
         after = {round(epochs.ends[r] * 1e3): epochs.starts[r] for r in epochs.occurrences("PostStim")}
-        for row in epochs.occurrences(STIM):
+        for row in placed(epochs):
             name, start, end = epochs.names[row], epochs.starts[row], epochs.ends[row]
             if name in sounds:
                 continue
@@ -288,9 +297,33 @@ def _sounds(
             if round(start * 1e3) not in before or round(end * 1e3) not in after:
                 assumed.append(name)
             own = stim.epoch(row) if stim is not None and usable and not number else None
+            if own is not None and stim is not None:
+                own = _powers(own, stim, row, odd)
             seconds, onset, duration = np.round((end - start, sound_start - start, sound_end - sound_start), 9).tolist()
             sounds[name] = Sound(seconds, onset, duration, own)
+    for kind, (count, first) in odd.items():
+        then = "they are missing from the cube" if kind != "negative" else "they are kept as published"
+        report(
+            Finding("error", file, f"{count} values of the spectrograms in 'stim' are {kind}, the first {first}", then)
+        )
     if assumed:
         what = f"no PreStimSilence or no PostStimSilence with {some(assumed)}"
         report(Finding("warning", file, what, f"each is taken for {SILENCE:g} s, as the data set is described"))
     return sounds
+
+
+def _powers(
+    values: NDArray[np.float32], stim: Signal, row: int, odd: dict[str, tuple[int, str]]
+) -> NDArray[np.float32]:
+    """A sound's spectrogram without infinite values; what no power is, is counted in `odd` with the first place."""
+    first = round(float(stim.epochs.starts[row]) * FS)
+    there = max(0, min(values.shape[1], round(stim.seconds * FS) - first))  # later values are missing, and reported
+    inside = values[:, :there]
+    for kind, bad in (("no numbers", np.isnan(inside)), ("infinite", np.isinf(inside)), ("negative", inside < 0)):
+        if bad.any():
+            band, frame = (int(i[0]) for i in np.nonzero(bad))
+            count, place = odd.get(
+                kind, (0, f"in line {first + frame + 1}, band {band + 1}, of {stim.epochs.names[row]}")
+            )
+            odd[kind] = (count + int(bad.sum()), place)
+    return np.where(np.isfinite(values), values, np.float32(np.nan))

@@ -37,17 +37,40 @@ class Recorded:
     source: str
 
 
+def placed(epochs: Epochs) -> list[int]:
+    """Rows of the stimulus epochs, by start time, without those that are far from as long as the others."""
+    rows = epochs.occurrences(STIM)
+    odd = {row for row, _ in misfits(epochs, rows)}
+    return [row for row in rows if row not in odd]
+
+
+def misfits(epochs: Epochs, rows: list[int]) -> list[tuple[int, float]]:
+    """Rows less than half, or more than twice, as long as is usual in the table, and what is usual, in s."""
+    lengths = epochs.ends[rows] - epochs.starts[rows]
+    usual = float(np.median(lengths[lengths > 0])) if (lengths > 0).any() else 0.0
+    return [
+        (row, usual) for row, s in zip(rows, lengths.tolist(), strict=True) if not usual / 2 <= s <= 2 * usual or s == 0
+    ]
+
+
 def presentations(epochs: Epochs) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
     """Names, starts and ends (s) of the stimulus epochs, by start time; a row listed twice counts once."""
-    rows = list({(epochs.names[r], epochs.starts[r], epochs.ends[r]): r for r in epochs.occurrences(STIM)}.values())
+    rows = list({(epochs.names[r], epochs.starts[r], epochs.ends[r]): r for r in placed(epochs)}.values())
     return tuple(epochs.names[row] for row in rows), epochs.starts[rows], epochs.ends[rows]
 
 
 def report_unplaced(epochs: Epochs, file: str, report: Report) -> None:
-    """Report stimulus epochs without usable times."""
+    """Report stimulus epochs without usable times, or as long as no presentation is."""
+    for row, usual in misfits(epochs, epochs.occurrences(STIM)):
+        what = f"epoch {epochs.names[row]} is {epochs.ends[row] - epochs.starts[row]:g} s long, the others {usual:g} s"
+        report(Finding("error", file, what, "this presentation is left out", _line(epochs, row)))
     for row in epochs.without_times(STIM):
         what = f"epoch {epochs.names[row]} starts at {epochs.starts[row]:g} s and ends at {epochs.ends[row]:g} s"
-        report(Finding("warning", file, what, "this presentation cannot be placed and is left out"))
+        report(Finding("warning", file, what, "this presentation cannot be placed and is left out", _line(epochs, row)))
+
+
+def _line(epochs: Epochs, row: int) -> int:
+    return epochs.lines[row] if epochs.lines else 0
 
 
 def cut(
@@ -86,7 +109,7 @@ def population_only(
     resp: Signal, file: str, by_cell: Mapping[str, Recorded], report: Report
 ) -> dict[str, tuple[tuple[str, ...], NDArray[np.float16]]]:
     """Spikes per bin of every cell and est sound that no per-site recording has."""
-    rows = {resp.epochs.names[row]: row for row in reversed(resp.epochs.occurrences(STIM))}
+    rows = {resp.epochs.names[row]: row for row in reversed(placed(resp.epochs))}
     est = [name for name in sorted(rows) if not name.startswith(VAL)]
     heard = {site.source: set(presentations(site.epochs)[0]) for site in by_cell.values()}
     missing = {

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from strfcube.builder import finalise, ingest, plan, spool, tasks, write
-from strfcube.builder.checks import bins_of, checked, one_source_each, refuse_many, sound_of
+from strfcube.builder import copies, finalise, ingest, plan, spool, tasks, write
+from strfcube.builder.checks import bins_of, checked, one_source_each, refuse_many, sound_of, usual_rate
 from strfcube.builder.ledger import DamagedError, Ledger, keep_only, lost, settle
+from strfcube.builder.listing import survey_of
 from strfcube.builder.plan import stimulus_layout, trial_layouts
-from strfcube.builder.request import Request, chosen, prepare, survey_of
+from strfcube.builder.request import Request, chosen, prepare
 from strfcube.builder.workplace import (
     discard,
     locked,
@@ -43,7 +44,7 @@ from strfcube.errors import RawDataError, StoreError, StrfcubeError, UsageError
 from strfcube.progress import Progress, shown
 from strfcube.records import Finding, Pipeline, Survey, counted
 from strfcube.sound.audio import odd_waves
-from strfcube.sound.spectrogram import FrontEnd, Published, resolve
+from strfcube.sound.spectrogram import FrontEnd, Published, holds, resolve
 
 if TYPE_CHECKING:
     import os
@@ -273,8 +274,7 @@ def _build(request: Request, work: Path, pool: Pool | None, strict: bool, progre
         findings.append(finding)
 
     tell = request.listener(report)
-    with odd_waves(tell, pipeline.raw):
-        survey = survey_of(request, tell)
+    survey = survey_of(request, pool, work, tell)
     survey = checked(survey, tell)
     keep_stim, keep_neuron = chosen(survey, recipe.only)
     bins = np.array([bins_of(s, recipe.dt_ns, recipe.post_ns) for s in survey.stimuli], np.int64)
@@ -285,7 +285,7 @@ def _build(request: Request, work: Path, pool: Pool | None, strict: bool, progre
         bins, tuple(str(n.meta["units"]) for n in survey.neurons), recipe.dt_ns, request.began, strict,
     )  # fmt: skip
     with odd_waves(tell, pipeline.raw):
-        front_end, kernels, frequencies, spec_attrs = _front_end(recipe, survey)
+        front_end, kernels, frequencies, spec_attrs = _front_end(recipe, survey, tell)
     cells = Counter(n.source for n, keep in zip(survey.neurons, keep_neuron, strict=True) if keep)
     sources = [s for s in survey.sources if s.id in cells]
     spools = [str(work / "spool" / f"{slug(s.id)}.spool") for s in sources]
@@ -299,6 +299,8 @@ def _build(request: Request, work: Path, pool: Pool | None, strict: bool, progre
     for s in summaries:
         for finding in s.findings:
             tell(finding)
+    for finding in copies.between(summaries, [n.id for n in survey.neurons]):
+        tell(finding)
     if recipe.post_ns:
         _report_windows(recipe, summaries, tell)
     made, unheard, unplayed = plan.make_plan(summaries, spools, bins, len(survey.neurons))
@@ -348,7 +350,7 @@ def _write_tasks(job: write.Job, audio: bool) -> list[tasks.Task]:
 
 
 def _front_end(
-    recipe: Recipe, survey: Survey
+    recipe: Recipe, survey: Survey, report: Callable[[Finding], None]
 ) -> tuple[FrontEnd, dict[float, Kernel], np.ndarray[Any, Any], dict[str, Any]]:
     """The resolved front end, its kernel for each sampling rate, its frequencies, and the spectrogram's attributes.
 
@@ -375,9 +377,12 @@ def _front_end(
         raise UsageError(f"--spec {front_end.kind} needs the waveforms, and the raw folder has none")
     if not rates:
         rates = {2 * (front_end.f_max or 16000.0)}  # no sound at all: the axis is all that is left
-    lowest = min(rates) if math.isnan(survey.lowest_rate) else survey.lowest_rate
+    usual = usual_rate(survey.stimuli, report)
+    lowest = survey.lowest_rate
+    if math.isnan(lowest):
+        lowest = min(rates) if math.isnan(usual) else min(r for r in rates if r >= usual)
     resolved = resolve(front_end, lowest)
-    kernels = {rate: resolved.kernel(rate, recipe.dt_ns) for rate in rates}
+    kernels = {rate: resolved.kernel(rate, recipe.dt_ns) for rate in rates if holds(resolved, rate)}
     return resolved, kernels, resolved.frequencies(), attrs | {"units": resolved.units, "lowest_rate": lowest}
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from strfcube import limits
 from strfcube.cube.schema import meta_problem
@@ -13,7 +18,9 @@ from strfcube.grid import n_bins
 from strfcube.records import Audio, Finding, Length, Neuron, Report, Stimulus, Survey
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from strfcube.builder import spool
 
@@ -98,6 +105,9 @@ def sound_of(stimulus: Stimulus) -> Audio | None:
     audio = stimulus.audio()
     if not _within(audio.rate, limits.SOUND_RATE):
         raise RawDataError(f"{_rate(audio.rate)}: that is no sound", _file(stimulus))
+    if audio.samples.dtype.kind == "f" and not (finite := np.isfinite(audio.samples)).all():
+        what = f"{int((~finite).sum())} of {finite.size} samples are no finite numbers, the first is sample"
+        raise RawDataError(f"{what} {int(np.argmin(finite))}: that is no whole sound; fetch it again", _file(stimulus))
     seconds = len(audio.samples) / audio.rate
     if seconds > limits.SECONDS:
         what = f"a sound of {seconds:g} s: {limits.SECONDS:g} s are the longest"
@@ -105,8 +115,65 @@ def sound_of(stimulus: Stimulus) -> Audio | None:
     return audio
 
 
+def usual_rate(stimuli: Sequence[Stimulus], report: Report) -> float:
+    """The lowest sampling rate of the sounds that is no exception; others that are lower are reported.
+
+    An exception is a rate of few sounds, a quarter of those that have the most common one or less: rather a wrong
+    header than another recorder. The frequency axis of all sounds does not follow one that is at most half of the
+    common one. NaN where no rate is stated.
+    """
+    rates = Counter(s.rate for s in stimuli if s.audio and not math.isnan(s.rate))
+    if not rates:
+        return math.nan
+    (most, count), total = rates.most_common(1)[0], rates.total()
+    odd = {rate for rate, n in rates.items() if rate != most and 4 * n <= count}
+    for stimulus in stimuli:
+        if stimulus.audio and stimulus.rate in odd:
+            what = f"a sampling rate of {stimulus.rate:g} Hz, where {count} of {total} sounds have {most:g} Hz"
+            then = "it is believed: if it is wrong, the length and the spectrogram are, too"
+            report(Finding("warning", _file(stimulus), what, then))
+    return min(rate for rate in rates if rate not in odd or rate > most / 2)
+
+
+def doubts(
+    stimuli: Sequence[Stimulus], sizes: NDArray[np.int64], rates: NDArray[np.float64], prints: Sequence[bytes]
+) -> Iterator[Finding]:
+    """Sounds that are not as long as the recordings say, of another rate than the others, or the same as another.
+
+    Parameters
+    ----------
+    stimuli : sequence of Stimulus
+        All of them.
+    sizes, rates : ndarray [shape=(stim,)]
+        Samples and rate in Hz of each sound; 0 where there is none.
+    prints : sequence of bytes
+        Digest of each sound's samples.
+    """
+    same: dict[bytes, Stimulus] = {}
+    for number in np.flatnonzero(sizes).tolist():
+        stimulus, seconds, stated = stimuli[number], sizes[number] / rates[number], stimuli[number].sound_duration
+        if abs(seconds - stated) > max(0.02, 0.02 * stated):
+            what = f"the sound of {stimulus.id} lasts {seconds:g} s at its rate of {rates[number]:g} Hz"
+            then = "the recordings are believed; what the sound lacks is silence"
+            yield Finding("warning", _file(stimulus), f"{what}, the recordings say {stated:g} s", then)
+        first = same.setdefault(prints[number], stimulus) if _given(stimulus) else stimulus  # else no file was copied
+        if first.meta.get("stim_name") != stimulus.meta.get("stim_name"):
+            what = f"the sound of {stimulus.id} is that of {first.id}, sample for sample"
+            yield Finding(
+                "warning", _file(stimulus), what, "both are kept; if one was copied, the other has a wrong sound"
+            )
+
+
+def _given(stimulus: Stimulus) -> Path | None:
+    """The raw file that the reader of a sound was given."""
+    audio = stimulus.audio
+    given = audio.args[0] if isinstance(audio, partial) and audio.args else None
+    given = given[0] if isinstance(given, tuple) and given else given
+    return given if isinstance(given, Path) else None
+
+
 def _file(stimulus: Stimulus) -> str:
-    return str(stimulus.meta.get("stim_name") or stimulus.id)
+    return str(_given(stimulus) or stimulus.meta.get("stim_name") or stimulus.id)
 
 
 def _rate(rate: float) -> str:
@@ -120,7 +187,7 @@ def _within(value: float, bounds: tuple[float, float]) -> bool:
 
 def _stimulus(stimulus: Stimulus, report: Report) -> Stimulus:
     def tell(what: str, then: str) -> None:
-        report(Finding("error", "", f"stimulus {stimulus.id}: {what}", then))
+        report(Finding("error", _file(stimulus), f"stimulus {stimulus.id}: {what}", then))
 
     length = stimulus.length
     changes: dict[str, Any] = {}
@@ -146,7 +213,7 @@ def _stimulus(stimulus: Stimulus, report: Report) -> Stimulus:
 
 def _neuron(neuron: Neuron, report: Report) -> Neuron:
     def tell(what: str, then: str) -> None:
-        report(Finding("error", "", f"neuron {neuron.id}: {what}", then))
+        report(Finding("error", neuron.source, f"neuron {neuron.id}: {what}", then))
 
     meta = _meta(neuron.meta, tell)
     return neuron if meta is None else dataclasses.replace(neuron, meta=meta)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from strfcube import limits
-from strfcube.builder import ledger, spool
+from strfcube.builder import copies, far, ledger, spool
 from strfcube.errors import RawDataError, StrfcubeError, UsageError
 from strfcube.grid import NS_PER_S, bin_of, observed_bins, seconds_to_ns
 from strfcube.records import Finding, Pipeline, Source, Trial, Trials
@@ -96,7 +96,10 @@ def ingest(context: Context, source: Source, spool_path: str) -> dict[str, Any]:
         raise StrfcubeError(f"{message}: {type(error).__name__}: {error}") from error
     columns = rows.columns()
     _unchanged(context, rows.files)
-    return _spooled(spool_path, context, columns, rows, findings)
+    marks = copies.prints(columns)
+    for finding in copies.within(columns, marks, rows.names):
+        report(finding)
+    return _spooled(spool_path, context, columns, rows, findings, marks)
 
 
 def without(context: Context, source: Source, spool_path: str, how: str) -> dict[str, Any]:
@@ -105,13 +108,15 @@ def without(context: Context, source: Source, spool_path: str, how: str) -> dict
     if context.strict:
         raise refuse(finding)
     rows = _Rows(context, None, source.id)
-    return _spooled(spool_path, context, rows.columns(), rows, [finding])
+    return _spooled(spool_path, context, rows.columns(), rows, [finding], np.empty(0, np.uint64))
 
 
 def _spooled(
-    path: str, context: Context, columns: spool.Columns, rows: _Rows, findings: list[Finding]
+    path: str, context: Context, columns: spool.Columns, rows: _Rows, findings: list[Finding], marks: NDArray[np.uint64]
 ) -> dict[str, Any]:
-    spool.save(path, columns, context.n_bins, context.dt_ns, tuple(rows.files), tuple(rows.tests), tuple(findings))
+    spool.save(
+        path, columns, context.n_bins, context.dt_ns, tuple(rows.files), tuple(rows.tests), tuple(findings), marks
+    )
     return {"files": ledger.files(os.path.dirname(path), [os.path.basename(path)])}
 
 
@@ -139,6 +144,14 @@ class _Rows:
         self.files: dict[str, int] = {}
         self.tests: dict[str, int] = {}
         self.unknown: set[str] = set()
+
+    @property
+    def names(self) -> copies.Names:
+        """What the numbers in the columns mean."""
+        stims, neurons = (
+            {at: label for label, at in known.items()} for known in (self.context.stims, self.context.neurons)
+        )
+        return copies.Names(list(self.files), stims.__getitem__, neurons.__getitem__)
 
     def add(self, record: Trial | Trials) -> None:
         neuron = self._index("neuron", record.neuron, self.context.neurons)
@@ -287,6 +300,8 @@ class _Rows:
             rows[name] = rows[name].astype(np.int64)
         times = np.concatenate(self.times) if self.times else empty
         times = self._possible(times, rows)
+        for finding in far.suspects(times, rows, self.context.n_bins, self.context.dt_ns, list(self.files)):
+            self.report(finding)
         values = np.concatenate(self.values) if self.values else np.empty(0, np.float32)
         order = self._not_too_many(rows, np.lexsort((rows["test"] > 0, rows["stim"], rows["neuron"])))
         spike_order = _ragged_order(rows["spikes"], order)

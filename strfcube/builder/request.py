@@ -18,11 +18,10 @@ from strfcube.builder.ledger import sync
 from strfcube.builder.recipe import Recipe, among, parse_only
 from strfcube.builder.workplace import clear, discard, locked, place_of, see_place, work_folder, writable
 from strfcube.cube.store import local
-from strfcube.errors import RawDataError, SelectionError, StrfcubeError, UsageError
+from strfcube.errors import SelectionError, UsageError
 from strfcube.grid import Align, dt_to_ns
 from strfcube.raw_files import Missing
 from strfcube.records import Finding
-from strfcube.sound.audio import odd_waves
 from strfcube.sound.spectrogram import COMPRESSIONS, FRONT_ENDS, FrontEnd
 
 if TYPE_CHECKING:
@@ -89,6 +88,7 @@ class Request:
             report(Finding("warning", "", self.missing.what(), then))
 
         def tell(finding: Finding) -> None:
+            finding = finding.below(self.pipeline.raw)
             if finding.file not in self.missing.covered and finding not in seen:
                 seen.add(finding)
                 report(finding)
@@ -201,49 +201,6 @@ def _command(request: Request, default: Recipe) -> str:
 def _text(value: Any) -> str:
     """A number as short as it can be, but whole; anything else as it is."""
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
-
-
-def preview(request: Request) -> dict[str, int]:
-    """What a build would list, without building: chosen stimuli, neurons and sources, and findings so far.
-
-    Raises
-    ------
-    RawDataError
-        If the raw folder is not the data set.
-    SelectionError
-        If `only` names what nothing has.
-    """
-    findings: list[Finding] = []
-    tell = request.listener(findings.append)
-    with odd_waves(tell, request.pipeline.raw):
-        survey = survey_of(request, tell)
-    keep_stim, keep_neuron = chosen(survey, request.recipe.only)
-    sources = {n.source for n, keep in zip(survey.neurons, keep_neuron, strict=True) if keep}
-    return {"stimuli": sum(keep_stim), "neurons": sum(keep_neuron), "sources": len(sources), "findings": len(findings)}
-
-
-def survey_of(request: Request, report: Report) -> Survey:
-    """What a request's pipeline lists.
-
-    Raises
-    ------
-    RawDataError
-        If the raw folder is not the data set.
-    StrfcubeError
-        If the pipeline itself fails.
-    """
-    pipeline, missing = request.pipeline, request.missing
-    try:
-        return pipeline.survey(report)
-    except RawDataError as error:
-        if not missing.files:
-            raise
-        raise RawDataError(f"{missing.what()}: {missing.remedy()} (without them: {error})", pipeline.raw) from error
-    except StrfcubeError:
-        raise
-    except Exception as error:
-        message = f"pipeline {type(pipeline).__name__} failed in its survey of {pipeline.raw}"
-        raise StrfcubeError(f"{message}: {type(error).__name__}: {error}") from error
 
 
 def default_recipe(name: str, dt_ns: int) -> Recipe:

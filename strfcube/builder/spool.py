@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
 
+from strfcube.builder import copies
 from strfcube.grid import bin_of, observed_bins
 from strfcube.records import Finding
 
@@ -83,6 +84,10 @@ class Summary:
     unstated, short : int
         Kept spike trials whose files do not state until when they were recorded, and those that were recorded for less
         than the bins of their stimulus.
+    prints : ndarray of uint64 [shape=(pair,)]
+        As `strfcube.builder.copies.of_pairs` has them.
+    pair_files : ndarray of int64 [shape=(pair,)]
+        Code of the file of each pair's first trial.
     """
 
     neurons: NDArray[np.int64]
@@ -96,6 +101,8 @@ class Summary:
     findings: tuple[Finding, ...]
     unstated: int = 0
     short: int = 0
+    prints: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    pair_files: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def save(
@@ -106,6 +113,7 @@ def save(
     files: tuple[str, ...],
     tests: tuple[str, ...],
     findings: tuple[Finding, ...],
+    marks: NDArray[np.uint64],
 ) -> None:
     """Write a spool file; it appears as a whole or not at all.
 
@@ -119,6 +127,8 @@ def save(
         Bin width in ns.
     files, tests, findings : tuple
         As in `Summary`.
+    marks : ndarray of uint64 [shape=(trial,)]
+        As `strfcube.builder.copies.prints` has them.
     """
     r = columns.rows
     kept = r["test"] == 0
@@ -159,6 +169,8 @@ def save(
         "pairs": pairs,
         "neurons": neurons,
         "reach": np.maximum.reduceat(reach, starts) if len(starts) else reach,
+        "prints": copies.of_pairs(marks, starts),
+        "pair_files": r["file"][starts],
         "times": columns.times,
         "values": columns.values,
     }
@@ -172,7 +184,8 @@ def summary(path: str) -> Summary:
     findings = tuple(Finding(**f) for f in meta.pop("findings"))
     files, tests = tuple(meta.pop("files")), tuple(meta.pop("tests"))
     neurons, pairs = spool["neurons"].reshape(-1, 4), spool["pairs"].reshape(-1, 4)
-    return Summary(neurons, pairs, spool["reach"], files, tests, findings=findings, **meta)
+    return Summary(neurons, pairs, spool["reach"], files, tests, findings=findings, prints=spool["prints"],
+                   pair_files=spool["pair_files"], **meta)  # fmt: skip
 
 
 def columns(path: str, rows: slice, spikes: slice, values: slice) -> Columns:

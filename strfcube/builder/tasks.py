@@ -25,6 +25,13 @@ SECONDS = 300.0  # of processor time that a worker may spend on one source
 SECONDS_VARIABLE = "STRFCUBE_SOURCE_SECONDS"
 
 
+WRITING = 10  # times as long may writing a part of the cube take
+FROM_OUTSIDE = (
+    "a worker process was ended from outside, perhaps for want of memory: the same command goes on where this one "
+    "ended; with fewer --jobs it needs less memory"
+)
+
+
 class LostWorkerError(StrfcubeError):
     """A worker process ended before its task did."""
 
@@ -104,10 +111,10 @@ def run(
             done(task, task.function(shared, *task.args))
         return results
     pool.share(shared)
-    limit = _seconds()
+    limit = seconds()
 
     def submit(task: Task, *, fresh: bool = False) -> Any:
-        return pool.submit(task.function, *task.args, limit=limit if task.ended else math.inf, fresh=fresh)
+        return pool.submit(task.function, *task.args, limit=limit if task.ended else WRITING * limit, fresh=fresh)
 
     futures = {submit(task): task for task in waiting}
     again: set[str] = set()
@@ -119,12 +126,12 @@ def run(
                     done(task, future.result())
                 except EndedError as end:
                     if end.from_outside:
-                        raise LostWorkerError(
-                            "a worker process was ended from outside, perhaps for want of memory: the same command "
-                            "goes on where this one ended; with fewer --jobs it needs less memory"
-                        ) from end
+                        raise LostWorkerError(FROM_OUTSIDE) from end
                     if task.ended and end.over_limit:
                         done(task, task.ended(f"took more than {limit:g} s of processor time"))
+                    elif end.over_limit:
+                        what = f"{stage} {task.name} took more than {WRITING * limit:g} s of processor time"
+                        raise StrfcubeError(f"{what}: {SECONDS_VARIABLE} sets how long a source may take") from end
                     elif task.name not in again:  # what ran before in that process may have spoilt its memory
                         again.add(task.name)
                         futures[submit(task, fresh=True)] = task
@@ -139,7 +146,7 @@ def run(
     return results
 
 
-def _seconds() -> float:
+def seconds() -> float:
     """Limit on the processor time of a source.
 
     Raises
@@ -149,9 +156,9 @@ def _seconds() -> float:
     """
     given = os.environ.get(SECONDS_VARIABLE, "")
     try:
-        seconds = float(given) if given else SECONDS
+        limit = float(given) if given else SECONDS
     except ValueError:
-        seconds = 0.0
-    if not seconds > 0:
+        limit = 0.0
+    if not limit > 0:
         raise UsageError(f"{SECONDS_VARIABLE}={given!r}: give the seconds of processor time that a source may take")
-    return seconds
+    return limit

@@ -31,6 +31,7 @@ _START = (
     "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); sys.path[:] = sys.argv[2:]; "
     "from strfcube.builder.worker import main; main(int(sys.argv[1]))"
 )
+_SOON = 0.05  # s
 _OVER_LIMIT = getattr(signal, "SIGXCPU", None)
 _OUTSIDE = {getattr(signal, name, None) for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")} - {None}
 
@@ -200,17 +201,22 @@ def main(parent: int) -> None:
     os.dup2(2, 1)  # what a pipeline prints is for people
     waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(requests, waiting), daemon=True).start()
-    # What every task needs is imported while the parent still surveys.
-    import strfcube.builder.ingest
-    import strfcube.builder.write  # noqa: F401
+    try:  # one lists the raw files, meanwhile
+        message: bytes | None = waiting.get(timeout=_SOON)
+    except queue.Empty:
+        message = None
+        # What every task needs is imported while there is none.
+        import strfcube.builder.ingest
+        import strfcube.builder.write  # noqa: F401
 
     shared: Any = None
     while True:
-        message = waiting.get()
+        message = message or waiting.get()
         if message[:1] == b"s":
             shared = pickle.loads(message[1:])
         else:
             _send(replies, _answer(shared, message[1:]))
+        message = None
 
 
 def _answer(shared: Any, request: bytes) -> bytes:

@@ -7,13 +7,14 @@ workers, in any order, killed and run again, gives the same bytes.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from strfcube.builder import ledger, spool
-from strfcube.builder.checks import sound_of
+from strfcube.builder.checks import doubts, sound_of
 from strfcube.builder.plan import RAGGED_PER_SHARD, SAMPLES_CHUNK, Plan, samples_layout
 from strfcube.cube.digest import Leaf
 from strfcube.cube.shard_writer import Layout, write_shard
@@ -21,7 +22,7 @@ from strfcube.errors import RawDataError
 from strfcube.grid import Align, bin_of, observed_bins
 from strfcube.records import Finding, ReadyMade, Stimulus
 from strfcube.sound.audio import odd_waves, to_float
-from strfcube.sound.spectrogram import FrontEnd, Published, compute, regrid
+from strfcube.sound.spectrogram import FrontEnd, Published, compute, holds, regrid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -258,6 +259,13 @@ def _spectrogram(job: Job, stimulus: Stimulus, bins: int) -> NDArray[np.float32]
     audio = sound_of(stimulus)
     if audio is None:
         return None
+    if not holds(job.front_end, audio.rate):
+        what = (
+            f"a sound of {audio.rate:g} Hz has nothing above {audio.rate / 2:g} Hz, and the spectrograms of the others"
+        )
+        raise RawDataError(
+            f"{what} go up to {job.front_end.f_max:g} Hz", str(stimulus.meta.get("stim_name") or stimulus.id)
+        )
     kernel = job.kernels.get(audio.rate)
     return compute(job.front_end, audio, bins, job.dt_ns, job.align, stimulus.sound_onset, kernel)
 
@@ -325,6 +333,7 @@ class _MixedDtypesError(Exception):
 def _write_audio(job: Job, dtype: np.dtype[Any] | None) -> Written:
     common = dtype
     sizes, rates = np.zeros(len(job.stimuli), np.int64), np.full(len(job.stimuli), np.nan)
+    prints = [b""] * len(job.stimuli)
     findings: list[Finding] = []
     written = Written()
     queue: list[NDArray[Any]] = []
@@ -345,6 +354,7 @@ def _write_audio(job: Job, dtype: np.dtype[Any] | None) -> Written:
             raise _MixedDtypesError
         samples = audio.samples if audio.samples.dtype == common else to_float(audio.samples).astype(common)
         sizes[number], rates[number] = len(samples), audio.rate
+        prints[number] = hashlib.blake2b(np.ascontiguousarray(audio.samples).data, digest_size=16).digest()
         queue.append(samples)
         # Sizes are known only when everything is read, so whole shards are cut off as the queue fills.
         while sum(map(len, queue)) > full:
@@ -353,6 +363,7 @@ def _write_audio(job: Job, dtype: np.dtype[Any] | None) -> Written:
             layout = samples_layout(1 << 40, common)
             written.add(job.store, layout, (shard,), _slices(part, shard * full, layout))
             shard += 1
+    findings += doubts(job.stimuli, sizes, rates, prints)
     final = samples_layout(int(sizes.sum()), common or "i2")
     rest = np.concatenate(queue) if queue else np.empty(0, final.dtype)
     written.add(job.store, final, (shard,), _slices(rest, shard * final.shard[0], final))

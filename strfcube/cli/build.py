@@ -104,7 +104,8 @@ def _build(e: catalog.Entry, values: dict[str, Any]) -> None:
         if not dry_run:
             progress("survey", 0, 0)  # at once: what follows takes a moment to load
         from strfcube.builder.build import run, see_jobs
-        from strfcube.builder.request import prepare, preview
+        from strfcube.builder.listing import preview
+        from strfcube.builder.request import prepare
 
         see_jobs(how["jobs"])
 

@@ -85,6 +85,11 @@ class Waveforms:
 
         sounds, at = stored
         sound, rate = to_float(sounds.read(at)).astype(np.float32), float(sounds.rate[at])
+        if not (finite := np.isfinite(sound)).all():
+            raise UsageError(
+                f"stimulus {self._labels[stim]!r}: {int((~finite).sum())} samples of its waveform are no numbers, "
+                "and are not read as silence: leave it out, or build the cube again from whole sounds"
+            )
         if rate != self.fs:
             sound = librosa.resample(sound, orig_sr=rate, target_sr=self.fs)
         out = np.zeros(n_bins * self.per_bin, np.float32)

@@ -93,7 +93,7 @@ def read_wav(path: Path | str | IO[bytes], rate: float | None = None, *, lazy: b
         raise RawDataError("expected a wav file, but there is none", label) from None
     except (ValueError, EOFError, OSError, struct.error, wavfile.WavFileWarning) as error:
         raise RawDataError(f"expected a whole RIFF/WAVE file, but {error}; fetch it again", label) from error
-    except (UnboundLocalError, ZeroDivisionError) as error:  # what scipy says of a missing chunk, or of no channels
+    except Exception as error:  # whatever a bad header leads scipy to: no channels, samples of 512 bytes
         raise RawDataError("expected a whole RIFF/WAVE file, but its header is bad; fetch it again", label) from error
     if not header_rate:
         raise RawDataError("expected a sampling rate, but the wav's header says 0 Hz; fetch it again", label)

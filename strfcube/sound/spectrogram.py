@@ -224,11 +224,16 @@ def resolve(front_end: Waveform, lowest_rate: float) -> Waveform:
         raise UsageError(f"f_min={resolved.f_min:g} Hz: a logarithmic frequency axis starts above 0")
     if not 0 <= resolved.f_min < top:
         raise UsageError(f"frequency range {resolved.f_min:g} to {top:g} Hz is empty: give f_min < f_max")
-    if not isinstance(resolved, LogDFT) and top > lowest_rate / 2 * (1 + 1e-9):
+    if not holds(resolved, lowest_rate):
         raise UsageError(
             f"f_max={top:g} Hz is above half the sampling rate ({lowest_rate / 2:g} Hz): give f_max <= that"
         )
     return resolved
+
+
+def holds(front_end: Waveform, rate: float) -> bool:
+    """Whether sounds of that rate have all of a front end's range, or it leaves out what they do not have."""
+    return isinstance(front_end, LogDFT) or float(front_end.f_max or 0) <= rate / 2 * (1 + 1e-9)
 
 
 def compute(

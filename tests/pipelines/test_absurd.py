@@ -2,17 +2,20 @@
 
 import io
 import json
+import tarfile
 
 import h5py
 import numpy as np
 import pytest
 import xarray as xr
-from writers import aa, aa4
+from scipy.io import loadmat, savemat
+from writers import aa, aa4, ac1, nat4
+from writers.nems import write_tgz
 
 import strfcube
 from strfcube import limits
 from strfcube.errors import RawDataError
-from strfcube.pipelines import ac1, nems_files, text_trials
+from strfcube.pipelines import nems_files, text_trials
 from strfcube.pipelines.nat4.population import cut, usable
 
 
@@ -70,15 +73,25 @@ def test_attributes_of_aa4(tmp_path):
 
 
 @pytest.mark.parametrize("rate", [1.0, 1e12])
-def test_rates_of_ac1(tmp_path, monkeypatch, rate):
-    stimulus = {"samples": np.ones(5), "param": {"sf": rate}}
-    monkeypatch.setattr(ac1.raw.matlab, "load", lambda *_: {"stimulus": stimulus})
-    for name in ("has", "field"):
-        monkeypatch.setattr(ac1.raw.matlab, name, {"has": lambda s, k: k in s, "field": lambda s, k: s[k]}[name])
-    monkeypatch.setattr(ac1.raw.matlab, "vector", np.asarray)
-    monkeypatch.setattr(ac1.raw.matlab, "number", float)
-    with pytest.raises(RawDataError, match=r"expected samples at a rate, found 5 at"):
-        ac1.raw.load_sound(tmp_path / "s.mat")
+def test_rates_of_ac1(tmp_path, rate):
+    """Of a sound, and of a recording: what needs the file is left out, and the rest is built."""
+    ac1.write(tmp_path / "raw", wehr_cells=2)
+    sound = tmp_path / "raw" / "crcns-ac1/asari/Stimuli/class3/1.mat"
+    trace = sorted((tmp_path / "raw").rglob("*-mw-*.mat"))[0]
+    for file, name in ((sound, "stimulus"), (trace, "response")):
+        content = {k: v for k, v in loadmat(file).items() if not k.startswith("__")}
+        struct = content[name].flat[0] if content[name].dtype == object else content[name]
+        place = struct["param"].flat[0] if name == "stimulus" else struct
+        place = place.flat[0] if isinstance(place, np.ndarray) and place.dtype == object else place
+        place["sf"].flat[0] = np.array([[rate]])
+        savemat(file, content)
+    path = strfcube.build("ac1", raw=tmp_path / "raw", out=tmp_path / "cube.zarr", jobs=0)
+    said = {file: what for file, _, what in errors(path)}
+    assert said[sound.relative_to(tmp_path / "raw").as_posix()].endswith(f"at {rate:g} Hz")
+    assert (
+        said[trace.relative_to(tmp_path / "raw").as_posix()] == f"expected a rate in 'response.sf', found {rate:g} Hz"
+    )
+    assert strfcube.verify(path) == []
 
 
 @pytest.mark.parametrize("fs", [1e-12, 1e12])
@@ -100,3 +113,20 @@ def test_epochs_of_nems(monkeypatch):
     monkeypatch.setattr(limits, "TEXT_BYTES", 20)
     with pytest.raises(RawDataError, match="it is larger"):
         nems_files.read_epochs(io.BytesIO(table.encode()), "x.csv")
+
+
+def test_one_x_in_the_population_of_nat4(tmp_path):
+    """Told with its line, and the responses are built without the spectrograms; it hid behind another error."""
+    nat4.write_nat4(tmp_path / "raw", sites={"A1": {"ARM029a": 2}}, extra={}, population_only={})
+    archive = next((tmp_path / "raw").glob("A1_NAT4*"))
+    with tarfile.open(archive) as tar:
+        files = {m.name.rpartition("/")[2]: tar.extractfile(m).read() for m in tar if m.isreg()}
+    name = next(n for n in files if n.endswith("stim.csv"))
+    rows = files[name].split(b"\n")
+    files[name] = b"\n".join([*rows[:100], b"x" + rows[100], *rows[101:]])
+    write_tgz(archive, files)
+    path = strfcube.build("nat4", raw=tmp_path / "raw", out=tmp_path / "cube.zarr", jobs=0)
+    assert [(line, what[:27]) for _, line, what in errors(path)] == [(101, "expected a number, found b'")]
+    cube = strfcube.open(path)
+    assert bool(cube["stimulus"].isnull().all())
+    assert float(cube["response"].sum()) > 0

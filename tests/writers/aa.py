@@ -71,7 +71,8 @@ def write_pair(folder: Path, k: int, wav: str | None, trials: Times | None, **te
 def make_trials(rng: np.random.Generator, repeats: int) -> Times:
     """Trials with negative and late times; times on bin edges, several in one bin, and a silent trial among them."""
     trials = [sorted(np.round(rng.uniform(-2000, 4000, rng.poisson(20)), 3).tolist()) for _ in range(repeats)]
-    trials[0] = [-1999.875, -0.001, 0.0, 15.0, 15.001, 15.001, 19.999, 20.0, 3997.375]
+    own = float(np.round(rng.uniform(20.001, 3997), 3))  # no two trials are equal
+    trials[0] = [-1999.875, -0.001, 0.0, 15.0, 15.001, 15.001, 19.999, 20.0, own, 3997.375]
     if repeats > 2:
         trials[2] = []
     return trials

@@ -1,0 +1,38 @@
+"""Real damaged files that crash the library which reads them: a finding names the file, and the rest is built."""
+
+import numpy as np
+import xarray as xr
+from scipy.io import savemat
+from writers import ac1
+
+import strfcube
+
+BYTE, BIT = 1185, 0  # of the file below, over which scipy reads memory that is not its own
+
+
+def write_crasher(file):
+    """Write a MATLAB file with one bit flipped."""
+    trigger = {"type": "naturalsound", "time": 5.0, "param": {"duration": 100.0, "description": "x"}}
+    response = {"trace": np.arange(20.0), "scale": 1.0, "sf": 4000.0}
+    savemat(file, {"triggers": np.array([trigger] * 3, object), "response": response})
+    data = bytearray(file.read_bytes())
+    data[BYTE] ^= 1 << BIT
+    file.write_bytes(data)
+
+
+def test_a_matlab_file_that_crashes_scipy(tmp_path):
+    raw = tmp_path / "raw"
+    ac1.write(raw, wehr_cells=2)
+    file = sorted(raw.rglob("2*-mw-*.mat"))[0]
+    write_crasher(file)
+    path = strfcube.build("ac1", raw=raw, out=tmp_path / "cube.zarr", jobs=1)
+    table = xr.open_zarr(path, group="findings", chunks=None).load()
+    said = dict(
+        zip(table["file"].values, zip(table["severity"].values, table["what"].values, strict=True), strict=True)
+    )
+    severity, what = said[file.relative_to(raw).as_posix()]
+    assert severity == "error"
+    # What lies in that memory decides whether it crashes.
+    assert "reading it crashed (ended by SIG" in what or "it is cut short or damaged" in what
+    assert strfcube.open(path).sizes["neuron"] == 5
+    assert strfcube.verify(path) == []
