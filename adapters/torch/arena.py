@@ -59,17 +59,27 @@ class Arena:
         """Size."""
         return self.values.numel() * self.values.element_size()
 
-    def send(self, pieces: list[tuple[int, Tensor]]) -> None:
-        """Take stimuli over, in page-locked memory or not; of an accelerator, beside what it is computing."""
+    def send(self, places: NDArray[np.intp], values: Tensor) -> None:
+        """Take stimuli over, one after the other; on an accelerator, beside what it is computing.
+
+        Parameters
+        ----------
+        places : ndarray of int
+            Which.
+        values : Tensor
+            As `staged` gives them.
+        """
         with beside(self.device) as stream:
             if stream is not None and self._sent is not None:
                 stream.wait_event(self._sent)
-            for k, values in pieces:
-                start = int(self.start[k])
-                self.values[start : start + len(values)].copy_(values, non_blocking=True)
+            at = 0
+            for k in places.tolist():
+                start, size = int(self.start[k]), int(self.flat.sizes[k])
+                self.values[start : start + size].copy_(values[at : at + size], non_blocking=True)
+                at += size
             if stream is not None:
                 self._sent = stream.record_event()
-        self.there[[k for k, _ in pieces]] = True
+        self.there[places] = True
 
     def rows(self, at: Tensor, width: int) -> Tensor:
         """Rows of a width that begin at some positions [shape=(..., width)]."""

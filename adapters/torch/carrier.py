@@ -39,10 +39,8 @@ class Load:
         Whether all of it is sent, for this batch alone.
     start, end : ndarray of int [shape=(B,)]
         Where each stimulus begins, and where missing values lie, in the memory that holds it.
-    fresh : Tensor or None
-        What is to be sent: stored values of some stimuli, then missing ones.
-    new : ndarray of int
-        Positions in the batch of these stimuli.
+    fresh : list of (Arena or None, ndarray of int, Tensor)
+        What is to be sent: where to, places of stimuli there, and their values, then missing ones.
     sent : Tensor or None
         The same on the device, for this batch alone, and the event that says so.
     """
@@ -50,8 +48,7 @@ class Load:
     passing: bool
     start: NDArray[np.int64]
     end: NDArray[np.int64]
-    fresh: Tensor | None
-    new: Index
+    fresh: list[tuple[Arena | None, Index, Tensor]]
     sent: Tensor | None = None
     event: Any = None
 
@@ -79,7 +76,7 @@ class Staged:
     def pin_memory(self, device: Any = None) -> Staged:
         """The same in page-locked memory: what a DataLoader with workers calls."""
         for load in (self.trials, self.sounds):
-            load.fresh = None if load.fresh is None else load.fresh.pin_memory()
+            load.fresh = [(arena, places, values.pin_memory()) for arena, places, values in load.fresh]
         self.table = self.table.pin_memory()
         return self
 
@@ -155,27 +152,26 @@ class Channel:
         if passing:
             ends = np.cumsum(self.flat.sizes[k])
             fresh = staged(self.flat, k, threads, pin=pin)
-            return Load(True, ends - self.flat.sizes[k], np.full(len(k), ends[-1:].sum()), fresh, np.arange(len(k)))
-        start, end = np.empty(len(k), np.int64), np.empty(len(k), np.int64)
+            return Load(True, ends - self.flat.sizes[k], np.full(len(k), ends[-1:].sum()), [(None, k, fresh)])
+        load = Load(False, np.empty(len(k), np.int64), np.empty(len(k), np.int64), [])
         for arena, mine in self._shared(k):
-            start[mine], end[mine] = arena.start[self._place[k[mine]]], arena.end
-        new = np.flatnonzero(~self.there(items))
-        return Load(False, start, end, staged(self.flat, k[new], threads, pin=pin) if new.size else None, new)
+            places = self._place[k[mine]]
+            load.start[mine], load.end[mine] = arena.start[places], arena.end
+            new = np.unique(places[~arena.there[places]])
+            if new.size:
+                load.fresh.append((arena, new, staged(arena.flat, new, threads, pin=pin)))
+        return load
 
-    def send(self, load: Load, items: Index) -> None:
+    def send(self, load: Load) -> None:
         """Let it travel."""
-        fresh, load.fresh = load.fresh, None
-        if fresh is None:
-            return
-        if load.passing:
+        for arena, places, values in load.fresh:
+            if arena is not None:
+                arena.send(places, values)
+                continue
             with beside(self._device) as stream:
-                load.sent = fresh.to(self._device, non_blocking=True)
+                load.sent = values.to(self._device, non_blocking=True)
                 load.event = None if stream is None else stream.record_event()
-            return
-        k = self._at[items[load.new]]
-        pieces = torch.split(fresh, [*self.flat.sizes[k].tolist(), self.flat.pad])
-        for arena, mine in self._shared(k):
-            arena.send([(int(self._place[k[m]]), pieces[m]) for m in mine.tolist()])
+        load.fresh = []
 
     def rows(self, load: Load, items: Index, at: Tensor, width: int) -> Tensor:
         """Rows [shape=(B, ..., width)] that begin at some positions [shape=(B, ...)]."""
@@ -216,7 +212,8 @@ class Carrier:
         # Of each visible neuron, its place among the rising ones
         self._columns = np.searchsorted(self._trials.flat.neuron, reader.neuron)
         self._bands, self._per_bin = self._sounds.flat.rows, self._sounds.flat.per_bin
-        self._lock, self._stay = threading.Lock(), None
+        self._lock = threading.Lock()
+        self._stay: bool | None = None
 
     @property
     def arenas(self) -> list[Arena]:
@@ -282,9 +279,8 @@ class Carrier:
 
     def begin(self, batch: Staged) -> None:
         """Send what a batch needs."""
-        index = np.asarray(batch.items, np.intp)
-        self._trials.send(batch.trials, index)
-        self._sounds.send(batch.sounds, index)
+        self._trials.send(batch.trials)
+        self._sounds.send(batch.sounds)
 
     def finish(self, batch: Staged) -> dict[str, Tensor]:
         """Arrays of a batch; see `strfcube.loading.batch.BatchReader.batch`."""
