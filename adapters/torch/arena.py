@@ -127,7 +127,8 @@ def staged(flat: Trials | Sounds, which: NDArray[np.intp], threads: int, *, pin:
 def side(device: torch.device) -> Any:
     """The stream that bytes travel to a device on."""
     if device not in _sides:
-        _sides[device] = torch.cuda.Stream(device)
+        stream: Any = torch.cuda.Stream  # untyped
+        _sides[device] = stream(device)
     return _sides[device]
 
 

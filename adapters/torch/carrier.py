@@ -188,8 +188,8 @@ class Channel:
             return shared[0][0].rows(at, width)
         out = torch.empty((*at.shape, width), dtype=torch_dtype(self.flat), device=self._device)
         for arena, mine in shared:
-            here = torch.from_numpy(mine).to(self._device, non_blocking=True)
-            out[here] = arena.rows(at[here], width)
+            some = torch.from_numpy(mine).to(self._device, non_blocking=True)
+            out[some] = arena.rows(at[some], width)
         return out
 
 
