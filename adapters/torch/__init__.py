@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from strfcube.adapters.torch.carrier import Carrier, Staged
+from strfcube.adapters.torch.decode import decoded
 from strfcube.errors import UsageError
 from strfcube.loading.alike import refuse_unlike
 from strfcube.loading.loader import Epochs, ahead, ask_ahead, batches_of, checked_prefetch, order_of
@@ -138,7 +139,9 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
 
     def _read(self, indices: Iterable[int], *, raw: bool, take: Take | None = None) -> Batch:
         if not raw:
-            return super()._read(indices, raw=False, take=take)
+            # Other floats are made of the counts, not of floats of four bytes that need their memory as well
+            raw = self._place["dtype"] != torch.float32 and take is None and self._reader.raw_fill == 255
+            return super()._read(indices, raw=raw, take=take)
         items = self._items(indices)
         bins = int(self._reader.n_bins[items].max(initial=1))
         staged = self._carrier.stage(items, self._threads, passing=get_worker_info() is not None)
@@ -163,6 +166,9 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
         staged = batch.pop("staged", None)
         if staged is not None:
             return self._carrier.finish(staged) | batch
+        if "valid_mask" not in batch:
+            values, mask = decoded(batch.pop("responses"), None, dtype)
+            batch = {"stims": batch.pop("stims"), "responses": values, "valid_mask": mask} | batch
         if dtype != torch.float32:
             batch |= {name: batch[name].to(dtype) for name in ("stims", "responses")}
         return batch

@@ -56,8 +56,9 @@ class Trials:
     def dtype(self) -> np.dtype[Any]:
         """Counts of one or two bytes as they are stored; anything else decoded, as float32 with NaN."""
         stored = self._reader.stored_dtypes
-        counts = len(stored) == 1 and stored <= {np.dtype("u1"), np.dtype("u2")}
-        return next(iter(stored)) if counts else np.dtype("f4")
+        one = next(iter(stored)) if len(stored) == 1 else np.dtype("f4")
+        counts = one in (np.dtype("u1"), np.dtype("u2")) and self._reader._responses.fill == np.iinfo(one).max
+        return one if counts else np.dtype("f4")
 
     @property
     def fill(self) -> float:

@@ -181,7 +181,7 @@ class CubeView(Chosen):
             Leave out a last batch that is not full.
         group_by_repeats : bool
             Stimuli with different numbers of repeats never share a batch, so that one with twenty does not pad seven
-            others to twenty.
+            others to twenty: to be used where the numbers differ much, as in NAT4 (one and twenty).
         sampler : iterable of int, optional
             Gives the order. Without one, a stimulus that lacks its spectrogram is an error here and not in the middle
             of an epoch.
