@@ -124,6 +124,8 @@ class Channel:
 
     def _shared(self, k: Index) -> list[tuple[Arena, Index]]:
         """The arenas that hold some stimuli of `flat`, and which of the given ones each does."""
+        if len(self.arenas) == 1:
+            return [(self.arenas[0], np.arange(len(k)))]
         of = self._of[k]
         return [(self.arenas[i], np.flatnonzero(of == i)) for i in np.unique(of[of >= 0]).tolist()]
 
@@ -132,6 +134,8 @@ class Channel:
         k = self._at[items]
         if load.passing:
             return np.asarray(self.flat.first[k])
+        if len(self.arenas) == 1 and len(self.arenas[0].flat.neuron) == len(self.flat.neuron):  # type: ignore[union-attr]
+            return np.asarray(self.arenas[0].flat.first[self._place[k]])  # type: ignore[union-attr]
         out = np.empty((len(k), len(self.flat.neuron)), np.int64)
         for arena, mine in self._shared(k):
             there: Any = arena.flat
@@ -157,8 +161,9 @@ class Channel:
         for arena, mine in self._shared(k):
             places = self._place[k[mine]]
             load.start[mine], load.end[mine] = arena.start[places], arena.end
-            new = np.unique(places[~arena.there[places]])
+            new = places[~arena.there[places]]
             if new.size:
+                new = np.unique(new)
                 load.fresh.append((arena, new, staged(arena.flat, new, threads, pin=pin)))
         return load
 
@@ -183,6 +188,8 @@ class Channel:
                 here.wait_event(load.event)
                 sent.record_stream(here)
             return rows(sent, len(sent) - self.flat.pad, at, width)
+        if len(self.arenas) == 1:
+            return self.arenas[0].rows(at, width)
         shared = self._shared(self._at[items])
         if len(shared) == 1:
             return shared[0][0].rows(at, width)
@@ -210,7 +217,8 @@ class Carrier:
         self.reader, self.device, self.dtype = reader, device, dtype
         self._trials, self._sounds = Channel(Trials, reader, device), Channel(Sounds, reader, device)
         # Of each visible neuron, its place among the rising ones
-        self._columns = np.searchsorted(self._trials.flat.neuron, reader.neuron)
+        columns = np.searchsorted(self._trials.flat.neuron, reader.neuron)
+        self._columns = slice(None) if np.array_equal(columns, np.arange(len(columns))) else columns
         self._bands, self._per_bin = self._sounds.flat.rows, self._sounds.flat.per_bin
         self._lock = threading.Lock()
         self._stay: bool | None = None

@@ -217,7 +217,7 @@ class CubeView(Chosen):
             raise UsageError(f"batch: expected positions in a list, got {indices!r}: batch([{indices}])")
         items = []
         for one in indices:
-            if (i := _position(one)) is None:
+            if (i := one if type(one) is int else _position(one)) is None:
                 raise UsageError(f"batch: {one!r} is no position, expected whole numbers below {size}")
             if not -size <= i < size:
                 raise IndexError(f"index {i} past the end: there are {size} stimuli")
