@@ -157,7 +157,7 @@ def measure(name, path, device, times, check):
         "disk": loader(views["none"]), "ram": loader(views["ram"]), "prefetch": loader(views["ram"], prefetch=2),
         "pin": loader(views["ram"], prefetch=2, pin_memory=True),
         "bytes_pass": loader(CubeDataset(path, device=device, cache="ram"), prefetch=2),
-        "device": loader(here),
+        "device": loader(here), "ahead": loader(here, prefetch=1),
     }  # fmt: skip
     if device.type == "cpu":  # where the memory of the host is that of the device, nothing passes
         del hosts["bytes_pass"]
@@ -165,6 +165,8 @@ def measure(name, path, device, times, check):
     timed(hosts["device"], device, lambda batch: None, 1)
     row["first_epoch"] = 1000 * (time.perf_counter() - start)
     for what, given in hosts.items():
+        if what == "ahead":
+            continue
         use = send if what in ("disk", "ram", "prefetch", "pin") else (lambda batch: None)
         if what != "device":
             timed(given, device, use, 1)
@@ -174,6 +176,7 @@ def measure(name, path, device, times, check):
     timed(hosts["device"], device, step, 1 if device.type == "cpu" else 2)
     row["train_pin"] = timed(hosts["pin"], device, lambda batch: step(send(batch)), times)
     row["train_device"] = timed(hosts["device"], device, step, times)
+    row["train_ahead"] = timed(hosts["ahead"], device, step, times)
     hosts["device"].epoch = 0
     shapes, order = {}, []
     for batch in hosts["device"]:
@@ -190,6 +193,7 @@ def measure(name, path, device, times, check):
     row["train_again"] = timed(Again(), device, step, times)
     row["epoch_gain"] = row["epoch_prefetch"] / row["epoch_device"]
     row["train_over_again"] = row["train_device"] / row["train_again"]
+    row["ahead_over_again"] = row["train_ahead"] / row["train_again"]
     return row
 
 
@@ -200,7 +204,8 @@ def told(row):
     over = (
         f"{row['over_stored_counts']:.2f} ({row['over_stored']:.2f} with the sounds)" if "over_stored" in row else "-"
     )
-    train = f"{ms('train_pin', 'train_device', 'train_again')} ({row['train_over_again']:.2f} times one batch again)"
+    train = f"{ms('train_pin', 'train_device', 'train_ahead', 'train_again')} "
+    train += f"({row['train_over_again']:.2f}, with prefetch {row['ahead_over_again']:.2f} times one batch again)"
     loaded = ms("epoch_disk", "epoch_ram", "epoch_prefetch", "epoch_pin")
     return (
         f"| {row['cube'].upper()} | {loaded} | {ms('epoch_bytes_pass', 'epoch_device')} "
@@ -210,7 +215,8 @@ def told(row):
 
 HEAD = """
 | cube | epoch: disk / ram / ram + prefetch / ram + prefetch + pin | epoch from bytes that pass through / lie on the \
-device | training epoch: loader (ram, prefetch, pin) / device bytes / one batch again, nothing loaded | first epoch | \
+device | training epoch: loader (ram, prefetch, pin) / device bytes / with a \
+batch ahead / one batch again, nothing loaded | first epoch | \
 device memory over stored counts |
 |---|---|---|---|---|---|"""
 

@@ -401,10 +401,30 @@ class CubeLoader(Epochs, DataLoader[Batch]):
             batches: Iterator[Batch] = super().__iter__()
         finally:
             self.collate_fn, self.pin_memory = finished, pinned
-        source = ahead(batches, self.prefetch) if self.prefetch else batches
         if view._carries:
-            source = _one_ahead(map(view._begun, source))
+            # The thread makes them whole: it launches what runs on the device while the model is being differentiated
+            made = _on_stream(map(view._finished, _one_ahead(map(view._begun, batches))), view._place["device"])
+            return self._handed_out(ahead(made, self.prefetch) if self.prefetch else made)
+        source = ahead(batches, self.prefetch) if self.prefetch else batches
         return self._handed_out(map(view._finished, source))
+
+
+def _on_stream(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Make batches on the stream that is current here and now, in whichever thread they are asked for."""
+    if device.type != "cuda":
+        return batches
+    stream = torch.cuda.current_stream(device)
+
+    def made() -> Iterator[Batch]:
+        while True:
+            with torch.cuda.stream(stream):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+            del batch
+
+    return made()
 
 
 def _one_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -86,7 +86,6 @@ class Arena:
         if self._sent is not None:
             here = torch.cuda.current_stream(self.device)
             here.wait_event(self._sent)  # for another stream than before, too
-            self.values.record_stream(here)
         return rows(self.values, self.end, at, width)
 
 
