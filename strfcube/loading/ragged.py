@@ -57,7 +57,8 @@ class Trials:
         """Counts of one or two bytes as they are stored; anything else decoded, as float32 with NaN."""
         stored = self._reader.stored_dtypes
         one = next(iter(stored)) if len(stored) == 1 else np.dtype("f4")
-        counts = one in (np.dtype("u1"), np.dtype("u2")) and self._reader._responses.fill == np.iinfo(one).max
+        responses: Any = self._reader._responses
+        counts = one in (np.dtype("u1"), np.dtype("u2")) and responses.fill == np.iinfo(one).max
         return one if counts else np.dtype("f4")
 
     @property
