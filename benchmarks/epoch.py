@@ -219,7 +219,8 @@ def measure(name, store, batch, rows):
 def memory(store, batch):
     """Peak memory over `import torch` of a process that streams an epoch, in MB.
 
-    Of a plain loop, which holds the last batch while it gets the next, and of one that lets go of it first.
+    Of a plain loop, which holds the last batch while it gets the next, of one that lets go of it first, and of a plain
+    one over bfloat16.
     """
     code = f"""
 import sys, torch
@@ -227,16 +228,18 @@ def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 base = peak()
 from strfcube import CubeDataset
-for batch in CubeDataset({store!r}, cache="none").loader({batch}, shuffle=True, seed=0):
-    if len(sys.argv) > 1:
+dtype = torch.bfloat16 if "half" in sys.argv else torch.float32
+for batch in CubeDataset({store!r}, cache="none", dtype=dtype).loader({batch}, shuffle=True, seed=0):
+    if "del" in sys.argv:
         del batch
 print((peak() - base) * 1024 / 1e6)
 """
     command = [sys.executable, "-c", code]
-    plain, lean = (
-        subprocess.run(c, capture_output=True, text=True, check=True).stdout for c in (command, [*command, "del"])
+    plain, lean, half = (
+        float(subprocess.run([*command, *more], capture_output=True, text=True, check=True).stdout)
+        for more in ((), ("del",), ("half",))
     )
-    return f"memory over import torch: {float(plain):.0f} MB, {float(lean):.0f} MB with `del batch`"
+    return f"memory over import torch: {plain:.0f} MB, {lean:.0f} MB with `del batch`, {half:.0f} MB of bfloat16"
 
 
 def main():

@@ -10,7 +10,7 @@ something that not every machine has says so in a comment above it, which the re
     <!-- needs: account -->         an account or a download: never run by the tests
     <!-- needs: checkout -->        a checkout of the project to itself: the continuous integration runs these
 
-and one that a reader would save to a file (and is saved before it is run, or shown) says where to::
+and one that a reader would save to a file (and is saved before it is run, or shown) says where to, below that::
 
     <!-- file: lab/pyproject.toml -->
 
@@ -35,7 +35,7 @@ import strfcube
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHOWN = {"text", "yaml", "toml", "bibtex"}
-MARK = r"(?:<!-- (?P<mark>needs|file): (?P<value>[^>]*?) -->\n+)?"
+MARK = r"(?:<!-- needs: (?P<needs>[^>]*?) -->\n+)?(?:<!-- file: (?P<file>[^>]*?) -->\n+)?"
 FENCE = re.compile(MARK + r"^```(?P<kind>\w*)[^\n]*\n(?P<code>.*?)^```$", re.M | re.S)
 OUTPUT = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
@@ -55,9 +55,8 @@ def blocks(text):
     found = []
     for match in FENCE.finditer(text):
         line = text.count("\n", 0, match.start("code")) + 1
-        value = match["value"] or ""
-        needs = tuple(part.strip() for part in value.split(",")) if match["mark"] == "needs" else ()
-        found.append(Block(match["kind"], match["code"], line, needs, value if match["mark"] == "file" else ""))
+        needs = tuple(part.strip() for part in match["needs"].split(",")) if match["needs"] else ()
+        found.append(Block(match["kind"], match["code"], line, needs, match["file"] or ""))
     assert sum(line.lstrip().startswith("```") for line in text.splitlines()) == 2 * len(found), (
         "a fence is open or indented"
     )

@@ -76,7 +76,7 @@ UPWARD = [
     ("cli/main.py", "import strfcube.pipelines.aa1"),
     ("pipelines/aa1.py", "import strfcube.cli.main"),
     ("pipelines/aa4/unit.py", "import strfcube.adapters.torch"),
-    ("adapters/torch.py", "import strfcube.cli.build"),
+    ("adapters/torch/carrier.py", "import strfcube.cli.build"),
 ]
 
 
@@ -93,9 +93,10 @@ UPWARD = [
         ("cube/schema.py", "import torch", "Nothing but its own adapter"),
         ("loading/batch.py", "import jax.numpy", "Nothing but its own adapter"),
         ("pipelines/ns1.py", "import torch.nn", "Nothing but its own adapter"),
-        ("adapters/torch.py", "import jax", "Nothing but its own adapter"),
+        ("adapters/torch/arena.py", "import jax", "Nothing but its own adapter"),
+        ("adapters/jax.py", "import torch", "Nothing but its own adapter"),
         ("pipelines/ns1.py", "from strfcube.adapters.torch import CubeDataset", LAYERS),
-        ("adapters/torch.py", "import strfcube.pipelines.ns1", LAYERS),
+        ("adapters/torch/__init__.py", "import strfcube.pipelines.ns1", LAYERS),
         ("unheard_of.py", "", LAYERS),
     ],
 )

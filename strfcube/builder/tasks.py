@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from concurrent.futures import FIRST_COMPLETED, wait
 from contextlib import nullcontext

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from strfcube.analysis.select import Choice
+    from strfcube.loading.memory import Take
     from strfcube.loading.reading import Reading
     from strfcube.loading.source import Source
 
@@ -55,6 +56,12 @@ class BatchReader:
                     f"or mix them with allow_mixed=True"
                 )
         return self.source.responses(self.neuron)
+
+    @property
+    def stored_dtypes(self) -> set[np.dtype[Any]]:
+        """Dtypes that the visible neurons are stored in; float32 where they are read through dask."""
+        r = self._responses
+        return r.dtypes if isinstance(r, ResponseReader) else {np.dtype("f4")}
 
     @property
     def raw_fill(self) -> int | None:
@@ -103,7 +110,9 @@ class BatchReader:
         if isinstance(self._responses, ResponseReader):
             self._responses.fetch(self.stim[index].tolist(), self.n_repeats[index])
 
-    def batch(self, items: Sequence[int], *, threads: int = 1, raw: bool = False) -> dict[str, Any]:
+    def batch(
+        self, items: Sequence[int], *, threads: int = 1, raw: bool = False, take: Take | None = None
+    ) -> dict[str, Any]:
         """Arrays of some visible stimuli, trimmed to the longest, and to the most repeats, of them.
 
         Parameters
@@ -114,6 +123,8 @@ class BatchReader:
             1 where no thread may be started.
         raw : bool
             Responses as stored bytes, without a mask; only with `raw_fill`.
+        take : callable, optional
+            Gives the arrays. Default: memory that is used again.
 
         Returns
         -------
@@ -127,10 +138,10 @@ class BatchReader:
         shape = (len(index), len(self.neuron), int(self.n_repeats[index].max(initial=1)), int(n_bins.max(initial=1)))
         if self.reading.average_repeats:
             shape = (shape[0], shape[1], 1, shape[3])
-        take = self.source.buffers.take
+        take = self.source.buffers.take if take is None else take
         responses = take(shape, np.uint8 if raw else np.float32)
         mask = None if raw else take(shape, bool)
-        stims = self._room(len(index), shape[3])
+        stims = take(self._stims_shape(len(index), shape[3]), np.float32)
         parallel = threads > 1 and len(index) > 1 and responses.nbytes > _PARALLEL_BYTES
         reader: Any = self._responses
         lazy = isinstance(reader, LazyReader)
@@ -152,7 +163,7 @@ class BatchReader:
 
         each(one, len(index), threads if parallel else 1)
         out = {"stims": stims, "responses": responses} | ({} if mask is None else {"valid_mask": mask})
-        return out | {name: self._extra(name, index, shape[3]) for name in self.reading.extra}
+        return out | self.extras(items, shape[3])
 
     def _transform(self, values: NDArray[Any], seen: NDArray[Any], out: NDArray[Any], mask: NDArray[Any]) -> None:
         """Smooth, average and normalise one stimulus [shape=(neuron, repeat, time)], in this order."""
@@ -170,13 +181,11 @@ class BatchReader:
             np.subtract(out, shift, out=out)
             np.divide(out, scale, out=out)
 
-    def _room(self, count: int, n_time: int) -> NDArray[Any]:
-        """Memory for stimuli."""
+    def _stims_shape(self, count: int, n_time: int) -> tuple[int, ...]:
         fs = self.reading.audio_fs
-        shape = (self.source.cube.sizes["frequency"], n_time) if fs is None else (
-            n_time * self.source.waveforms(fs).per_bin,
-        )  # fmt: skip
-        return self.source.buffers.take((count, 1, *shape), np.float32)
+        if fs is not None:
+            return (count, 1, n_time * self.source.waveforms(fs).per_bin)
+        return (count, 1, self.source.cube.sizes["frequency"], n_time)
 
     def _stimulus(self, item: int, out: NDArray[Any]) -> None:
         """Read one stimulus [shape=(1, frequency, time) or (1, sample)]."""
@@ -222,6 +231,11 @@ class BatchReader:
                 f"in the spectrogram, such as bin {at[0]}, and are not read as silence: fill them in, or leave it out"
             )
         return np.asarray(here)
+
+    def extras(self, items: Sequence[int], n_time: int) -> dict[str, Any]:
+        """The extra variables of some visible stimuli, cut to a number of bins."""
+        index = np.asarray(items, np.intp)
+        return {name: self._extra(name, index, n_time) for name in self.reading.extra}
 
     def _extra(self, name: str, index: NDArray[np.intp], n_time: int) -> Any:
         if name not in self.source.cube.variables or "stim" not in self.source.cube[name].dims:

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import xarray as xr
@@ -33,15 +33,15 @@ class Chosen:
     _source: Source
     _choice: Choice
     _reading: Reading
+    # What a view has worked out belongs to its own choice and reading
+    _derived: ClassVar[tuple[str, ...]] = ("_reader", "ds", "_meta", "_labels")
 
     def __len__(self) -> int:
         return len(self._choice.stim)
 
     def _with(self, **changes: Any) -> Self:
         view = copy.copy(self)
-        # What a view has worked out belongs to its own choice and reading.
-        derived = ("_reader", "ds", "_meta", "_labels")
-        view.__dict__ = {k: v for k, v in self.__dict__.items() if k not in derived} | changes
+        view.__dict__ = {k: v for k, v in self.__dict__.items() if k not in self._derived} | changes
         return view
 
     @cached_property

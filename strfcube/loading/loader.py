@@ -49,7 +49,7 @@ def batches_of(order: Order) -> Batches:
 def ask_ahead(view: CubeView, batches: Batches, batch_size: int) -> None:
     """Let a cube that is far away be asked for what the next batches read."""
     if view._reader.remote:
-        batches.announce, batches.window = view._reader.fetch, view._reader.window(batch_size)
+        batches.announce, batches.window = view._fetch, view._reader.window(batch_size)
 
 
 class Epochs:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
-
+Take = Callable[[tuple[int, ...], Any], NDArray[Any]]  # gives an array of a shape and dtype, with arbitrary contents
 _BUFFERS = 24  # remembered; those beyond stay valid, but are not used again
 _SPARE = 6  # kept though nobody uses them: two batches
 _ALIGNED = 64  # bytes: memory at such an address can be taken over by JAX and be read by any vector unit

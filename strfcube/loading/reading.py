@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-Cache = Literal["none", "ram", "auto"]
+Cache = Literal["none", "ram", "device", "auto"]
 
 
 class Options(TypedDict, total=False):
@@ -46,8 +46,8 @@ class Reading:
         Mean over the repeats that observed a bin, instead of the repeats.
     smooth_ms : float or None
         Full width of a Hann window that sums to 1.
-    cache : {"none", "ram", "auto"}
-        Whether decoded chunks (bytes, not floats) stay in memory.
+    cache : {"none", "ram", "device", "auto"}
+        Whether decoded chunks (bytes, not floats) stay in memory, or on the device.
     extra : tuple of str
         Variables on stim that go into the batch under their own name.
     allow_mixed : bool
@@ -69,7 +69,7 @@ class Reading:
     normalize: tuple[NDArray[Any], NDArray[Any]] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        for name, allowed in (("mode", ("spectrogram", "waveform")), ("cache", ("none", "ram", "auto"))):
+        for name, allowed in (("mode", ("spectrogram", "waveform")), ("cache", ("none", "ram", "device", "auto"))):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name}={getattr(self, name)!r}, expected one of {', '.join(allowed)}")
         if (self.mode == "waveform") != (self.audio_fs is not None):

@@ -30,7 +30,7 @@ class Source:
     ----------
     cube : xarray.Dataset
         Everything but ``response`` and ``stimulus`` in memory.
-    cache : {"none", "ram", "auto"}
+    cache : {"none", "ram", "device", "auto"}
         As in `Reading`.
     """
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import xarray as xr
@@ -31,6 +31,8 @@ from strfcube.loading.source import Source
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from strfcube.loading.memory import Take
+
 
 class CubeView(Chosen):
     """Stimuli of a cube and the responses to them, in batches of plain arrays.
@@ -47,8 +49,9 @@ class CubeView(Chosen):
         Mean response instead of the repeats: R = 1.
     smooth_ms : float, optional
         Full width in ms of a Hann window that sums to 1.
-    cache : {"none", "ram", "auto"}
-        Keep responses in memory as they are stored (counts: one byte a bin); ``auto`` does where they are small.
+    cache : {"none", "ram", "device", "auto"}
+        Keep responses as they are stored (counts: one byte a bin): in memory, or (torch) on the device. ``auto`` keeps
+        them in memory where they are small, and on an accelerator where they fit a quarter of its free memory.
     extra : sequence of str
         Variables or coordinates on stim that go into items and batches under their own name.
     allow_mixed : bool
@@ -79,6 +82,7 @@ class CubeView(Chosen):
 
     # What the arrays of a framework are made with, by the names of the options: dtype and device
     _place: Mapping[str, Any] = {}
+    _on_device: ClassVar[bool] = False  # whether it can keep what is stored there
 
     def __init__(
         self,
@@ -94,7 +98,7 @@ class CubeView(Chosen):
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         names: Any = extra if isinstance(extra, str) else tuple(extra)
-        self._reading = Reading(mode, audio_fs, average_repeats, smooth_ms, cache, names, allow_mixed)
+        self._reading = self._suited(Reading(mode, audio_fs, average_repeats, smooth_ms, cache, names, allow_mixed))
         if not isinstance(source, xr.Dataset | str | os.PathLike):
             raise UsageError(f"expected a path, a URL or an xarray.Dataset, got {type(source).__name__}")
         if isinstance(source, xr.Dataset) and cache_dir is not None:
@@ -177,7 +181,7 @@ class CubeView(Chosen):
             Leave out a last batch that is not full.
         group_by_repeats : bool
             Stimuli with different numbers of repeats never share a batch, so that one with twenty does not pad seven
-            others to twenty.
+            others to twenty: to be used where the numbers differ much, as in NAT4 (one and twenty).
         sampler : iterable of int, optional
             Gives the order. Without one, a stimulus that lacks its spectrogram is an error here and not in the middle
             of an epoch.
@@ -196,21 +200,33 @@ class CubeView(Chosen):
         )  # fmt: skip
         return BatchLoader(self, order, prefetch)
 
-    def _read(self, indices: Iterable[int], *, raw: bool) -> dict[str, Any]:
+    def _read(self, indices: Iterable[int], *, raw: bool, take: Take | None = None) -> dict[str, Any]:
         """Arrays of some stimuli; if `raw`, counts as they are stored and without a mask, where they can be."""
+        items = self._items(indices)
+        raw = raw and self._reader.raw_fill is not None
+        return self._reader.batch(items, threads=self._threads, raw=raw, take=take) | self._told(items)
+
+    def _told(self, items: Sequence[int]) -> dict[str, Any]:
+        """What a batch says of its stimuli and neurons."""
+        return {"stim_meta": [dict(self._meta[i]) for i in items], "neuron": self._labels}
+
+    def _items(self, indices: Iterable[int]) -> list[int]:
+        """Positions from 0, of those that are some."""
         size = len(self)
         if position_of(indices) is not None:
             raise UsageError(f"batch: expected positions in a list, got {indices!r}: batch([{indices}])")
         items = []
         for one in indices:
-            if (i := position_of(one)) is None:
+            if (i := one if type(one) is int else position_of(one)) is None:
                 raise UsageError(f"batch: {one!r} is no position, expected whole numbers below {size}")
             if not -size <= i < size:
                 raise IndexError(f"index {i} past the end: there are {size} stimuli")
             items.append(i % size)
-        meta = [dict(self._meta[i]) for i in items]
-        arrays = self._reader.batch(items, threads=self._threads, raw=raw and self._reader.raw_fill is not None)
-        return arrays | {"stim_meta": meta, "neuron": self._labels}
+        return items
+
+    def _fetch(self, items: Sequence[int]) -> None:
+        """Ask for what a batch of some stimuli will read."""
+        self._reader.fetch(items)
 
     @property
     def _raw(self) -> bool:
@@ -238,10 +254,18 @@ class CubeView(Chosen):
         place = self._placed({name: options.pop(name, value) for name, value in self._place.items()})
         if "extra" in options:
             options["extra"] = options["extra"] if isinstance(options["extra"], str) else tuple(options["extra"])
-        changes: dict[str, Any] = {"_reading": dataclasses.replace(self._reading, **options), "_place": place}
+        reading = self._suited(dataclasses.replace(self._reading, **options))
+        changes: dict[str, Any] = {"_reading": reading, "_place": place}
         if options.get("cache", self._source.cache) != self._source.cache:
             changes["_source"] = Source(self._source.cube, options["cache"])
         return self._with(**changes)
+
+    @classmethod
+    def _suited(cls, reading: Reading) -> Reading:
+        """The same, if this kind of view can read so."""
+        if reading.cache == "device" and not cls._on_device:
+            raise UsageError("cache='device' is for torch: strfcube.CubeDataset; here, expected none, ram or auto")
+        return reading
 
     @staticmethod
     def _placed(place: Mapping[str, Any]) -> Mapping[str, Any]:

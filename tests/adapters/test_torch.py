@@ -30,15 +30,6 @@ def same(a, b):
     assert a["stim_meta"] == b["stim_meta"]
 
 
-@pytest.mark.parametrize("options", [{}, {"smooth_ms": 20.0}, {"average_repeats": True}])
-def test_a_device_gets_bytes_and_gives_the_same_batch(view, options):
-    wanted, given_ = view.using(**options).batch([0, 2]), view.using(**options).to("cpu").batch([0, 2])
-    same(given_, wanted)
-    assert view._read([0], raw=True)["responses"].dtype == np.uint8
-    assert view.using(smooth_ms=9.0)._read([0], raw=True)["responses"].dtype == np.float32
-    assert list(given_) == list(wanted)
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_dtype(view, dtype):
     batch, wanted = view.using(dtype=dtype).batch([0]), view.batch([0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
+from strfcube.adapters.torch.carrier import Carrier, Staged
+from strfcube.adapters.torch.decode import decoded
 from strfcube.errors import UsageError
 from strfcube.loading.alike import refuse_unlike
 from strfcube.loading.loader import Epochs, ahead, ask_ahead, batches_of, checked_prefetch, order_of
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
+    from strfcube.loading.memory import Take
     from strfcube.loading.order import Batches, Order
     from strfcube.loading.reading import Options
 
@@ -45,8 +49,8 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
     dtype : torch.dtype
         Of ``stims`` and ``responses``.
     device : torch.device or str, optional
-        Where batches go; counts travel as bytes and become floats and mask there. A worker process leaves them in its
-        own memory.
+        Where batches go; counts lie there or travel as bytes, and become floats and mask there. A worker process of a
+        DataLoader of one's own leaves batches in its own memory.
     **options
         ``mode``, ``audio_fs``, ``average_repeats``, ``smooth_ms``, ``cache``, ``extra``, ``allow_mixed`` and
         ``cache_dir``: those of `strfcube.loading.CubeView`, which also says what items and batches hold.
@@ -60,9 +64,12 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
 
     Examples
     --------
-    >>> train = CubeDataset("aa1-dt5.zarr").sel(area="MLd", split="train")  # doctest: +SKIP
+    >>> train = CubeDataset("aa1-dt5.zarr").sel(area="MLd", split="train").to("cuda")  # doctest: +SKIP
     >>> for batch in train.loader(batch_size=8, shuffle=True): ...  # doctest: +SKIP
     """
+
+    _on_device = True
+    _derived = (*CubeView._derived, "_carrier")
 
     def __init__(
         self,
@@ -98,7 +105,23 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
 
     @property
     def _raw(self) -> bool:
-        return self._device is not None
+        return self._carries and get_worker_info() is None
+
+    @property
+    def _carries(self) -> bool:
+        """Whether batches are made on a device, which memory of the host is only if that is asked for."""
+        device, asked = self._place["device"], self._reading.cache == "device"
+        if device is None and asked:
+            raise UsageError("cache='device': expected a device, too, such as .to('cuda')")
+        return device is not None and (asked or device.type != "cpu")
+
+    @cached_property
+    def _carrier(self) -> Carrier:
+        """Makes batches on the device."""
+        return Carrier(self._reader, self._place["device"], self._place["dtype"])
+
+    def __getstate__(self) -> dict[str, Any]:  # what lies on a device does not leave the process
+        return {k: v for k, v in self.__dict__.items() if k != "_carrier"}
 
     def to(self, device: torch.device | str) -> CubeDataset:
         """Send batches to a device: counts travel as bytes, floats and mask are made there."""
@@ -114,18 +137,38 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
     def __getitems__(self, indices: Sequence[int]) -> Items:
         return Items(self, indices)
 
+    def _read(self, indices: Iterable[int], *, raw: bool, take: Take | None = None) -> Batch:
+        if not raw:
+            # Other floats are made of the counts, not of floats of four bytes that need their memory as well
+            raw = self._place["dtype"] != torch.float32 and take is None and self._reader.raw_fill == 255
+            return super()._read(indices, raw=raw, take=take)
+        items = self._items(indices)
+        bins = int(self._reader.n_bins[items].max(initial=1))
+        staged = self._carrier.stage(items, self._threads, passing=get_worker_info() is not None)
+        return {"staged": staged} | self._reader.extras(items, bins) | self._told(items)
+
+    def _fetch(self, items: Sequence[int]) -> None:
+        if self._carries:
+            items = np.asarray(items, np.intp)[~self._carrier.there(items)].tolist()
+        super()._fetch(items)
+
+    def _begun(self, batch: Batch) -> Batch:
+        """Send what was read on its way to the device."""
+        if isinstance(batch.get("staged"), Staged):
+            self._carrier.begin(batch["staged"])
+        return batch
+
     def _finished(self, batch: Batch) -> Batch:
         device, dtype = self._device, self._place["dtype"]
         batch = _tensors(batch)
         if device is not None:
             batch = {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-        responses = batch["responses"]
+        staged = batch.pop("staged", None)
+        if staged is not None:
+            return self._carrier.finish(staged) | batch
         if "valid_mask" not in batch:
-            mask = responses != self._reader.raw_fill
-            responses = responses.to(dtype).masked_fill_(~mask, torch.nan)
-            batch = {"stims": batch["stims"], "responses": responses, "valid_mask": mask} | {
-                k: v for k, v in batch.items() if k not in ("stims", "responses")
-            }
+            values, mask = decoded(batch.pop("responses"), None, dtype)
+            batch = {"stims": batch.pop("stims"), "responses": values, "valid_mask": mask} | batch
         if dtype != torch.float32:
             batch |= {name: batch[name].to(dtype) for name in ("stims", "responses")}
         return batch
@@ -158,11 +201,13 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
             the next epoch of itself. Without one, a stimulus that lacks its spectrogram is an error here and not in
             the middle of an epoch.
         pin_memory : bool
-            Batches in page-locked memory, where there is an accelerator.
+            Batches in page-locked memory, where there is an accelerator; of no use with a `device`, whose bytes travel
+            from such memory in any case.
         generator : torch.Generator, optional
             Gives the seed, and the workers theirs.
         **options
-            Of `torch.utils.data.DataLoader`: ``num_workers``, ``multiprocessing_context``, ...
+            Of `torch.utils.data.DataLoader`: ``num_workers`` (slower than 0 wherever reading is; refused with
+            ``cache="device"``), ``multiprocessing_context``, ...
 
         Returns
         -------
@@ -176,6 +221,8 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
         ours = sorted(options.keys() & {"collate_fn", "batch_sampler", "dataset"})
         if ours:
             raise UsageError(f"{ours[0]} is given by the view: for one of your own use torch's DataLoader(view, ...)")
+        if self._reading.cache == "device" and options.get("num_workers"):
+            raise UsageError("cache='device': batches are made on the device, not by workers: leave num_workers away")
         if seed is not None and generator is not None:
             raise UsageError("a generator gives the seed: leave one of the two away")
         order = order_of(
@@ -271,10 +318,36 @@ def _refuse_unlike_arrays(first: Batch, other: Batch) -> None:
 default_collate_fn_map[Item] = lambda items, *, collate_fn_map=None: collate(items)
 
 
-def _unfinished(items: Items) -> Batch:
+def _unfinished(items: Items, pin: bool = False) -> Batch:
     """Collate in a CubeLoader, which finishes its batches itself: for a device, counts travel as bytes to it."""
     view = items.view
-    return _tensors(view._read(items.indices, raw=view._place["device"] is not None))
+    if view._carries or not pin:
+        return _tensors(view._read(items.indices, raw=view._carries))
+    locked = _Locked()
+    batch = view._read(items.indices, raw=False, take=locked)
+    return _tensors({key: locked.tensors.get(id(value), value) for key, value in batch.items()})
+
+
+class _Locked:
+    """Page-locked memory to read a batch into; torch uses it again once nothing refers to it and no copy is under way.
+
+    Attributes
+    ----------
+    tensors : dict of int to Tensor
+        What was given out, by the identity of its array.
+    """
+
+    def __init__(self) -> None:
+        self.tensors: dict[int, torch.Tensor] = {}
+        self._arrays: list[Any] = []
+
+    def __call__(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        kind = torch.bool if np.dtype(dtype) == bool else torch.float32
+        tensor = torch.empty(shape, dtype=kind, pin_memory=True)
+        array = tensor.numpy()
+        self._arrays.append(array)
+        self.tensors[id(array)] = tensor
+        return array
 
 
 def _tensors(batch: Batch) -> Batch:
@@ -320,10 +393,44 @@ class CubeLoader(Epochs, DataLoader[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         view: CubeDataset = self.dataset  # type: ignore[assignment]
-        finished, self.collate_fn = self.collate_fn, _unfinished
+        finished, pinned = self.collate_fn, self.pin_memory
+        # What this process reads goes into page-locked memory at once, not through a copy
+        pin = pinned and not self.num_workers
+        self.collate_fn, self.pin_memory = partial(_unfinished, pin=pin), pinned and not pin
         try:
             batches: Iterator[Batch] = super().__iter__()
         finally:
-            self.collate_fn = finished
+            self.collate_fn, self.pin_memory = finished, pinned
+        if view._carries:
+            # The thread makes them whole: it launches what runs on the device while the model is being differentiated
+            made = _on_stream(map(view._finished, _one_ahead(map(view._begun, batches))), view._place["device"])
+            return self._handed_out(ahead(made, self.prefetch) if self.prefetch else made)
         source = ahead(batches, self.prefetch) if self.prefetch else batches
         return self._handed_out(map(view._finished, source))
+
+
+def _on_stream(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """Make batches on the stream that is current here and now, in whichever thread they are asked for."""
+    if device.type != "cuda":
+        return batches
+    stream = torch.cuda.current_stream(device)
+
+    def made() -> Iterator[Batch]:
+        while True:
+            with torch.cuda.stream(stream):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+            del batch
+
+    return made()
+
+
+def _one_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Let a batch travel while the one before it is used."""
+    ready = next(batches, None)
+    while ready is not None:
+        following = next(batches, None)
+        yield ready
+        ready = following

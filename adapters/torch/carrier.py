@@ -1,0 +1,348 @@
+"""Batches of a view that are made on a device, of bytes that stay there or pass through."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from strfcube.adapters.torch.arena import Arena, arenas_for, beside, keep, rows, staged, torch_dtype
+from strfcube.adapters.torch.decode import Transform, responses, sounds
+from strfcube.analysis.transform import hann_kernel
+from strfcube.loading.ragged import Sounds, Trials
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from strfcube.loading.batch import BatchReader
+
+    Index = NDArray[np.intp]
+
+SHARE = {"auto": 0.25, "device": 0.75}  # of the free memory of an accelerator that stored bytes may take
+
+
+@dataclass
+class Load:
+    """What one batch needs of trials, or of sounds.
+
+    Attributes
+    ----------
+    passing : bool
+        Whether all of it is sent, for this batch alone.
+    start, end : ndarray of int [shape=(B,)]
+        Where each stimulus begins, and where missing values lie, in the memory that holds it.
+    fresh : list of (Arena or None, ndarray of int, Tensor)
+        What is to be sent: where to, places of stimuli there, and their values, then missing ones.
+    sent : Tensor or None
+        The same on the device, for this batch alone, and the event that says so.
+    """
+
+    passing: bool
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
+    fresh: list[tuple[Arena | None, Index, Tensor]]
+    sent: Tensor | None = None
+    event: Any = None
+
+
+@dataclass
+class Staged:
+    """A batch on its way to a device.
+
+    Attributes
+    ----------
+    items : list of int
+        Positions among the visible stimuli.
+    table : Tensor of int64 [shape=(B, ...)]
+        Of each stimulus: where its trials begin, by neuron; their numbers; where its bands begin; its bins; where
+        missing values lie.
+    trials, sounds : Load
+        What is sent for it.
+    """
+
+    items: list[int]
+    table: Tensor
+    trials: Load
+    sounds: Load
+
+    def pin_memory(self, device: Any = None) -> Staged:
+        """The same in page-locked memory: what a DataLoader with workers calls."""
+        for load in (self.trials, self.sounds):
+            load.fresh = [(arena, places, values.pin_memory()) for arena, places, values in load.fresh]
+        self.table = self.table.pin_memory()
+        return self
+
+
+class Channel:
+    """Trials, or sounds, of a view on a device.
+
+    Parameters
+    ----------
+    kind : type
+        `Trials` or `Sounds`.
+    reader : BatchReader
+        What the view reads.
+    device : torch.device
+        Where.
+    """
+
+    def __init__(self, kind: type[Trials] | type[Sounds], reader: BatchReader, device: torch.device) -> None:
+        self._reader, self._device = reader, device
+        self.flat: Any = kind(reader)
+        self._at = np.searchsorted(self.flat.stim, reader.stim)  # of each visible stimulus, its place in `flat`
+        self.arenas: list[Arena] = []
+        # Of each stimulus of `flat`: its arena, and its place there
+        self._of, self._place = np.full(len(self.flat.stim), -1), np.arange(len(self.flat.stim))
+
+    def lacking(self) -> Index:
+        """Stimuli, as positions in the cube, for which no view has made room on the device."""
+        held = [arena.flat.stim for arena in arenas_for(self._reader.source, self.flat, self._device)]
+        lacking: Index = np.setdiff1d(self.flat.stim, np.concatenate(held)) if held else self.flat.stim
+        return lacking
+
+    def settle(self) -> None:
+        """Find the arenas that hold the stimuli, and make one for those that none does."""
+        lacking, source = self.lacking(), self._reader.source
+        held = arenas_for(source, self.flat, self._device)
+        if len(lacking):
+            held.append(Arena(type(self.flat)(self._reader, lacking), self._device))
+            keep(source, held[-1])
+        for arena in held:
+            found = np.flatnonzero((self._of < 0) & np.isin(self.flat.stim, arena.flat.stim))
+            if found.size:
+                self._of[found] = len(self.arenas)
+                self._place[found] = np.searchsorted(arena.flat.stim, self.flat.stim[found])
+                self.arenas.append(arena)
+
+    def _shared(self, k: Index) -> list[tuple[Arena, Index]]:
+        """The arenas that hold some stimuli of `flat`, and which of the given ones each does."""
+        if len(self.arenas) == 1:
+            return [(self.arenas[0], np.arange(len(k)))]
+        of = self._of[k]
+        return [(self.arenas[i], np.flatnonzero(of == i)) for i in np.unique(of[of >= 0]).tolist()]
+
+    def first(self, load: Load, items: Index) -> NDArray[np.int64]:
+        """Of trials, how many lie before those of each neuron of `flat` [shape=(B, neuron)], where they are held."""
+        k = self._at[items]
+        if load.passing:
+            return np.asarray(self.flat.first[k])
+        if len(self.arenas) == 1 and len(self.arenas[0].flat.neuron) == len(self.flat.neuron):  # type: ignore[union-attr]
+            return np.asarray(self.arenas[0].flat.first[self._place[k]])  # type: ignore[union-attr]
+        out = np.empty((len(k), len(self.flat.neuron)), np.int64)
+        for arena, mine in self._shared(k):
+            there: Any = arena.flat
+            out[mine] = there.first[np.ix_(self._place[k[mine]], np.searchsorted(there.neuron, self.flat.neuron))]
+        return out
+
+    def there(self, items: Index) -> NDArray[np.bool_]:
+        """Which stimuli are on the device [shape=(B,)]."""
+        k = self._at[items]
+        out = np.zeros(len(k), bool)
+        for arena, mine in self._shared(k):
+            out[mine] = arena.there[self._place[k[mine]]]
+        return out
+
+    def load(self, items: Index, threads: int, *, passing: bool, pin: bool) -> Load:
+        """Read what is not there, or all of it."""
+        k = self._at[items]
+        if passing:
+            ends = np.cumsum(self.flat.sizes[k])
+            fresh = staged(self.flat, k, threads, pin=pin)
+            return Load(True, ends - self.flat.sizes[k], np.full(len(k), ends[-1:].sum()), [(None, k, fresh)])
+        load = Load(False, np.empty(len(k), np.int64), np.empty(len(k), np.int64), [])
+        for arena, mine in self._shared(k):
+            places = self._place[k[mine]]
+            load.start[mine], load.end[mine] = arena.start[places], arena.end
+            new = places[~arena.there[places]]
+            if new.size:
+                new = np.unique(new)
+                load.fresh.append((arena, new, staged(arena.flat, new, threads, pin=pin)))
+        return load
+
+    def send(self, load: Load) -> None:
+        """Let it travel."""
+        for arena, places, values in load.fresh:
+            if arena is not None:
+                arena.send(places, values)
+                continue
+            with beside(self._device) as stream:
+                load.sent = values.to(self._device, non_blocking=True)
+                load.event = None if stream is None else stream.record_event()
+        load.fresh = []
+
+    def rows(self, load: Load, items: Index, at: Tensor, width: int) -> Tensor:
+        """Rows [shape=(B, ..., width)] that begin at some positions [shape=(B, ...)]."""
+        if load.passing:
+            sent, load.sent = load.sent, None
+            assert sent is not None
+            if load.event is not None:
+                here = torch.cuda.current_stream(self._device)
+                here.wait_event(load.event)
+                sent.record_stream(here)
+            return rows(sent, len(sent) - self.flat.pad, at, width)
+        if len(self.arenas) == 1:
+            return self.arenas[0].rows(at, width)
+        shared = self._shared(self._at[items])
+        if len(shared) == 1:
+            return shared[0][0].rows(at, width)
+        out = torch.empty((*at.shape, width), dtype=torch_dtype(self.flat), device=self._device)
+        for arena, mine in shared:
+            some = torch.from_numpy(mine).to(self._device, non_blocking=True)
+            out[some] = arena.rows(at[some], width)
+        return out
+
+
+class Carrier:
+    """Makes the batches of a view on a device.
+
+    Parameters
+    ----------
+    reader : BatchReader
+        What the view reads.
+    device : torch.device
+        Where.
+    dtype : torch.dtype
+        Of stimuli and responses.
+    """
+
+    def __init__(self, reader: BatchReader, device: torch.device, dtype: torch.dtype) -> None:
+        self.reader, self.device, self.dtype = reader, device, dtype
+        self._trials, self._sounds = Channel(Trials, reader, device), Channel(Sounds, reader, device)
+        # Of each visible neuron, its place among the rising ones
+        columns = np.searchsorted(self._trials.flat.neuron, reader.neuron)
+        self._columns = slice(None) if np.array_equal(columns, np.arange(len(columns))) else columns
+        self._bands, self._per_bin = self._sounds.flat.rows, self._sounds.flat.per_bin
+        self._lock = threading.Lock()
+        self._stay: bool | None = None
+
+    @property
+    def arenas(self) -> list[Arena]:
+        """Memory on the device that the view uses, and perhaps others with it."""
+        return [*self._trials.arenas, *self._sounds.arenas]
+
+    def there(self, items: Sequence[int]) -> NDArray[np.bool_]:
+        """Which stimuli are on the device."""
+        index = np.asarray(items, np.intp)
+        return self._trials.there(index) & self._sounds.there(index)
+
+    def stays(self) -> bool:
+        """Whether what is stored stays on the device; found out once, and room made for it then."""
+        with self._lock:
+            if self._stay is None:
+                cache = self.reader.reading.cache
+                self._stay = cache in SHARE and self._fits(cache)
+                if self._stay:
+                    self._trials.settle()
+                    self._sounds.settle()
+        return self._stay
+
+    def _fits(self, cache: str) -> bool:
+        free = free_bytes(self.device)
+        if free is None:
+            return cache == "device"
+        wanted = 0
+        for channel in (self._trials, self._sounds):
+            lacking = np.isin(channel.flat.stim, channel.lacking())
+            wanted += int(channel.flat.sizes[lacking].sum()) * channel.flat.dtype.itemsize
+        if wanted > SHARE[cache] * free and cache == "device":
+            warnings.warn(
+                f"cache='device': {wanted / 1e9:.3g} GB are more than {SHARE[cache]:.0%} of the {free / 1e9:.3g} GB "
+                f"free on {self.device}: what is stored is sent there with each batch",
+                stacklevel=2,
+            )
+        return wanted <= SHARE[cache] * free
+
+    def stage(self, items: list[int], threads: int, *, passing: bool) -> Staged:
+        """Read what a batch needs that is not there, and work out where everything lies.
+
+        Parameters
+        ----------
+        passing : bool
+            Read all of it, and touch no device: in a worker.
+        """
+        index = np.asarray(items, np.intp)
+        pin = self.device.type == "cuda" and not passing
+        passing = passing or not self.stays()
+        self.reader.fetch(items if passing else index[~self.there(items)].tolist())
+        trials = self._trials.load(index, threads, passing=passing, pin=pin)
+        heard = self._sounds.load(index, threads, passing=passing, pin=pin)
+        bins = self.reader.n_bins[index].astype(np.int64)
+        n = len(self.reader.neuron)
+        table = torch.empty((len(index), 2 * n + self._bands + 2), dtype=torch.int64, pin_memory=pin)
+        into = table.numpy()
+        np.multiply(self._trials.first(trials, index)[:, self._columns], bins[:, None], out=into[:, :n])
+        into[:, :n] += trials.start[:, None]
+        into[:, n : 2 * n] = self.reader.n_repeats[index]
+        into[:, 2 * n : -2] = heard.start[:, None] + np.arange(self._bands) * (bins * self._per_bin)[:, None]
+        into[:, -2], into[:, -1] = bins, trials.end
+        return Staged(items, table, trials, heard)
+
+    def begin(self, batch: Staged) -> None:
+        """Send what a batch needs."""
+        self._trials.send(batch.trials)
+        self._sounds.send(batch.sounds)
+
+    def finish(self, batch: Staged) -> dict[str, Tensor]:
+        """Arrays of a batch; see `strfcube.loading.batch.BatchReader.batch`."""
+        self.begin(batch)
+        index = np.asarray(batch.items, np.intp)
+        counts, bins = self.reader.n_repeats[index], self.reader.n_bins[index]
+        n, most, longest = counts.shape[1], int(counts.max(initial=1)), int(bins.max(initial=1))
+        table = batch.table.to(self.device, non_blocking=True)
+        size = table[:, -2]
+        late = None if (bins == longest).all() else self._steps[:longest] >= size[:, None]
+
+        at = table[:, :n, None] + self._steps[:most] * size[:, None, None]
+        if (counts < most).any():
+            at = torch.where(self._steps[:most] < table[:, n : 2 * n, None], at, table[:, -1, None, None])
+        raw = self._trials.rows(batch.trials, index, at, longest)
+        values, mask = responses(raw, late, self.dtype, self._transform)
+
+        width = longest * self._per_bin
+        waves = self._sounds.rows(batch.sounds, index, table[:, 2 * n : -2], width)
+        if late is not None and self._per_bin > 1:
+            late = late.repeat_interleave(self._per_bin, 1)
+        bands = self.reader.reading.audio_fs is None
+        stims = sounds(waves, late, self._scaling, bands=bands)
+        stims = stims[:, None] if bands else stims
+        return {"stims": stims.to(self.dtype), "responses": values, "valid_mask": mask}
+
+    @cached_property
+    def _steps(self) -> Tensor:
+        longest = max(int(self.reader.n_repeats.max(initial=1)), int(self.reader.n_bins.max(initial=1)))
+        return torch.arange(longest, device=self.device)
+
+    @cached_property
+    def _transform(self) -> Transform:
+        reading = self.reader.reading
+        kernel = hann_kernel(self.reader.dt_ms, reading.smooth_ms).tolist() if reading.smooth_ms else [1.0]
+        scaled = (None, None) if reading.normalize is None else reading.normalize
+        shift, scale = (
+            None if v is None else torch.from_numpy(v[self.reader.neuron, None, None].astype("f4")).to(self.device)
+            for v in scaled
+        )
+        return Transform(kernel if len(kernel) > 1 else None, reading.average_repeats, shift, scale)
+
+    @cached_property
+    def _scaling(self) -> tuple[Tensor, Tensor] | None:
+        given = self.reader.reading.standardize
+        if given is None:
+            return None
+        mean, deviation = (torch.from_numpy(v).to(self.device) for v in given)
+        return mean, deviation
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Free memory of an accelerator; None where nothing tells."""
+    if device.type != "cuda":
+        return None
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + unused

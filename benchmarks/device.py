@@ -1,0 +1,254 @@
+"""Epochs of `CubeDataset` on a device: the host's loader beside bytes that lie there, and a small model that trains.
+
+Cubes are those of epoch.py, in their sizes. Of each is printed: an epoch in ms through the loader of the host (from
+disk, from memory, with a batch read ahead, and that page-locked; each batch is sent to the device), the same from bytes
+that pass through, and that lie there; a training epoch from the loader, from bytes that lie there, and from batches of
+the same shapes that were made before, so that nothing is loaded; the first epoch, which sends the bytes; and the memory
+of the device, without two batches, over the stored counts and spectrograms of the view. Before that, every batch on the
+device is compared with that of the host.
+
+    python benchmarks/device.py                    all sizes, on a GPU where there is one
+    python benchmarks/device.py ns1 --device cpu   one, on the CPU
+    python benchmarks/device.py --json FILE        the figures into a file, too
+"""
+
+import argparse
+import gc
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from epoch import DATASETS, write_cube
+
+from strfcube import CubeDataset
+
+
+def wait(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Model(torch.nn.Module):
+    """A convolution over time and frequency, then one over time; expected counts of each neuron."""
+
+    def __init__(self, bands, neurons, hidden=64):
+        super().__init__()
+        self.heard = torch.nn.Conv2d(1, hidden, (bands, 9), padding=(0, 4))
+        self.read = torch.nn.Conv1d(hidden, neurons, 9, padding=4)
+
+    def forward(self, stims):
+        return self.read(torch.relu(self.heard(stims).squeeze(2)))
+
+
+def trainer(view, device):
+    """A step of training: the Poisson likelihood of all repeats, which needs no more of them than sum and number."""
+    torch.manual_seed(0)
+    model = Model(view.ds.sizes["frequency"], view.ds.sizes["neuron"]).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=device.type == "cuda")
+
+    def step(batch):
+        number = batch["valid_mask"].sum(2)
+        total = batch["responses"].nansum(2)
+        with torch.autocast(device.type, torch.bfloat16):
+            log_rate = model(batch["stims"]).float()
+        loss = (number * log_rate.exp() - total * log_rate).sum() / number.sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def timed(loader, device, use, times):
+    """Best of some epochs, in ms; `use` gets every batch."""
+    took = []
+    for _ in range(times):
+        loader.epoch = 0
+        wait(device)
+        start = time.perf_counter()
+        for batch in loader:
+            use(batch)
+        del batch
+        wait(device)
+        took.append(1000 * (time.perf_counter() - start))
+    return min(took)
+
+
+def sent(device):
+    """What a loop does first with a batch of the host."""
+
+    def use(batch):
+        return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+
+    return use
+
+
+def compare(view, device, batch_size):
+    """Compare every batch of an epoch with the host's, to the bit, in several ways of reading."""
+    ways = [{}, {"average_repeats": True}, {"dtype": torch.float16}, {"smooth_ms": 21.0}]
+    for way in ways:
+        exact = "smooth_ms" not in way
+        subset = view if exact else view[:: max(1, len(view) // 8)]
+        host = subset.using(cache="ram", device=None, **way)
+        for other in (subset.using(cache="device", **way), subset.using(cache="none", **way)):
+            loaders = [v.loader(batch_size, shuffle=True, seed=3) for v in (host, other)]
+            for wanted, got in zip(*loaders, strict=True):
+                for key in ("stims", "responses", "valid_mask"):
+                    here = wanted[key].to(device)
+                    assert got[key].dtype == here.dtype, (key, way)
+                    same = torch.allclose(got[key], here, rtol=1e-6, atol=1e-7, equal_nan=True) if not exact else (
+                        torch.equal(torch.nan_to_num(got[key].float(), -7), torch.nan_to_num(here.float(), -7))
+                    )  # fmt: skip
+                    assert same, f"{key} differs from the host's, {way}"
+                    del here
+            del wanted, got
+    gc.collect()
+
+
+def stored_bytes(view):
+    reader = view._reader
+    bins = reader.n_bins.astype(int)
+    return int((reader.n_repeats.sum(1).astype(int) * bins).sum()), int(bins.sum()) * view.ds.sizes["frequency"] * 4
+
+
+def memory(view, device, batch_size, row):
+    """Memory of the device at its peak over two epochs, the first of which sends the bytes; without two batches."""
+    if device.type != "cuda":
+        return
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    largest = 0
+    fresh = view.using(dtype=torch.float32)  # which holds nothing yet
+    for _ in range(2):
+        for batch in fresh.loader(batch_size, shuffle=True, seed=1):
+            largest = max(largest, sum(v.nbytes for v in batch.values() if isinstance(v, torch.Tensor)))
+    del batch
+    peak = torch.cuda.max_memory_allocated(device) - before
+    counts, sounds = stored_bytes(view)
+    row["device_MB"], row["stored_MB"], row["batch_MB"] = peak / 1e6, (counts + sounds) / 1e6, largest / 1e6
+    row["over_stored"] = (peak - 2 * largest) / (counts + sounds)
+    row["over_stored_counts"] = (peak - 2 * largest) / counts
+
+
+def measure(name, path, device, times, check):
+    size = DATASETS[name]
+    size_of_batch, row = size.batch, {"cube": name, "device": str(device)}
+    views = {cache: CubeDataset(path, cache=cache) for cache in ("none", "ram")}
+    here = CubeDataset(path, device=device, cache="device")
+    if check:
+        compare(here, device, size_of_batch)
+        row["equal"] = True
+    memory(here, device, size_of_batch, row)
+
+    def loader(view, **more):
+        return view.loader(size_of_batch, shuffle=True, seed=1, **more)
+
+    send = sent(device)
+    hosts = {
+        "disk": loader(views["none"]), "ram": loader(views["ram"]), "prefetch": loader(views["ram"], prefetch=2),
+        "pin": loader(views["ram"], prefetch=2, pin_memory=True),
+        "bytes_pass": loader(CubeDataset(path, device=device, cache="ram"), prefetch=2),
+        "device": loader(here), "ahead": loader(here, prefetch=1),
+    }  # fmt: skip
+    if device.type == "cpu":  # where the memory of the host is that of the device, nothing passes
+        del hosts["bytes_pass"]
+    start = time.perf_counter()
+    timed(hosts["device"], device, lambda batch: None, 1)
+    row["first_epoch"] = 1000 * (time.perf_counter() - start)
+    for what, given in hosts.items():
+        if what == "ahead":
+            continue
+        use = send if what in ("disk", "ram", "prefetch", "pin") else (lambda batch: None)
+        if what != "device":
+            timed(given, device, use, 1)
+        row[f"epoch_{what}"] = timed(given, device, use, times)
+
+    step = trainer(here, device)
+    timed(hosts["device"], device, step, 1 if device.type == "cpu" else 2)
+    row["train_pin"] = timed(hosts["pin"], device, lambda batch: step(send(batch)), times)
+    row["train_device"] = timed(hosts["device"], device, step, times)
+    row["train_ahead"] = timed(hosts["ahead"], device, step, times)
+    hosts["device"].epoch = 0
+    shapes, order = {}, []
+    for batch in hosts["device"]:
+        order.append(batch["responses"].shape)
+        shapes.setdefault(order[-1], batch)
+    del batch
+
+    class Again:
+        epoch = 0
+
+        def __iter__(self):
+            return (shapes[shape] for shape in order)
+
+    row["train_again"] = timed(Again(), device, step, times)
+    row["epoch_gain"] = row["epoch_prefetch"] / row["epoch_device"]
+    row["train_over_again"] = row["train_device"] / row["train_again"]
+    row["ahead_over_again"] = row["train_ahead"] / row["train_again"]
+    return row
+
+
+def told(row):
+    def ms(*names):
+        return " / ".join(f"{row[n]:.3g}" if n in row else "-" for n in names) + " ms"
+
+    over = (
+        f"{row['over_stored_counts']:.2f} ({row['over_stored']:.2f} with the sounds)" if "over_stored" in row else "-"
+    )
+    train = f"{ms('train_pin', 'train_device', 'train_ahead', 'train_again')} "
+    train += f"({row['train_over_again']:.2f}, with prefetch {row['ahead_over_again']:.2f} times one batch again)"
+    loaded = ms("epoch_disk", "epoch_ram", "epoch_prefetch", "epoch_pin")
+    return (
+        f"| {row['cube'].upper()} | {loaded} | {ms('epoch_bytes_pass', 'epoch_device')} "
+        f"({row['epoch_gain']:.1f} times faster than ram + prefetch) | {train} | {ms('first_epoch')} | {over} |"
+    )
+
+
+HEAD = """
+| cube | epoch: disk / ram / ram + prefetch / ram + prefetch + pin | epoch from bytes that pass through / lie on the \
+device | training epoch: loader (ram, prefetch, pin) / device bytes / with a \
+batch ahead / one batch again, nothing loaded | first epoch | \
+device memory over stored counts |
+|---|---|---|---|---|---|"""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[*DATASETS, []], help="sizes; default all")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--times", type=int, help="epochs, of which the best is taken; default 7, on the CPU 1")
+    parser.add_argument("--no-check", action="store_true", help="do not compare the batches with the host's")
+    parser.add_argument("--cubes", help="folder that keeps the cubes for the next time")
+    parser.add_argument("--json", help="file for the figures")
+    given = parser.parse_args()
+    device = torch.device(given.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+    print(f"{name}, torch {torch.__version__}, {os.cpu_count()} cores")
+    times = given.times or (7 if device.type == "cuda" else 1)
+    rows, began = [], time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        for size in given.names or DATASETS:
+            path = Path(given.cubes or folder) / f"{size}.zarr"
+            if not path.exists():
+                path.parent.mkdir(exist_ok=True)
+                write_cube(str(path), DATASETS[size])
+            rows.append(measure(size, str(path), device, times, not given.no_check))
+            print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}), flush=True)
+            gc.collect()
+    print(HEAD, *map(told, rows), sep="\n")
+    print(f"{time.perf_counter() - began:.0f} s in all")
+    if given.json:
+        Path(given.json).write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()
