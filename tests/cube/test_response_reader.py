@@ -18,10 +18,12 @@ from strfcube.cube.response_reader import LazyReader, ResponseReader
 from strfcube.cube.shard_reader import ShardedArray
 
 
-@pytest.fixture(scope="module", params=["u1", "u2", "f4"])
+@pytest.fixture(scope="module", params=[(d, first) for d in ("u1", "u2", "f4") for first in (False, True)], ids=str)
 def store(request, tmp_path_factory):
-    sizes = {"stim": 5, "neuron": 8, "repeat": 5, "bins": 30}
-    return make_store(tmp_path_factory.mktemp(request.param), dtype=request.param, **sizes)
+    dtype, repeats_first = request.param
+    sizes = {"stim": 5, "neuron": 8, "repeat": 5, "bins": 80}
+    chunks = {"neuron_chunk": 3, "repeat_chunk": 3 if repeats_first else 2, "repeats_first": repeats_first}
+    return make_store(tmp_path_factory.mktemp("store"), dtype=dtype, **chunks, **sizes)
 
 
 @pytest.fixture(scope="module")
