@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 
-def open_group(path: str, group: str = "", cache_dir: str | None = None) -> xr.Dataset:
+def open_group(path: str, group: str = "", cache_dir: str | None = None, root: bytes | None = None) -> xr.Dataset:
     """A group of a cube as xarray reads it, wherever the cube lies: lazy, and its small variables at hand.
 
     Parameters
@@ -22,6 +22,8 @@ def open_group(path: str, group: str = "", cache_dir: str | None = None) -> xr.D
         "" is the root.
     cache_dir : str, optional
         As `strfcube.transport.connect` takes it.
+    root : bytes, optional
+        Root metadata of the cube, where they were read already.
 
     Raises
     ------
@@ -32,9 +34,10 @@ def open_group(path: str, group: str = "", cache_dir: str | None = None) -> xr.D
 
     from strfcube.cube.zarr_store import zarr_store
 
-    place = zarr_store(connect(path, cache_dir), group)
+    place = zarr_store(connect(path, cache_dir), group, root=root)
     try:
-        ds: xr.Dataset = xr.open_zarr(place, group=group or None, chunks=None, decode_timedelta=False)
+        # Told which format it is, zarr does not look for others
+        ds: xr.Dataset = xr.open_zarr(place, group=group or None, chunks=None, decode_timedelta=False, zarr_format=3)
     except StrfcubeError:
         raise
     except FileNotFoundError:

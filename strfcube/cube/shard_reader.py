@@ -53,6 +53,8 @@ class ShardedArray:
     ----------
     place : path, URL or Transport
         Folder of the array.
+    meta : dict, optional
+        Its metadata, where they were read already.
     keep : bool
         Keep decoded chunks in memory.
 
@@ -77,14 +79,16 @@ class ShardedArray:
         If there is no such array, or it cannot be reached.
     """
 
-    def __init__(self, place: Path | str | Transport, *, keep: bool = False) -> None:
+    def __init__(
+        self, place: Path | str | Transport, meta: dict[str, Any] | None = None, *, keep: bool = False
+    ) -> None:
         self._files: Transport = connect(place) if isinstance(place, str | os.PathLike) else place
         self.path = self._files.url
-        text = self._files.get("zarr.json")
+        text = self._files.get("zarr.json") if meta is None else b""
         if text is None:
             raise StoreError(f"{self.path}: expected a Zarr v3 array, but there is none; build the cube again")
         try:
-            meta = json.loads(text)
+            meta = json.loads(text) if meta is None else meta
             self.shape: Place = tuple(meta["shape"])
             self.shard: Place = tuple(meta["chunk_grid"]["configuration"]["chunk_shape"])
             self.chunk, self.repeats_first, self.checked = _inner_chunk(meta, self.shard)

@@ -17,6 +17,7 @@ from strfcube.cube.schema import FORMAT_VERSION, validate
 from strfcube.errors import StoreError, StrfcubeError
 from strfcube.grid import dt_to_ns
 from strfcube.transport.connect import connect
+from strfcube.transport.remote_files import Remote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -148,10 +149,15 @@ def opened(path: str, drop: Iterable[str] = (), cache_dir: str | None = None) ->
     from strfcube.cube.lazy_array import LazyRows
     from strfcube.cube.shard_reader import ShardedArray
     from strfcube.cube.stored_rows import Rows, Store, StoredArray
+    from strfcube.cube.zarr_store import consolidated
 
     # Before anything is read: what is put there from now on is found out
-    here = Store.opened(path, str(cube_attrs(path).get("digest", "")), cache_dir)
-    bare: xr.Dataset = open_group(path, "", cache_dir).drop_vars(list(drop), errors="ignore")
+    files = connect(path, cache_dir)
+    found = files.request("zarr.json", None) if isinstance(files, Remote) else None
+    root = None if found is None else found[0]
+    stated = str(cube_attrs(path, root).get("digest", ""))
+    here = Store.opened(path, stated, cache_dir) if found is None else Store(path, found[1], stated, cache_dir)
+    bare: xr.Dataset = open_group(path, "", cache_dir, root).drop_vars(list(drop), errors="ignore")
     small = [str(name) for name in bare.variables if name not in ("response", "stimulus")]
     loaded = {}
     for name in small:
@@ -164,10 +170,10 @@ def opened(path: str, drop: Iterable[str] = (), cache_dir: str | None = None) ->
     ds: xr.Dataset = bare.assign({n: v for n, v in loaded.items() if n in bare.data_vars})
     ds = ds.assign_coords({n: v for n, v in loaded.items() if n in bare.coords})
     rows: dict[str, Rows] = {}
-    files = here.files
+    known = {} if root is None else consolidated(root)
     for name in sorted({"response", "stimulus"} & set(ds.data_vars)):
         try:
-            array = ShardedArray(files.at(name))
+            array = ShardedArray(files.at(name), known.get(name))
         except NotImplementedError:  # written by somebody else
             continue
         heard = ds["n_repeats"].values if name == "response" and "n_repeats" in ds.variables else None
@@ -186,15 +192,22 @@ def _plain_text(values: xr.Variable) -> xr.Variable:
     return xr.Variable(values.dims, values.values.astype(object), values.attrs)
 
 
-def existing_cube(path: str) -> dict[str, Any] | None:
+def existing_cube(path: str, root: bytes | None = None) -> dict[str, Any] | None:
     """Root attributes of the cube at a place; None where there is nothing.
+
+    Parameters
+    ----------
+    path : str
+        Path or URL.
+    root : bytes, optional
+        Its root metadata, where they were read already.
 
     Raises
     ------
     StoreError
         If what is there is no cube, not finished, or of a newer format.
     """
-    text = _root_metadata(path)
+    text = _root_metadata(path) if root is None else root
     if text is None:
         return None
     try:
@@ -208,15 +221,15 @@ def existing_cube(path: str) -> dict[str, Any] | None:
     return dict(attrs)
 
 
-def cube_attrs(path: str) -> dict[str, Any]:
-    """Root attributes of the cube at a place.
+def cube_attrs(path: str, root: bytes | None = None) -> dict[str, Any]:
+    """Root attributes of the cube at a place; `root` as `existing_cube` takes it.
 
     Raises
     ------
     StoreError
         If there is none that this strfcube reads.
     """
-    attrs = existing_cube(path)
+    attrs = existing_cube(path, root)
     if attrs is None:
         raise StoreError(f"{path}: no such cube; strfcube list shows those that are built")
     return attrs

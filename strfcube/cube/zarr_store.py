@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
@@ -104,7 +104,7 @@ class RemoteStore(Store):
         return self._nothing()
 
 
-def zarr_store(files: Transport, *groups: str) -> str | RemoteStore:
+def zarr_store(files: Transport, *groups: str, root: bytes | None = None) -> str | RemoteStore:
     """What zarr and xarray open for the store in a folder.
 
     Parameters
@@ -113,24 +113,30 @@ def zarr_store(files: Transport, *groups: str) -> str | RemoteStore:
         The folder.
     *groups : str
         Groups whose arrays of a single chunk are wanted: of a remote store they are fetched at once. "" is the root.
+    root : bytes, optional
+        Its root metadata, where they were read already.
     """
     if not isinstance(files, Remote):
         return files.url
-    root = files.get("zarr.json")
+    root = files.get("zarr.json") if root is None else root
     known: dict[str, bytes | None] = {"zarr.json": root}
     wanted = [key for name, key in _single_chunks(root or b"{}") if name.rpartition("/")[0] in groups]
     return RemoteStore(files, known | dict(zip(wanted, files.get_many(wanted), strict=True)))
 
 
-def _single_chunks(root: bytes) -> list[tuple[str, str]]:
-    """Name of each array of a single chunk, by the consolidated metadata, and the key of that chunk."""
+def consolidated(root: bytes) -> dict[str, Any]:
+    """Metadata of each array of a store, by its root metadata; none where these do not have them."""
     try:
         listed = json.loads(root)["consolidated_metadata"]["metadata"]
-        arrays = {n: m for n, m in listed.items() if m["node_type"] == "array"}
+        return {name: meta for name, meta in listed.items() if meta["node_type"] == "array"}
     except (ValueError, LookupError, TypeError, AttributeError):
-        return []
+        return {}
+
+
+def _single_chunks(root: bytes) -> list[tuple[str, str]]:
+    """Name of each array of a single chunk, by the consolidated metadata, and the key of that chunk."""
     found = []
-    for name, meta in cast("dict[str, Any]", arrays).items():
+    for name, meta in consolidated(root).items():
         if meta["codecs"][0]["name"] == "sharding_indexed":
             continue
         grid = [
