@@ -187,13 +187,14 @@ class BatchReader:
             out[0, len(wave) :] = 0
             return
         here = out[0, :, :bins]
-        here[...] = self.spectrogram(item)
+        here[...], holes = self._spectrogram(item)
         out[0, :, bins:] = 0
         if self.reading.standardize is not None:
             mean, deviation = self.reading.standardize
             np.subtract(here, mean, out=here)
             np.divide(here, deviation, out=here)
-        np.copyto(here, 0, where=np.isnan(here))
+        if holes:
+            np.copyto(here, 0, where=np.isnan(here))
 
     def spectrogram(self, item: int) -> NDArray[Any]:
         """Valid bins of one visible stimulus [shape=(frequency, time)]; NaN in bands above half its sampling rate.
@@ -203,20 +204,25 @@ class BatchReader:
         UsageError
             If the cube lacks it, or bins inside the sound have no value.
         """
+        return self._spectrogram(item)[0]
+
+    def _spectrogram(self, item: int) -> tuple[NDArray[Any], bool]:
+        """The same, and whether there is a NaN in it."""
         stim, bins = int(self.stim[item]), int(self.n_bins[item])
         (values,) = self.source.stimuli([stim], threads=False)
         if values is None:
             raise self._lacks(self.source.without_stimulus(self.stim.tolist(), None, look=False) or [stim])
         here = values[:, :bins]
         unknown = np.isnan(here)
-        holes = unknown & ~unknown.all(1, keepdims=True) if unknown.any() else unknown
-        if holes.any():
+        some = bool(unknown.any())
+        holes = unknown & ~unknown.all(1, keepdims=True) if some else unknown
+        if some and holes.any():
             at = np.flatnonzero(holes.any(0))
             raise UsageError(
                 f"stimulus {str(self.source.cube['stim'].values[stim])!r}: {len(at)} of its {bins} bins have no value "
                 f"in the spectrogram, such as bin {at[0]}, and are not read as silence: fill them in, or leave it out"
             )
-        return np.asarray(here)
+        return np.asarray(here), some
 
     def _extra(self, name: str, index: NDArray[np.intp], n_time: int) -> Any:
         if name not in self.source.cube.variables or "stim" not in self.source.cube[name].dims:
