@@ -117,6 +117,7 @@ def chunks(rng, rate, n_repeats, n_bins, layout, shard):
         counts = n_repeats[stim, span]
         for k in range(-(-int(counts.max(initial=0)) // step)):
             size = min(step, layout.shape[2] - k * step)
+            size = min(size, int(counts.max()) - k * step) if layout.repeats_first else size
             values = (rng.random((len(counts), size, layout.shape[3]), np.float32) < rate[span, None]).astype("u1")
             values[(np.arange(k * step, k * step + size) >= counts[:, None])] = 255
             values[..., n_bins[stim] :] = 255
@@ -149,7 +150,7 @@ def limit(view, batches):
     for s, counts in zip(reader.stim.tolist(), reader.n_repeats, strict=True):
         for block, here in {b[2]: b[3] for b in blocks}.items():
             found = [array.encoded((s, block, k, 0)) for k in range(-(-int(counts[here].max()) // step))]
-            encoded += [f for f in found if f is not None]
+            encoded += [array.recorded(f)[0] for f in found if f is not None]
     shapes = []
     for items in batches:
         counts, bins = reader.n_repeats[items], reader.n_bins[items]

@@ -27,14 +27,14 @@ def region(layout, chunk):
     return tuple(slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(chunk, layout.chunk, layout.shape, strict=True))
 
 
-def rewrite(path, values, chunk, shard, dtype):
+def rewrite(path, values, chunk, shard, dtype, repeats_first=False):
     """Replace the response of a cube by one with other chunks."""
     fill = float("nan") if dtype == "f4" else int(np.iinfo(dtype).max)
     attrs = dict(zarr.open_group(path)["response"].attrs)
     attrs.pop("_FillValue", None)
     attrs |= {} if dtype == "f4" else {"_FillValue": fill}
     dims = ("stim", "neuron", "repeat", "time")
-    layout = Layout("response", dims, values.shape, chunk, shard, dtype, fill, "bitshuffle", attrs)
+    layout = Layout("response", dims, values.shape, chunk, shard, dtype, fill, "bitshuffle", attrs, repeats_first)
     shutil.rmtree(f"{path}/response")
     root = Path(path) / "zarr.json"
     root.write_text(json.dumps({k: v for k, v in json.loads(root.read_text()).items() if k != "consolidated_metadata"}))
@@ -57,7 +57,16 @@ def seal(path):
 
 
 def make_store(
-    folder, name="cube", *, dtype="u1", neuron_chunk=3, repeat_chunk=2, stim_shard=2, unobserved=True, **sizes
+    folder,
+    name="cube",
+    *,
+    dtype="u1",
+    neuron_chunk=3,
+    repeat_chunk=2,
+    stim_shard=2,
+    repeats_first=False,
+    unobserved=True,
+    **sizes,
 ):
     """A cube in memory, and the path of the same on disk.
 
@@ -67,6 +76,8 @@ def make_store(
         Neurons and repeats of a chunk.
     stim_shard : int
         Stimuli of a shard.
+    repeats_first : bool
+        Store a chunk's values in that order.
     unobserved : bool
         Leave bins out of some trials' recorded windows.
     **sizes
@@ -82,5 +93,5 @@ def make_store(
     n, r, t = values.shape[1:]
     chunk = (1, min(neuron_chunk, n), min(repeat_chunk, r), t)
     shard = (min(stim_shard, values.shape[0]), chunk[1], -(-r // chunk[2]) * chunk[2], t)
-    rewrite(path, values, chunk, shard, dtype)
+    rewrite(path, values, chunk, shard, dtype, repeats_first)
     return cube, path

@@ -96,33 +96,39 @@ def _columns_of_stored(values: NDArray[Any], fill: int, out: NDArray[np.float64]
     out = np.empty((*values.shape[:-2], _OWN)) if out is None else out
     for at in blocks(values.shape, 4 * BLOCK_VALUES):
         part = values[at]
-        present = part.min(-1) != fill
         used = part.min(-2) != fill
+        # Nothing is to be done with bins past the end of the stimulus
+        end = int(np.flatnonzero(used.reshape(-1, used.shape[-1]).any(0)).max(initial=-1)) + 1
+        part, used = part[..., :end], used[..., :end]
+        present = part.min(-1, initial=fill) != fill
         repeats = present.sum(-1)
         table = np.full((*repeats.shape, _OWN), np.nan)
         table[..., 0], table[..., 1] = repeats, used.sum(-1)
         several = repeats >= 2
         if several.any():
-            table[several] = _counted(part[several], present[several], used[several], fill)
+            table[several] = _counted(part[several], present[several], used[several], fill, values.shape[-1])
         out[at] = table
     return out
 
 
 def _counted(
-    counts: NDArray[Any], present: NDArray[np.bool_], used: NDArray[np.bool_], fill: int
+    counts: NDArray[Any], present: NDArray[np.bool_], used: NDArray[np.bool_], fill: int, size: int
 ) -> NDArray[np.float64]:
-    """`_powers` of counts."""
+    """`_powers` of counts, without the last of `size` bins, that nobody observed."""
     missing = counts == fill
     n_missing = np.add.reduce(missing.view(np.uint8), axis=-2, dtype=np.uint16).sum(-1)
     repeats, bins = counts.shape[-2:]
     unequal = n_missing != repeats * bins - present.sum(-1) * used.sum(-1)
-    counts[missing] = 0  # a copy, of the pairs that have several repeats
+    if n_missing.any():
+        np.copyto(counts, 0, where=missing)  # in a copy, of the pairs that have several repeats
     # Whole numbers are added without loss, in float32 too as long as it holds them
     exact = int(counts.max(initial=0)) ** 2 * repeats * bins < 1 << 24
     x = counts.astype(np.float32 if exact else np.float64)
-    out = _equal_windows(x, present, used, None)
+    out = _equal_windows(x, present, used, None, size)
     if unequal.any():
-        out[unequal] = _unequal_windows(x[unequal], ~missing[unequal], None)
+        several = [np.zeros((int(unequal.sum()), repeats, size), kind) for kind in (x.dtype, bool)]
+        several[0][..., :bins], several[1][..., :bins] = x[unequal], ~missing[unequal]
+        out[unequal] = _unequal_windows(several[0], several[1], None)
     return out
 
 
@@ -134,7 +140,7 @@ def _powers(x: NDArray[Any], prediction: NDArray[Any] | None) -> NDArray[np.floa
     used = observed.any(-2)
     unequal = (observed != (present[..., None] & used[..., None, :])).any((-1, -2))
     # Sums in float64: of a trace at -60 mV in float32 the variance would lose its digits.
-    out = _equal_windows(np.where(observed, x, np.float64(0)), present, used, prediction)
+    out = _equal_windows(np.where(observed, x, np.float64(0)), present, used, prediction, x.shape[-1])
     if unequal.any():
         out[unequal] = _unequal_windows(
             x[unequal], observed[unequal], None if prediction is None else prediction[unequal]
@@ -143,13 +149,16 @@ def _powers(x: NDArray[Any], prediction: NDArray[Any] | None) -> NDArray[np.floa
 
 
 def _equal_windows(
-    x: NDArray[Any], present: NDArray[np.bool_], used: NDArray[np.bool_], prediction: NDArray[Any] | None
+    x: NDArray[Any], present: NDArray[np.bool_], used: NDArray[np.bool_], prediction: NDArray[Any] | None, size: int
 ) -> NDArray[np.float64]:
-    """Where all repeats of a pair observed the same bins; `x` is 0 elsewhere, and its dtype holds its sums."""
+    """Where all repeats of a pair observed the same bins.
+
+    `x` is 0 elsewhere, and its dtype holds its sums; the last of `size` bins may be left out, if nobody observed them.
+    """
     repeats, bins = present.sum(-1), used.sum(-1)
     total = x.sum(-2)
     with np.errstate(divide="ignore", invalid="ignore"):
-        own, sums = np.einsum("...rt,...rt->...r", x, x).astype(np.float64), x.sum(-1).astype(np.float64)
+        own, sums = np.vecdot(x, x).astype(np.float64), np.vecdot(x, np.ones(x.shape[-1], x.dtype)).astype(np.float64)
         # Of each repeat with all others together: centred products, whose sum over repeats is that over all pairs.
         rows = (
             np.matmul(x, total[..., None])[..., 0].astype(np.float64)
@@ -161,7 +170,7 @@ def _equal_windows(
         signal_power = rows.sum(-1) / freedom
         total_power = own.sum(-1) / (repeats * (bins - 1.0))
         psth_power = ((repeats - 1.0) * signal_power + total_power) / repeats
-        null = 2 * _noise_moment(x, present, used) / freedom
+        null = 2 * _noise_moment(x, present, used, size) / freedom
         noise_power = total_power - signal_power
         variance = _jackknife(rows, present, signal_power, noise_power, repeats, bins, null)
         columns = [repeats, bins, signal_power, total_power, psth_power, null, variance]
@@ -191,7 +200,9 @@ def _jackknife(
     return np.asarray(np.where(repeats > 2, several - null * repeats / (repeats - 2.0), of_two))
 
 
-def _noise_moment(x: NDArray[Any], present: NDArray[np.bool_], used: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _noise_moment(
+    x: NDArray[Any], present: NDArray[np.bool_], used: NDArray[np.bool_], size: int
+) -> NDArray[np.float64]:
     """``tr(N^2) / T`` of the covariance N of the noise over time, from differences of neighbouring repeats.
 
     By Parseval the mean square of the noise spectrum. Its square is too large by one part in the number of
@@ -206,17 +217,23 @@ def _noise_moment(x: NDArray[Any], present: NDArray[np.bool_], used: NDArray[np.
     if not half:
         return np.full(present.shape[:-1], np.nan)
     there = present[..., 1 : 2 * half : 2]
-    difference = (x[..., 0 : 2 * half : 2, :] - x[..., 1 : 2 * half : 2, :]).astype(np.float32, copy=False)
-    seen = there[..., None] & used[..., None, :]
+    whole = np.zeros((*there.shape, size), np.float32)
+    difference = whole[..., : x.shape[-1]]
+    np.subtract(x[..., 0 : 2 * half : 2, :], x[..., 1 : 2 * half : 2, :], out=difference, casting="same_kind")
     bins = np.maximum(used.sum(-1), 1).astype(np.float32)
-    if not seen.all():
-        difference = np.where(seen, difference, np.float32(0))
-        difference -= seen * (difference.sum(-1) / bins[..., None])[..., None]
+    if not there.all():
+        difference *= there[..., None]
     # Of a whole series the mean is frequency 0, which is left out.
-    spectrum = rfft(difference, axis=-1)
-    power = (spectrum.real**2 + spectrum.imag**2).sum(-2)
+    if size > x.shape[-1] or not used.all():
+        difference -= (whole.sum(-1) / bins[..., None])[..., None]
+        if not used.all():
+            difference *= used[..., None, :]
+    parts = rfft(whole, axis=-1).view(np.float32)
+    np.square(parts, out=parts)
+    power = parts.sum(-2)
+    power = power[..., 0::2] + power[..., 1::2]
     count = np.maximum(there.sum(-1), 1)
-    return np.asarray(_mean_square(power / (2 * bins * count)[..., None], x.shape[-1]) / (1 + 1 / count))
+    return np.asarray(_mean_square(power / (2 * bins * count)[..., None], size) / (1 + 1 / count))
 
 
 def _mean_square(power: NDArray[Any], size: int) -> NDArray[np.float64]:

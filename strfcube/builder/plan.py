@@ -1,9 +1,10 @@
 """The chunk plan: pure functions from what was parsed to the shape of the store.
 
 Reading is by stimulus, so a chunk holds one stimulus and about a megabyte of neurons; time is not split. The repeat
-chunk follows the distribution of repeats: where most stimuli have one and a few have twenty, a chunk of twenty would
-decode twenty times too much. A shard holds all stimuli of a block of neurons, so that whoever writes a block needs no
-other block's source.
+chunk follows the distribution of repeats. Where most stimuli have one and a few have twenty, chunks of one repeat would
+be what is decoded fastest, and so many that other readers spend all their time on chunks that do not exist: there a
+chunk holds more repeats, those that were recorded in front, and our own reader decodes these alone. A shard holds all
+stimuli of a block of neurons, so that whoever writes a block needs no other block's source.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from strfcube.builder.spool import Summary
 
 CHUNK_BYTES = 1_000_000  # decoded, of the response
+BLANK_BYTES = 1_300_000  # decoded, with blank repeats: beyond it, other readers' floats leave the processor's cache
 CHUNK_COST = 30_000  # bytes that could be decoded in the time that one more chunk costs
 SHARD_BYTES = 512_000_000  # decoded, of chunks that exist; some 100 times less on disk
 BLOCK_NEURONS = 1024  # more neurons than this are at least two blocks, so that two workers share them
@@ -125,6 +127,25 @@ def repeat_chunk(repeats: Sequence[int] | NDArray[Any], row_bytes: int) -> int:
     return min(range(1, most + 1), key=lambda size: (cost(size), -size))
 
 
+def with_blanks(size: int, most: int, row_bytes: int) -> int:
+    """Repeats in a chunk that may have blank ones at its end, which only other readers decode.
+
+    At the size of NAT4 chunks of 10 repeats instead of 1 take a mean over repeats by `xr.open_zarr` from 26 to 8 s
+    of processor time; 20 take 12 s, since what is worked on is too large for the cache.
+
+    Parameters
+    ----------
+    size : int
+        Repeats that would be in a chunk otherwise.
+    most : int
+        Repeats of the array.
+    row_bytes : int
+        Bytes of one repeat of one chunk.
+    """
+    fitting = max(size, min(most, BLANK_BYTES // max(1, row_bytes)))
+    return -(-most // -(-most // fitting))
+
+
 def shuffled(neurons: int, values: int) -> int:
     """Neurons in a chunk, rounded up so that blosc can shuffle its bits.
 
@@ -166,16 +187,20 @@ def response_layout(
     per_repeat = min(n_neurons, max(1, CHUNK_BYTES // bin_bytes))
     size = repeat_chunk(n, per_repeat * bin_bytes)
     blocks = max(-(-n_neurons * size * bin_bytes // CHUNK_BYTES), 2 if n_neurons > BLOCK_NEURONS else 1)
-    neurons = shuffled(-(-n_neurons // blocks), size * n_time)
-    chunk = (1, neurons, size, n_time)
-    stored = np.cumsum(-(-n // size) * math.prod(chunk) * np.dtype(dtype).itemsize)
+    neurons = -(-n_neurons // blocks)
+    more = with_blanks(size, most, neurons * bin_bytes)
+    recorded = n if more > size else -(-n // size) * size
+    neurons = shuffled(neurons, n_time if more > size else size * n_time)
+    chunk = (1, neurons, max(more, size), n_time)
+    stored = np.cumsum(recorded * neurons * bin_bytes)
     stims = max(1, int(np.searchsorted(stored, SHARD_BYTES, side="right")))
-    shard = (min(stims, len(n)), neurons, -(-most // size) * size, n_time)
+    shard = (min(stims, len(n)), neurons, -(-most // chunk[2]) * chunk[2], n_time)
     fill: int | float = math.nan if dtype == "f4" else int(np.iinfo(dtype).max)
     if dtype != "f4":
         attrs = attrs | {"_FillValue": fill}
     dims = ("stim", "neuron", "repeat", "time")
-    return Layout("response", dims, (len(n), n_neurons, most, n_time), chunk, shard, dtype, fill, "bitshuffle", attrs)
+    shape = (len(n), n_neurons, most, n_time)
+    return Layout("response", dims, shape, chunk, shard, dtype, fill, "bitshuffle", attrs, more > size)
 
 
 def stimulus_layout(n_stims: int, n_frequencies: int, n_time: int, attrs: dict[str, Any]) -> Layout:

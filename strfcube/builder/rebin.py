@@ -21,7 +21,7 @@ from strfcube.builder.request import SOURCE, Request, default_recipe
 from strfcube.builder.workplace import see_whole
 from strfcube.cube.groups import has_group, open_group
 from strfcube.cube.shard_reader import ShardedArray
-from strfcube.cube.store import cube_attrs, local, locate
+from strfcube.cube.store import cube_attrs, local, locate, opened
 from strfcube.cube.store import open as open_cube
 from strfcube.errors import UsageError
 from strfcube.grid import dt_to_ns
@@ -160,12 +160,16 @@ class StoredCube(Pipeline):
 
     @cached_property
     def _root(self) -> xr.Dataset:
-        return open_group(self.path)
+        return opened(self.path)[0]
 
     @cached_property
     def _trials(self) -> xr.Dataset:
         ds = open_group(self.path, "trials")
         return ds.assign({n: ds[n].load() for n in ds.variables if n != "spike_time"})
+
+    @cached_property
+    def _spike_times(self) -> ShardedArray:
+        return ShardedArray(connect(self.path).at("trials/spike_time"))
 
     def sampled(self) -> list[str]:
         """Neurons with trials that are not exact spikes."""
@@ -232,7 +236,7 @@ class StoredCube(Pipeline):
                 continue
             column = {str(n): t[n].values[rows] for n in t.data_vars if t[n].dims == ("trial",)}
             begin = int(ends[rows.start] - column["row_size"][0])
-            times = t["spike_time"][begin : int(ends[rows.stop - 1])].values / 1e9
+            times = self._spike_times.values(begin, int(ends[rows.stop - 1])) / 1e9
             stims = [labels["stim"][i] for i in column["stim_index"]]
             names = [files[i] for i in column["file_index"]]
             plain = column["kept"] & column["exact"]
@@ -244,6 +248,7 @@ class StoredCube(Pipeline):
                 [f for f, p in zip(names, plain, strict=True) if p],
             )  # fmt: skip
             offsets = np.cumsum(sizes) - sizes
+            shown, responses = -1, np.empty((0, 0))  # of the stimulus whose repeats follow one another
             for i in np.flatnonzero(~plain).tolist():
                 common: dict[str, Any] = {
                     "stimulus": stims[i], "neuron": labels["neuron"][neuron], "repeat": int(column["trial_number"][i]),
@@ -255,13 +260,12 @@ class StoredCube(Pipeline):
                     spikes = times[offsets[i] : offsets[i] + sizes[i]]
                     yield Trial(spike_times=spikes, sampled=not column["exact"][i], **common)
                 else:
-                    yield Trial(trace=self._response(column, neuron, i), trace_start=0.0,
+                    if int(column["stim_index"][i]) != shown:
+                        shown = int(column["stim_index"][i])
+                        bins = int(self._root["n_bins"].values[shown])
+                        responses = self._root["response"][shown, neuron, :, :bins].values
+                    yield Trial(trace=responses[int(column["repeat_index"][i])], trace_start=0.0,
                                 rate=1000 / float(self._root.attrs["dt_ms"]), **common)  # fmt: skip
-
-    def _response(self, column: dict[str, NDArray[Any]], neuron: int, i: int) -> NDArray[Any]:
-        stim, repeat = int(column["stim_index"][i]), int(column["repeat_index"][i])
-        bins = int(self._root["n_bins"].values[stim])
-        return np.asarray(self._root["response"][stim, neuron, repeat, :bins].values)
 
 
 def _digest(path: str) -> str:
@@ -284,8 +288,6 @@ def _audio(path: str, start: int, size: int, rate: float) -> Audio:
 
 
 def _spectrogram(path: str, stim: int) -> NDArray[Any]:
-    import zarr
-
-    from strfcube.cube.zarr_store import zarr_store
-
-    return np.asarray(zarr.open_array(zarr_store(connect(path)), path="stimulus", mode="r")[stim])
+    array = ShardedArray(connect(path).at("stimulus"))
+    values = array.read((stim, 0, 0))
+    return np.full(array.shape[1:], np.nan, np.float32) if values is None else values[0]

@@ -185,7 +185,7 @@ def _repeat_chunks(
 def _stimulus_arrays(trials: spool.Columns, plan: Plan, dt_ns: int, first: int, last: int) -> Iterator[NDArray[Any]]:
     """The block's responses to one stimulus after the other [shape=(neuron, repeat, time)].
 
-    As many repeats as the block has of the stimulus, in whole chunks cut to the array.
+    As many repeats as the block has of the stimulus; in whole chunks cut to the array, unless repeats come first.
     """
     layout = plan.response
     n_time, n_stims = layout.shape[3], layout.shape[0]
@@ -206,7 +206,8 @@ def _stimulus_arrays(trials: spool.Columns, plan: Plan, dt_ns: int, first: int, 
     for stim in range(n_stims):
         mine = rows[row_edges[stim] : row_edges[stim + 1]]
         n_repeats = int(r["repeat"][mine].max(initial=-1)) + 1
-        n_repeats = min(-(-n_repeats // layout.chunk[2]) * layout.chunk[2], layout.shape[2])
+        if not layout.repeats_first:
+            n_repeats = min(-(-n_repeats // layout.chunk[2]) * layout.chunk[2], layout.shape[2])
         values = np.full((last - first, n_repeats, n_time), layout.fill, layout.dtype)
         flat = values.reshape(-1, n_time)
         slot = (r["neuron"] - first) * n_repeats + r["repeat"]

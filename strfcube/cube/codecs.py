@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 Shuffle = Literal["shuffle", "bitshuffle"]
 
 NAMES = (["bytes", "blosc"], ["bytes", "blosc", "crc32c"])  # of chunks; cubes of earlier versions have no checksum
+REPEATS_FIRST = (0, 2, 1, 3)  # order of (stim, repeat, neuron, time) in a chunk whose last repeats may be blank
 _LEVEL = 5  # of zstd
 _SHUFFLE = {"shuffle": 1, "bitshuffle": 2}
 
@@ -22,6 +23,13 @@ def of_chunks(shuffle: Shuffle) -> list[Any]:
     from zarr.codecs import BloscCodec, Crc32cCodec
 
     return [BloscCodec(cname="zstd", clevel=_LEVEL, shuffle=shuffle), Crc32cCodec()]
+
+
+def of_order(*, repeats_first: bool) -> list[Any]:
+    """What comes before `of_chunks`, for zarr."""
+    from zarr.codecs import TransposeCodec
+
+    return [TransposeCodec(order=REPEATS_FIRST)] if repeats_first else []
 
 
 def of_small_arrays() -> list[Any]:

@@ -1,10 +1,12 @@
 """Content digests: what a cube holds, whoever wrote it and with however many workers.
 
 A *leaf* is the SHA-256 of one chunk's values in C order, cut to the array's shape; chunks that are missing as a whole
-have none. An array's digest covers its name, dtype, shape, chunk shape and leaves; the cube's digest covers those of
-all its arrays, and their dimensions, fill values and attributes. Times, paths, hosts, worker numbers and ``history``
-are attributes of the root and stay outside. So do the names of raw files and the findings, which name them: what an
-archive wraps its folders in does not change what was recorded. They have digests of their own, which `verify` checks.
+have none. Where chunks are stored with their repeats first, the leaf is of the values in that order, up to the last
+repeat that holds anything. An array's digest covers its name, dtype, shape, chunk shape and leaves; the cube's digest
+covers those of all its arrays, and their dimensions, fill values and attributes. Times, paths, hosts, worker numbers
+and ``history`` are attributes of the root and stay outside. So do the names of raw files and the findings, which name
+them: what an archive wraps its folders in does not change what was recorded. They have digests of their own, which
+`verify` checks.
 """
 
 from __future__ import annotations

@@ -19,7 +19,8 @@ class StrfcubeEntrypoint(BackendEntrypoint):
     """Opens cubes for xarray.
 
     Lazy, as xarray has it: without ``chunks`` a variable is read when it is asked for, and ``chunks={}`` gives dask
-    arrays of one stimulus a block.
+    arrays of one stimulus a block. xarray makes these itself, of nothing but values, so they do not carry where they
+    are stored: `strfcube.open` gives dask arrays that do.
     """
 
     description = "Recordings of auditory neurons in strfcube's format (Zarr v3)"

@@ -54,13 +54,16 @@ def open_group(path: str, group: str = "", cache_dir: str | None = None, root: R
         raise StoreError(f"{path} is no cube: it has no consolidated metadata; run strfcube verify")
     root.check(group)
     with readable(f"{path}/{group}".rstrip("/")):
-        place = zarr_store(files, group)
+        place = zarr_store(files, group, root=root.text)
         known = {} if isinstance(place, str) else place.known
         for name, node in arrays(root.nodes).items():
             if name.rpartition("/")[0] == group and name not in ("response", "stimulus"):  # seen as they are read
                 see_file(files, name, node, root.ends(name), known)
         try:
-            ds: xr.Dataset = xr.open_zarr(place, group=group or None, chunks=None, decode_timedelta=False)
+            # Told which format it is, zarr does not look for others
+            ds: xr.Dataset = xr.open_zarr(
+                place, group=group or None, chunks=None, decode_timedelta=False, zarr_format=3
+            )
         except FileNotFoundError:
             raise StoreError(f"{path} has no group '{group}'; build the cube again") from None
     return ds.assign({n: guarded(v, f"{files.url}/{group}/{n}") for n, v in ds.data_vars.variables.items()})

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-import warnings
 import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -124,18 +123,20 @@ class DirectArray(da.Array, metaclass=_Dask):
         return _whole, (self.shape,)
 
 
-_PASS_OVER_MISSING = (np.nanmean, np.nansum, np.nanmin, np.nanmax, np.nanvar, np.nanstd)
-
-
-def _reduced(function: Callable[..., NDArray[Any]], values: NDArray[Any]) -> NDArray[Any]:
-    """Over repeats."""
-    if function is np.nanmean:
-        return mean(values)
+def _extreme(extreme: np.ufunc, values: NDArray[Any]) -> NDArray[Any]:
     if not values.shape[-2]:
-        values = np.full((*values.shape[:-2], 1, values.shape[-1]), np.nan, values.dtype)
-    with warnings.catch_warnings():  # of bins that nobody observed
-        warnings.simplefilter("ignore", RuntimeWarning)
-        return function(values, axis=-2)
+        return np.full((*values.shape[:-2], values.shape[-1]), np.nan, values.dtype)
+    return np.asarray(extreme.reduce(values, axis=-2))
+
+
+# Over repeats, as numpy has it but without its warnings of bins that nobody observed: filters of warnings are shared by
+# all threads
+_PASS_OVER_MISSING: dict[Any, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    np.nanmean: mean,
+    np.nansum: partial(np.nansum, axis=-2),
+    np.nanmin: partial(_extreme, np.fmin),
+    np.nanmax: partial(_extreme, np.fmax),
+}
 
 
 class _Room:
@@ -246,7 +247,7 @@ class StoredDask(DirectArray):
             plain = not {k: v for k, v in kwargs.items() if k != "axis" and v is not None and v is not np._NoValue}
             if isinstance(axis, int) and plain and rows.dims == (0, 1, 2, 3) and axis % 4 == 2:
                 stored = mean_of_stored if func is np.nanmean else None
-                return over(Applied(rows, partial(_reduced, func), rows.shape[3:], self.dtype, stored))
+                return over(Applied(rows, _PASS_OVER_MISSING[func], rows.shape[3:], self.dtype, stored))
         return super().__array_function__(func, types, args, kwargs)
 
     def __deepcopy__(self, memo: Any) -> Any:

@@ -42,10 +42,13 @@ class Root:
         Path or URL of the cube.
     document : dict
         The parsed ``zarr.json``.
+    text : bytes
+        It, as it was read.
     """
 
     place: str
     document: dict[str, Any]
+    text: bytes = b""
 
     @classmethod
     def read(cls, files: Transport) -> Self | None:
@@ -57,12 +60,17 @@ class Root:
             If they cannot be read, are too long, or are no JSON.
         """
         text = bounded(files, "zarr.json")
-        if text is None:
-            return None
+        return None if text is None else cls.of(files.url, text)
+
+    @classmethod
+    def of(cls, place: str, text: bytes) -> Self:
+        """The root metadata of a folder, where they were read already; raises as `read`."""
+        if len(text) > limits.METADATA_BYTES:
+            raise StoreError(_too_long(place, "zarr.json", len(text)))
         try:
-            return cls(files.url, parsed(text))
+            return cls(place, parsed(text), text)
         except ValueError as error:
-            raise StoreError(f"{files.url}/zarr.json is damaged ({error}); build the cube again") from None
+            raise StoreError(f"{place}/zarr.json is damaged ({error}); build the cube again") from None
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -161,8 +169,12 @@ def bounded(files: Transport, key: str) -> bytes | None:
         found = files.get(key)
         size = 0 if found is None else len(found)
     if size > limits.METADATA_BYTES:
-        raise StoreError(f"{files.url}/{key} has {size:,} bytes, no cube's has more than {limits.METADATA_BYTES:,}")
+        raise StoreError(_too_long(files.url, key, size))
     return found
+
+
+def _too_long(place: str, key: str, size: int) -> str:
+    return f"{place}/{key} has {size:,} bytes, no cube's has more than {limits.METADATA_BYTES:,}"
 
 
 def parsed(text: bytes) -> dict[str, Any]:

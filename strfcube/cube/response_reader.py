@@ -116,11 +116,14 @@ class ResponseReader:
                     repeats = slice(k * step, min(count, (k + 1) * step))
                     if repeats.start >= repeats.stop:
                         continue
-                    piece = None if values is None else values[a:b, : repeats.stop - repeats.start]
-                    _decode(
-                        piece, source.array.fill, missing, part[a:b, repeats, :n_bins],
-                        None if seen is None else seen[a:b, repeats, :n_bins],
-                    )  # fmt: skip
+                    held = min(repeats.stop, repeats.start + (0 if values is None else values.shape[1]))
+                    for low, high in ((repeats.start, held), (held, repeats.stop)):
+                        if low < high:
+                            _decode(
+                                values[a:b, : high - low] if low < held and values is not None else None,
+                                source.array.fill, missing, part[a:b, low:high, :n_bins],
+                                None if seen is None else seen[a:b, low:high, :n_bins],
+                            )  # fmt: skip
             if not isinstance(here, slice):
                 out[here] = part
                 if mask is not None:

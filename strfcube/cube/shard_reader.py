@@ -10,11 +10,13 @@ import copy
 import math
 import os
 import threading
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from strfcube.cube.codecs import NAMES
+from strfcube.cube import blosc_frame
+from strfcube.cube.codecs import NAMES, REPEATS_FIRST
 from strfcube.cube.metadata import CHECKED, NO_FILE, bounded, parsed, strange
 from strfcube.errors import StoreError
 from strfcube.transport.connect import Transport, Version, connect
@@ -22,7 +24,6 @@ from strfcube.transport.remote_files import Remote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from concurrent.futures import Future
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 Place = tuple[int, ...]
 AHEAD_BYTES = 256_000_000  # encoded, asked for and not read; only what was abandoned reaches it
 _NOT_STORED = 2**64 - 1
+_BLANK_BYTES = 4096  # encoded, of repeats that may be blank: more are not looked into
 _DTYPES = {"bool", "float32", "float64", *(f"{kind}int{bits}" for kind in ("", "u") for bits in (8, 16, 32, 64))}
 
 
@@ -67,6 +69,8 @@ class ShardedArray:
         Sizes of the array, of a shard and of a chunk, and the chunks in a shard.
     dtype, fill
         Stored dtype, and the value of chunks that are not stored.
+    repeats_first : bool
+        Whether a chunk's values are stored in the order (stim, repeat, neuron, time).
     checked : bool
         Whether each chunk ends in a checksum.
 
@@ -95,7 +99,7 @@ class ShardedArray:
                 raise ValueError(why)
             self.shape: Place = tuple(meta["shape"])
             self.shard: Place = tuple(meta["chunk_grid"]["configuration"]["chunk_shape"])
-            self.chunk, self.checked = _inner_chunk(meta, self.shard)
+            self.chunk, self.repeats_first, self.checked = _inner_chunk(meta, self.shard)
             self.dtype = np.dtype(meta["data_type"]).newbyteorder("<")
             fill = meta["fill_value"]
             self.fill: float = float(fill) if isinstance(fill, str) else fill
@@ -119,6 +123,8 @@ class ShardedArray:
         self._decompress, self._crc = blosc.decompress, value
         self._shards: dict[Place, _Shard | None] = {}
         self._coming: dict[Place, tuple[Future[bytes], int]] = {}
+        # Of encoded blocks after the first, whether they hold nothing but the fill value: few, the same in all chunks
+        self._blank: dict[bytes, bool] = {}
         self._process, self._lock = os.getpid(), threading.Lock()
         self._scratch = threading.local()
 
@@ -130,7 +136,7 @@ class ShardedArray:
         return other
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_decompress", "_crc", "_shards", "_coming", "_lock", "_scratch")
+        own = ("_decompress", "_crc", "_shards", "_coming", "_blank", "_lock", "_scratch")
         state = {k: v for k, v in self.__dict__.items() if k not in own}
         return state | {"kept": None if self.kept is None else {}}
 
@@ -159,7 +165,7 @@ class ShardedArray:
         return tuple(-(-n // c) for n, c in zip(self.shape, self.chunk, strict=True))
 
     def read(self, at: Place) -> NDArray[Any] | None:
-        """Decode a whole chunk.
+        """Decode a chunk.
 
         Parameters
         ----------
@@ -169,8 +175,8 @@ class ShardedArray:
         Returns
         -------
         ndarray [shape=self.chunk] or None
-            None where the chunk is not stored. Unless chunks are kept, the array is valid until the same thread reads
-            the next one.
+            None where the chunk is not stored. Where repeats come first, those at the end that are blank are left out.
+            Unless chunks are kept, the array is valid until the same thread reads the next one.
 
         Raises
         ------
@@ -184,14 +190,62 @@ class ShardedArray:
         if data is not None:
             if why := _unlike(data, self.chunk_bytes, 4 if self.checked else 0):
                 raise self._damaged(at, why)
-            out = self._room()
             try:
+                data, repeats = self.recorded(data)
+                out = self._room(repeats)
                 self._decompress(data, out)
             except (RuntimeError, ValueError) as error:
                 raise self._damaged(at, str(error)) from error
+            out = out.transpose(0, 2, 1, 3) if self.repeats_first else out
         if self.kept is not None:
             self.kept[at] = out
         return out
+
+    def recorded(self, data: bytes) -> tuple[bytes, int]:
+        """The part of an encoded chunk that has to be decoded: without the repeats at its end that are blank.
+
+        They are known by their own bytes, decoded once, and not by what the cube says about itself: what is left out
+        is missing for certain.
+
+        Returns
+        -------
+        bytes
+            A frame of blosc.
+        int
+            Repeats in it; those of a chunk where there are no blank ones.
+        """
+        every = self.chunk[2] if self.repeats_first else 0
+        found = blosc_frame.split(data) if self.repeats_first else None
+        if found is None:
+            return data, every
+        size, rest, first, others = found
+        row = self.chunk_bytes // every
+        if size % row or size + rest != self.chunk_bytes or len(others) > _BLANK_BYTES:
+            return data, every
+        if others not in self._blank:
+            values = np.empty(rest // self.dtype.itemsize, self.dtype)
+            self._decompress(others, values)
+            self._blank[others] = bool((np.isnan(values) if self.fill != self.fill else values == self.fill).all())
+        return (first, size // row) if self._blank[others] else (data, every)
+
+    def repeats(self, at: Place) -> int:
+        """Repeats that `read` gives of a chunk of responses, without decoding it; 0 where it is not stored."""
+        if self.kept is not None and at in self.kept:
+            kept = self.kept[at]
+            return 0 if kept is None else kept.shape[2]
+        if not self.repeats_first:
+            return self.chunk[2] if self.has(at) else 0
+        data = self.encoded(at)
+        if data is not None and self.remote:  # it will be read soon
+            self._own()
+            future: Future[bytes] = Future()
+            future.set_result(data)
+            with self._lock:
+                self._coming[at] = future, len(data)
+        try:
+            return 0 if data is None else self.recorded(data)[1]
+        except (RuntimeError, ValueError) as error:
+            raise self._damaged(at, str(error)) from error
 
     def values(self, start: int, stop: int) -> NDArray[Any]:
         """Values of a range of a one-dimensional array, as an array of its own.
@@ -369,13 +423,15 @@ class ShardedArray:
     def _damaged(self, at: Place, what: str) -> StoreError:
         return StoreError(f"{self.path}: chunk {at} is damaged ({what}); run strfcube verify")
 
-    def _room(self) -> NDArray[Any]:
+    def _room(self, repeats: int) -> NDArray[Any]:
+        shape = (1, repeats, self.chunk[1], self.chunk[3]) if self.repeats_first else self.chunk
         if self.kept is not None:
-            return np.empty(self.chunk, self.dtype)
+            return np.empty(shape, self.dtype)
         scratch: NDArray[Any] | None = getattr(self._scratch, "chunk", None)
         if scratch is None:
-            scratch = self._scratch.chunk = np.empty(self.chunk, self.dtype)
-        return scratch
+            whole = (1, self.chunk[2], self.chunk[1], self.chunk[3]) if self.repeats_first else self.chunk
+            scratch = self._scratch.chunk = np.empty(whole, self.dtype)
+        return scratch[:, :repeats] if self.repeats_first else scratch
 
 
 def stored_array(files: Transport, root: Root | None, name: str) -> ShardedArray:
@@ -393,8 +449,8 @@ def _unlike(data: bytes, size: int, rest: int) -> str:
     return "" if (said, encoded) == (size, len(data) - rest) else f"{said} bytes in {encoded}, expected {size}"
 
 
-def _inner_chunk(meta: Mapping[str, Any], outer: Place) -> tuple[Place, bool]:
-    """Chunk shape of an array that this module can decode, and whether its chunks have checksums."""
+def _inner_chunk(meta: Mapping[str, Any], outer: Place) -> tuple[Place, bool, bool]:
+    """Chunk shape of an array that this module can decode, and whether repeats come first and there are checksums."""
     codecs = meta["codecs"]
     chunk = outer
     supported = meta["chunk_key_encoding"] == {"name": "default", "configuration": {"separator": "/"}}
@@ -404,10 +460,14 @@ def _inner_chunk(meta: Mapping[str, Any], outer: Place) -> tuple[Place, bool]:
         supported &= len(codecs) == 1 and sharding.get("index_location", "end") == "end"
         supported &= [c["name"] for c in sharding["index_codecs"]] == ["bytes", "crc32c"]
         codecs = sharding["codecs"]
+    repeats_first = codecs[0]["name"] == "transpose"
+    if repeats_first:
+        supported &= tuple(codecs[0]["configuration"]["order"]) == REPEATS_FIRST and chunk[0] == 1
+        codecs = codecs[1:]
     names = [c["name"] for c in codecs]
     supported &= names in NAMES
     supported &= codecs[0].get("configuration", {}).get("endian", "little") == "little"
     supported &= meta["data_type"] in _DTYPES
     if not supported:
         raise NotImplementedError(f"codecs of {meta['shape']}: {codecs}")
-    return chunk, names[-1] == "crc32c"
+    return chunk, repeats_first, names[-1] == "crc32c"

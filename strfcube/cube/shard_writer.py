@@ -1,9 +1,10 @@
 """Sharded Zarr v3 arrays, written one whole shard at a time.
 
-The arrays are plain Zarr (codec ``sharding_indexed``, inner ``bytes`` + ``blosc`` + ``crc32c``, index at the end with
-``crc32c``): any implementation reads them, and none takes a damaged chunk for a sound one. They are encoded here
-because a cube's shards are mostly chunks that do not exist (one repeat where there could be twenty), and a writer that
-takes a whole shard as one array has to hold all of them.
+The arrays are plain Zarr (codec ``sharding_indexed``, inner ``bytes`` + ``blosc`` + ``crc32c``, before them
+``transpose`` where a chunk's last repeats may be blank, index at the end with ``crc32c``): any implementation reads
+them, and none takes a damaged chunk for a sound one. They are encoded here because a cube's shards are mostly values
+that do not exist (one repeat where there could be twenty): a writer that takes a whole shard as one array has to hold
+all of them, and here what exists is a block of its own, which `strfcube.cube.shard_reader` decodes without the rest.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ import math
 import os
 import struct
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
 
-from strfcube.cube import codecs
+from strfcube.cube import blosc_frame, codecs
 from strfcube.cube.digest import Leaf, leaf
 
 if TYPE_CHECKING:
@@ -48,6 +50,8 @@ class Layout:
         Blosc filter before zstd.
     attrs : mapping
         Attributes of the array.
+    repeats_first : bool
+        Store a chunk's values in the order (stim, repeat, neuron, time), those that hold anything as one block.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Layout:
     fill: int | float
     shuffle: codecs.Shuffle = "bitshuffle"
     attrs: Mapping[str, Any] = field(default_factory=dict)
+    repeats_first: bool = False
 
     @property
     def per_shard(self) -> tuple[int, ...]:
@@ -96,6 +101,7 @@ def create(store: str, layout: Layout) -> None:
         shards=layout.shard,
         dtype=layout.dtype,
         fill_value=layout.fill,
+        filters=codecs.of_order(repeats_first=layout.repeats_first),
         compressors=codecs.of_chunks(layout.shuffle),
         dimension_names=layout.dims,
         attributes=dict(layout.attrs),
@@ -115,7 +121,8 @@ def write_shard(
         Index of the shard.
     chunks : iterable of (index, values)
         Chunk indices of the whole array and values cut to the array's shape. Chunks that are not given, or that hold
-        nothing but the fill value, are not stored; the file of the shard is, whether it holds any or not.
+        nothing but the fill value, are not stored; the file of the shard is, whether it holds any or not. Where repeats
+        come first, blank ones at the end need not be given.
 
     Returns
     -------
@@ -130,15 +137,11 @@ def write_shard(
     leaves: list[Leaf] = []
     offset = 0
     for at, given in chunks:
-        values = np.ascontiguousarray(given, layout.dtype)
-        if _only_fill(values, layout.fill):
+        values = np.ascontiguousarray(in_order(given, layout.fill) if layout.repeats_first else given, layout.dtype)
+        if not values.size or _only_fill(values, layout.fill):
             continue
         leaves.append((tuple(at), leaf(values)))
-        if values.shape != layout.chunk:
-            padded = np.full(layout.chunk, layout.fill, layout.dtype)
-            padded[tuple(slice(n) for n in values.shape)] = values
-            values = padded
-        part = codecs.compressed(values, layout.shuffle, _block_bytes(values))
+        part = _encoded(values, layout)
         part += struct.pack("<I", google_crc32c.value(part))
         slot = np.ravel_multi_index([a - f for a, f in zip(at, first, strict=True)], layout.per_shard)
         index[slot] = offset, len(part)
@@ -151,6 +154,45 @@ def write_shard(
         key = f"{layout.name}/c/" + "/".join(map(str, shard))
         put(store, key, b"".join(parts))
     return leaves
+
+
+def in_order(values: NDArray[Any], fill: int | float) -> NDArray[Any]:
+    """A chunk (1, neuron, repeat, time) as (1, repeat, neuron, time), up to the last repeat that holds anything."""
+    values = values.transpose(codecs.REPEATS_FIRST)
+    repeats = values.shape[1]
+    while repeats and _only_fill(values[:, repeats - 1], fill):
+        repeats -= 1
+    return values[:, :repeats]
+
+
+def _encoded(values: NDArray[Any], layout: Layout) -> bytes:
+    """Encode a chunk, filled up to the size that all have."""
+    whole = layout.chunk
+    if layout.repeats_first:
+        whole = tuple(whole[dim] for dim in codecs.REPEATS_FIRST)
+        recorded = _filled(values, (1, values.shape[1], *whole[2:]), layout)
+        first = codecs.compressed(recorded, layout.shuffle, recorded.nbytes)
+        blank = partial(_blank, layout.dtype, layout.fill, layout.shuffle)
+        size = math.prod(whole) * recorded.itemsize
+        frame = blosc_frame.extended(first, blank, size) if recorded.nbytes % (8 * recorded.itemsize) == 0 else None
+        if frame is not None:
+            return frame
+    values = _filled(values, whole, layout)
+    return codecs.compressed(values, layout.shuffle, _block_bytes(values))
+
+
+def _filled(values: NDArray[Any], shape: tuple[int, ...], layout: Layout) -> NDArray[Any]:
+    if values.shape == shape:
+        return values
+    padded = np.full(shape, layout.fill, layout.dtype)
+    padded[tuple(slice(n) for n in values.shape)] = values
+    return padded
+
+
+@lru_cache(256)  # chunks lack few different numbers of repeats
+def _blank(dtype: str, fill: int | float, shuffle: codecs.Shuffle, size: int) -> bytes:
+    values = np.full(size // np.dtype(dtype).itemsize, fill, dtype)
+    return codecs.compressed(values, shuffle, size)
 
 
 def _block_bytes(values: NDArray[Any]) -> int:

@@ -18,6 +18,7 @@ from strfcube.cube.schema import FORMAT_VERSION, validate
 from strfcube.errors import StoreError
 from strfcube.grid import dt_to_ns
 from strfcube.transport.connect import connect
+from strfcube.transport.remote_files import Remote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -150,9 +151,12 @@ def opened(path: str, drop: Sequence[str] = (), cache_dir: str | None = None) ->
     from strfcube.cube.stored_rows import Rows, Store, StoredArray
 
     # Before anything is read: what is put there from now on is found out
-    here = Store.opened(path, str(cube_attrs(path).get("digest", "")), cache_dir)
-    files = here.files
-    root = Root.read(files)
+    files = connect(path, cache_dir)
+    found = files.request("zarr.json", None) if isinstance(files, Remote) else None
+    text = None if found is None else found[0]
+    stated = str(cube_attrs(path, text).get("digest", ""))
+    here = Store.opened(path, stated, cache_dir) if found is None else Store(path, found[1], stated, cache_dir)
+    root = Root.read(files) if text is None else Root.of(files.url, text)
     bare: xr.Dataset = open_group(path, "", cache_dir, root).drop_vars(list(drop), errors="ignore")
     small = [str(name) for name in bare.variables if name not in ("response", "stimulus")]
     loaded = {}
@@ -194,15 +198,22 @@ def _plain_text(values: xr.Variable) -> xr.Variable:
     return xr.Variable(values.dims, values.values.astype(object), values.attrs)
 
 
-def existing_cube(path: str) -> dict[str, Any] | None:
+def existing_cube(path: str, root: bytes | None = None) -> dict[str, Any] | None:
     """Root attributes of the cube at a place; None where there is nothing.
+
+    Parameters
+    ----------
+    path : str
+        Path or URL.
+    root : bytes, optional
+        Its root metadata, where they were read already.
 
     Raises
     ------
     StoreError
         If what is there is no cube, not finished, or of a newer format.
     """
-    text = _root_metadata(path)
+    text = _root_metadata(path) if root is None else root
     if text is None:
         return None
     try:
@@ -216,15 +227,15 @@ def existing_cube(path: str) -> dict[str, Any] | None:
     return dict(attrs)
 
 
-def cube_attrs(path: str) -> dict[str, Any]:
-    """Root attributes of the cube at a place.
+def cube_attrs(path: str, root: bytes | None = None) -> dict[str, Any]:
+    """Root attributes of the cube at a place; `root` as `existing_cube` takes it.
 
     Raises
     ------
     StoreError
         If there is none that this strfcube reads.
     """
-    attrs = existing_cube(path)
+    attrs = existing_cube(path, root)
     if attrs is None:
         raise StoreError(f"{path}: no such cube; strfcube list shows those that are built")
     return attrs

@@ -204,6 +204,12 @@ class StoredArray:
             self._settle(at)
         return self.array.has(at)
 
+    def repeats(self, at: tuple[int, ...]) -> int:
+        """Repeats that `read` gives of a chunk, 0 where it is not stored; raises as `read` does."""
+        if tuple(map(operator.floordiv, at, self.array.per_shard)) not in self._known:
+            self._settle(at)
+        return self.array.repeats(at)
+
     def open(self, chunks: Iterable[Place]) -> None:
         """Ask at once for the indexes of the shards of some chunks. Raises as `read` does."""
         if self.array.remote:
@@ -356,23 +362,27 @@ class Rows:
         return Rows(parts, tuple(r if p is None else r[p] for r, p in zip(self.rest, rest, strict=True)), tuple(dims))
 
     def recorded(self) -> Rows:
-        """The same without the repeats that no chunk of these stimuli holds: all of them are missing values."""
+        """The same without the repeats of which nothing is stored: all of them are missing values."""
         if not self.by_neuron:
             return self
         there = np.zeros(len(self.rest[0]), bool)
         for part in self.parts:
             array = part.source.array
-            number = self.rest[0] // array.chunk[2]
+            number, within = np.divmod(self.rest[0], array.chunk[2])
             inside = self.rest[0] < array.shape[2]
-            ats = [
-                (stim, block, time)
+            chunks = [
+                (stim, block, k, time)
+                for k in np.unique(number[inside]).tolist()
                 for stim in np.unique(part.stim[part.stim >= 0] // array.chunk[0]).tolist()
                 for block in np.unique(part.neuron // array.chunk[1]).tolist()
                 for time in range(array.grid[3])
             ]
-            for k in np.unique(number[inside & ~there]).tolist():
-                if any(part.source.has((stim, block, k, time)) for stim, block, time in ats):
-                    there |= inside & (number == k)
+            if array.repeats_first:
+                part.source.fetch(chunks)
+            for at in chunks:
+                mine = inside & (number == at[2])
+                if not there[mine].all():
+                    there |= mine & (within < part.source.repeats(at))
         return dataclasses.replace(self, rest=(self.rest[0][there], self.rest[1]))
 
     def transposed(self, order: Sequence[int]) -> Rows:
@@ -550,14 +560,26 @@ def _read(source: StoredArray, positions: Sequence[Index], out: NDArray[np.float
             wanted = stored
         for across in wanted:
             values = source.read(tuple([number for number, _, _ in across]))
+            spans = [here for _, here, _ in across]
             if values is not None:
                 for dim, (_, _, there) in enumerate(across):
+                    if values.shape[dim] < array.chunk[dim]:  # repeats at the end that are blank
+                        there, spans[dim], beyond = _held(there, spans[dim], values.shape[dim])
+                        _put(out, (*spans[:dim], beyond, *spans[dim + 1 :]), None, array.fill)
                     values = values[(slice(None),) * dim + (there,)]
-            _put(out, tuple([here for _, here, _ in across]), values, array.fill)
+            _put(out, tuple(spans), values, array.fill)
+
+
+def _held(there: Span, here: Span, size: int) -> tuple[Span, Span, Span]:
+    """Positions in a chunk of so many values and those here, where there are values, and those here beyond them."""
+    inside, at = (where := _index(there)) < size, _index(here)
+    return as_span(where[inside]), as_span(at[inside]), as_span(at[~inside])
 
 
 def _index(span: Span) -> Index:
-    return np.arange(span.start, span.stop, span.step) if isinstance(span, slice) else span
+    if not isinstance(span, slice):
+        return span
+    return np.arange(span.start, -1 if span.stop is None else span.stop, span.step or 1)
 
 
 def _put(out: NDArray[np.float32], spans: tuple[Span, ...], values: NDArray[Any] | None, fill: float) -> None:

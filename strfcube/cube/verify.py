@@ -14,6 +14,7 @@ from strfcube.cube.groups import see_file
 from strfcube.cube.metadata import NO_FILE, Root
 from strfcube.cube.schema import problems
 from strfcube.cube.shard_reader import ShardedArray
+from strfcube.cube.shard_writer import in_order
 from strfcube.cube.store import cube_attrs, digest_of_attributes, locate
 from strfcube.errors import StoreError
 from strfcube.transport.connect import connect
@@ -266,7 +267,10 @@ def array_digest(name: str, array: ShardedArray) -> tuple[str, str]:
                 continue
             region = zip(at, array.chunk, array.shape, strict=True)
             values = chunk[tuple(slice(min(n - i * c, c)) for i, c, n in region)]
-            if not (np.isnan(values).all() if array.fill != array.fill else (values == array.fill).all()):
+            if array.repeats_first:
+                values = in_order(values, array.fill)
+            missing = np.isnan(values) if array.fill != array.fill else values == array.fill
+            if not missing.all():
                 leaves.append((at, digest.leaf(values)))
     more = f", and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
     return digest.of_leaves(name, array.dtype, array.shape, array.chunk, leaves), "; ".join([*damaged][:_NAMED]) + more

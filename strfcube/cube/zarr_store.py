@@ -112,7 +112,7 @@ class RemoteStore(Store):
         return self._nothing()
 
 
-def zarr_store(files: Transport, *groups: str) -> str | RemoteStore:
+def zarr_store(files: Transport, *groups: str, root: bytes | None = None) -> str | RemoteStore:
     """What zarr and xarray open for the store in a folder.
 
     Parameters
@@ -121,10 +121,12 @@ def zarr_store(files: Transport, *groups: str) -> str | RemoteStore:
         The folder.
     *groups : str
         Groups whose arrays of a single chunk are wanted: of a remote store they are fetched at once. "" is the root.
+    root : bytes, optional
+        Its root metadata, where they were read already.
     """
     if not isinstance(files, Remote):
         return files.url
-    root = files.get("zarr.json")
+    root = files.get("zarr.json") if root is None else root
     known: dict[str, bytes | None] = {"zarr.json": root}
     arrays = _arrays(root or b"{}")
     wanted = [key for name, key in _single_chunks(arrays) if name.rpartition("/")[0] in groups]

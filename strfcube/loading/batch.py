@@ -196,13 +196,14 @@ class BatchReader:
             out[0, len(wave) :] = 0
             return
         here = out[0, :, :bins]
-        here[...] = self.spectrogram(item)
+        here[...], holes = self._spectrogram(item)
         out[0, :, bins:] = 0
         if self.reading.standardize is not None:
             mean, deviation = self.reading.standardize
             np.subtract(here, mean, out=here)
             np.divide(here, deviation, out=here)
-        np.copyto(here, 0, where=np.isnan(here))
+        if holes:
+            np.copyto(here, 0, where=np.isnan(here))
 
     def spectrogram(self, item: int) -> NDArray[Any]:
         """Valid bins of one visible stimulus [shape=(frequency, time)]; NaN in bands above half its sampling rate.
@@ -214,23 +215,28 @@ class BatchReader:
         UsageError
             If the cube lacks it, or bins inside the sound have no value.
         """
+        return self._spectrogram(item)[0]
+
+    def _spectrogram(self, item: int) -> tuple[NDArray[Any], bool]:
+        """The same, and whether there is a NaN in it."""
         stim, bins = int(self.stim[item]), int(self.n_bins[item])
         (values,) = self.source.stimuli([stim], threads=False)
         if values is None:
             raise self._lacks(self.source.without_stimulus(self.stim.tolist(), None, look=False) or [stim])
         here = values[:, :bins]
         unknown = np.isnan(here)
+        some = bool(unknown.any())
         computed = self.source.cube["stimulus"].attrs.get("front_end") != "published"
-        if computed and unknown.any() and not unknown.all():
+        if computed and some and not unknown.all():
             unknown &= ~unknown.all(1, keepdims=True)
         holes = unknown
-        if holes.any():
+        if some and holes.any():
             at = np.flatnonzero(holes.any(0))
             raise UsageError(
                 f"stimulus {str(self.source.cube['stim'].values[stim])!r}: {len(at)} of its {bins} bins have no value "
                 f"in the spectrogram, such as bin {at[0]}, and are not read as silence: fill them in, or leave it out"
             )
-        return np.asarray(here)
+        return np.asarray(here), some
 
     def extras(self, items: Sequence[int], n_time: int) -> dict[str, Any]:
         """The extra variables of some visible stimuli, cut to a number of bins."""

@@ -91,7 +91,7 @@ class Source:
         """Ask for the spectrograms, or (where a rate is given) the waveforms, of stimuli that will be read soon."""
         if fs is not None:
             self.waveforms(fs).fetch(stims)
-        elif self._stimuli is not None:
+        elif self._stimuli is not None and any(p.source.array.remote for p in self._stimuli.parts):
             wanted: dict[int, tuple[StoredArray, list[tuple[int, ...]]]] = {}
             for array, at in map(self._stimulus_at, stims):
                 wanted.setdefault(id(array), (array, []))[1].append(at)

@@ -154,7 +154,7 @@ def test_equal_windows_are_a_case_of_windows_that_differ():
     x[0, 1, 2], x[0, 2, :, 50:], x[0, 3, :, :9] = np.nan, np.nan, np.nan
     pred = rng.normal(0, 1, (1, 5, 80))
     observed = ~np.isnan(x)
-    equal = of_powers._equal_windows(np.nan_to_num(x.astype(float)), observed.any(-1), observed.any(-2), pred)
+    equal = of_powers._equal_windows(np.nan_to_num(x.astype(float)), observed.any(-1), observed.any(-2), pred, 80)
     other = of_powers._unequal_windows(x[0], observed[0], pred[0])
     variances = [of_powers._COLUMNS.index(n) for n in ("null_variance", "variance")]
     np.testing.assert_allclose(np.delete(equal[0], variances, 1), np.delete(other, variances, 1), rtol=1e-9)

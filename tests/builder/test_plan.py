@@ -25,6 +25,8 @@ def files(layout):
 def decoded(layout, repeats, stims=slice(None)):
     """Bytes decoded to read all repeats of some stimuli, for all neurons."""
     n = np.asarray(repeats)[stims]
+    if layout.repeats_first:  # blank repeats are not decoded
+        return int(n.sum()) * layout.grid[1] * layout.chunk[1] * layout.chunk[3] * np.dtype(layout.dtype).itemsize
     chunks = -(-n // layout.chunk[2]) * -(-layout.shape[1] // layout.chunk[1])
     return int(chunks.sum()) * math.prod(layout.chunk) * np.dtype(layout.dtype).itemsize
 

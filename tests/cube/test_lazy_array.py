@@ -27,14 +27,19 @@ from strfcube.builder.save import save as write
 from strfcube.cube.lazy_array import StoredDask, rows_of
 
 SIZES = {"stim": 7, "neuron": 8, "repeat": 5, "bins": 30}
-CHUNKS = {"u1": {}, "u2": {"repeat_chunk": 1, "stim_shard": 7}, "f4": {"neuron_chunk": 8, "repeat_chunk": 5}}
+CHUNKS = {
+    "u1": {"dtype": "u1"},
+    "u2": {"dtype": "u2", "repeat_chunk": 1, "stim_shard": 7},
+    "f4": {"dtype": "f4", "neuron_chunk": 8, "repeat_chunk": 5},
+    "u1 repeats first": {"dtype": "u1", "repeats_first": True, "repeat_chunk": 4, "neuron_chunk": 4},
+    "f4 repeats first": {"dtype": "f4", "repeats_first": True, "repeat_chunk": 5},
+}
 
 
 @pytest.fixture(scope="module", params=list(CHUNKS))
 def made(request, tmp_path_factory):
     """Path of a cube, and its two large arrays decoded by hand from what zarr reads."""
-    folder = tmp_path_factory.mktemp(request.param)
-    _, path = make_store(folder, dtype=request.param, **CHUNKS[request.param], **SIZES)
+    _, path = make_store(tmp_path_factory.mktemp("store"), **CHUNKS[request.param], **SIZES)
     return path, {name: by_zarr(path, name) for name in ("response", "stimulus")}
 
 

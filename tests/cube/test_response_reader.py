@@ -18,10 +18,12 @@ from strfcube.cube.response_reader import LazyReader, ResponseReader
 from strfcube.cube.shard_reader import ShardedArray
 
 
-@pytest.fixture(scope="module", params=["u1", "u2", "f4"])
+@pytest.fixture(scope="module", params=[(d, first) for d in ("u1", "u2", "f4") for first in (False, True)], ids=str)
 def store(request, tmp_path_factory):
-    sizes = {"stim": 5, "neuron": 8, "repeat": 5, "bins": 30}
-    return make_store(tmp_path_factory.mktemp(request.param), dtype=request.param, **sizes)
+    dtype, repeats_first = request.param
+    sizes = {"stim": 5, "neuron": 8, "repeat": 5, "bins": 80}
+    chunks = {"neuron_chunk": 3, "repeat_chunk": 4 if repeats_first else 2, "repeats_first": repeats_first}
+    return make_store(tmp_path_factory.mktemp("store"), dtype=dtype, **chunks, **sizes)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,11 @@ def test_every_chunk_equals_zarr(store):
                 assert np.isnan(wanted).all() if array.fill != array.fill else (wanted == array.fill).all()
             else:
                 seen += 1
+                assert array.repeats(at) == values.shape[2] if name == "response" else values.shape == array.chunk
+                if name == "response" and array.repeats_first:  # blank ones at the end are left out
+                    beyond = wanted[:, :, values.shape[2] :]
+                    assert np.isnan(beyond).all() if array.fill != array.fill else (beyond == array.fill).all()
+                    wanted = wanted[:, :, : values.shape[2]]
                 np.testing.assert_array_equal(values[tuple(slice(n) for n in wanted.shape)], wanted)
         assert seen
 
@@ -67,7 +74,18 @@ def test_absent_chunks_are_not_stored(store):
     cube, path = store
     array = ShardedArray(f"{path}/response")
     assert (cube["n_repeats"].values[:, :3].max(1) < 5).any()
-    assert any(array.read((s, 0, 2, 0)) is None for s in range(5))
+    assert any(array.read((s, 0, array.grid[2] - 1, 0)) is None for s in range(5))
+
+
+def test_blank_repeats_are_not_decoded(store):
+    cube, path = store
+    array = ShardedArray(f"{path}/response")
+    if not array.repeats_first:
+        pytest.skip("chunks of this store hold none")
+    counts = cube["n_repeats"].values[:, :3].max(1)
+    assert (counts < array.chunk[2]).any()
+    assert [array.repeats((s, 0, 0, 0)) for s in range(5)] == np.minimum(counts, array.chunk[2]).tolist()
+    assert (array.read((int(counts.argmin()), 0, 0, 0)).shape[2]) == counts.min()
 
 
 @settings(max_examples=30)
