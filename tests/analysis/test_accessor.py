@@ -4,12 +4,14 @@ import dask.array
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from cubes import make_cube
 
 import strfcube
 from strfcube.analysis import quality, transform
 from strfcube.builder.save import save as write
 from strfcube.cube import schema
+from strfcube.cube.store import no_consolidation_warning
 from strfcube.errors import SelectionError, StoreError, UsageError
 from strfcube.loading import CubeView
 
@@ -208,7 +210,7 @@ def test_what_xarray_made_of_a_cube_is_refused_in_one_line(cube, change, message
         (lambda d: d.isel(time=[0, 0, 1, 2]), "not consecutive bins of 5 ms: after 0 s comes 0 s"),
         (lambda d: d.isel(time=[0, 1, 2, 7]), "not consecutive bins of 5 ms: after 0.01 s comes 0.035 s"),
         (lambda d: d.roll(time=3, roll_coords=True), "after 0.195 s comes 0 s"),
-        (lambda d: d.isel(time=slice(0, 0)), "nothing of 'time' is left"),
+        (lambda d: d.isel(time=slice(0, 0)), "nothing (of 'time' is left|is left along time)"),
         (lambda d: d.assign_coords(time=d["time"] + 0.0025), r"0.0025 s of 'time' lies \+0.50 bins from a bin"),
         (lambda d: d.assign_coords(time=d["time"] - 0.1), "begins at -0.1 s, before the onset"),
         (lambda d: d.assign_coords(time=d["time"] * 1000), "advances by 5000 ms"),
@@ -223,7 +225,7 @@ def test_what_xarray_made_of_a_cube_is_refused_in_one_line(cube, change, message
         (lambda d: d.drop_vars("neuron"), "lost the labels of 'neuron'"),
         (lambda d: d.rename(neuron="unit"), "no dimension neuron"),
         (lambda d: d.expand_dims("model"), "'response' is on .*'model'"),
-        (lambda d: d.assign(response=d["response"].mean("repeat")), "'response' is on"),
+        (lambda d: d.assign(response=d["response"].mean("repeat")), "'response' (is on|has lost)"),
     ],
 )
 def test_labels_that_are_no_longer_those_of_a_cube_are_refused_everywhere(cube, tmp_path, change, message):
@@ -264,7 +266,7 @@ def test_a_part_in_time_counts_its_own_bins_wherever_it_begins(cube, tmp_path):
     saved = strfcube.open(write(part, tmp_path / "part.zarr"))
     assert strfcube.verify(tmp_path / "part.zarr") == []
     assert CubeView(saved.isel(time=slice(5, 25))).ds["n_bins"].values.tolist() == [20, 19, 16]
-    np.testing.assert_array_equal(saved["response"], part["response"])
+    np.testing.assert_array_equal(saved["response"], part["response"][..., :27])  # no bin after the last of any sound
     with pytest.raises(UsageError, match=r"starts of time differ: a has 0.05 s, b has 0 s"):
         strfcube.concat([part, few], ["a", "b"])
 
@@ -309,7 +311,6 @@ def test_spontaneous_rate_needs_the_store(cube, tmp_path):
 
 def test_spontaneous_rate_of_a_part_of_a_stored_cube(cube, tmp_path):
     path = str(tmp_path / "cube.zarr")
-    cube.to_zarr(path, consolidated=False)
     stim, neuron = (v.ravel() for v in np.meshgrid(range(6), range(9), indexing="ij"))
     order = np.lexsort((stim, neuron))
     stim, neuron = stim[order], neuron[order]
@@ -322,18 +323,19 @@ def test_spontaneous_rate_of_a_part_of_a_stored_cube(cube, tmp_path):
             "spike_time": ("spike", np.full(int((neuron + 1).sum()), -500_000_000)),
         }
     )  # fmt: skip
-    trials.to_zarr(path, group="trials", consolidated=False)
+    with no_consolidation_warning():
+        cube.to_zarr(path)
+        trials.to_zarr(path, group="trials", consolidated=False)
+        zarr.consolidate_metadata(path)
     cube.encoding["source"] = path
-    with pytest.warns(RuntimeWarning, match="consolidated"):
-        rate = cube.strf.spontaneous_rate()
+    rate = cube.strf.spontaneous_rate()
     np.testing.assert_allclose(rate, np.arange(9) + 1)
     assert rate["area"].dims == ("neuron",)
-    with pytest.warns(RuntimeWarning, match="consolidated"):
-        part = cube.isel(neuron=[7, 2], stim=[0, 3]).strf.spontaneous_rate(per="pair")
+    part = cube.isel(neuron=[7, 2], stim=[0, 3]).strf.spontaneous_rate(per="pair")
     assert part.dims == ("stim", "neuron")
     np.testing.assert_allclose(part, [[8, 3], [8, 3]])
     np.testing.assert_allclose(cube.strf.spontaneous_rate(trials=trials), rate)
-    with pytest.warns(RuntimeWarning, match="consolidated"), pytest.raises(StoreError, match="other neurons"):
+    with pytest.raises(StoreError, match="other neurons"):
         cube.assign_coords(neuron=[f"other{i}" for i in range(9)]).strf.spontaneous_rate()
 
 

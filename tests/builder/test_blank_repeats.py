@@ -9,7 +9,7 @@ from cubes import make_cube
 
 import strfcube
 from strfcube.builder import plan
-from strfcube.builder.save import write
+from strfcube.builder.save import save as write
 from strfcube.cube.shard_reader import ShardedArray
 
 

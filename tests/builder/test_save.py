@@ -173,7 +173,7 @@ def test_what_was_changed_is_saved_as_it_is_and_says_so(made, tmp_path, caplog, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda ds: ds.coarsen(time=2, boundary="trim").sum(), "'time' does not advance by dt_ms"),
+        (lambda ds: ds.coarsen(time=2, boundary="trim").sum(), "'time' advances by 10 ms, and dt_ms is 5"),
         (lambda ds: ds.assign(response=ds["response"].mean("repeat")), "has lost its dimension repeat"),
         (lambda ds: ds.drop_vars("area"), "coordinate 'area' on neuron is missing"),
         (lambda ds: ds.isel(stim=[]), "nothing is left along stim"),

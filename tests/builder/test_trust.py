@@ -38,7 +38,7 @@ def stopped(pipeline, out, at=1, stage="write", **flags):
     """Leave an unfinished build behind."""
 
     def progress(now, done, _):
-        if now == stage and done == at:
+        if now == stage and done >= at:  # of cells, of which a source may have several
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -512,9 +512,9 @@ def test_a_flipped_bit_is_not_laundered(tmp_path, toy, array):
     data = bytearray(shard.read_bytes())
     data[len(data) // 3] ^= 4
     shard.write_bytes(data)
-    with pytest.raises(StoreError, match=f"is damaged, and nothing is made of it: '{array}'"):
+    with pytest.raises(StoreError, match=rf"is damaged, and nothing is made of it: '{array}'|{array}/c/0 is damaged"):
         strfcube.rebin(source, 10, out=tmp_path / "other.zarr", jobs=0)
-    with pytest.raises(StoreError, match=f"is damaged, and nothing is made of it: '{array}'"):
+    with pytest.raises(StoreError, match=rf"is damaged, and nothing is made of it: '{array}'|{array}/c/0 is damaged"):
         save(opened, tmp_path / "other.zarr")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cube.zarr", "raw"]
 
