@@ -8,7 +8,12 @@ import sys
 import threading
 from typing import Any
 
-INTERRUPTED = "strfcube: interrupted; the same command goes on where this one ended"
+_RESUMED = ("build", "fetch", "rebin")
+
+
+def interrupted(command: str = "") -> str:
+    """What Ctrl-C is answered with; of a command that goes on from what is there, that it does."""
+    return "strfcube: interrupted" + ("; the same command goes on where this one ended" if command in _RESUMED else "")
 
 
 def interrupts_end() -> None:
@@ -27,5 +32,5 @@ def interrupts_raise() -> None:
 
 
 def _end(*_: Any) -> None:
-    os.write(2, f"{INTERRUPTED}\n".encode())
+    os.write(2, f"{interrupted()}\n".encode())
     os._exit(1)

@@ -22,7 +22,7 @@ from strfcube.builder.checks import bins_of, checked, one_source_each, refuse_ma
 from strfcube.builder.ledger import DamagedError, Ledger, keep_only, lost, settle
 from strfcube.builder.listing import survey_of
 from strfcube.builder.plan import stimulus_layout, trial_layouts
-from strfcube.builder.request import Request, chosen, prepare
+from strfcube.builder.request import Request, Standing, chosen, prepare
 from strfcube.builder.workplace import (
     discard,
     locked,
@@ -153,10 +153,13 @@ def build(
 
     see_jobs(jobs)
     with shown(progress) as tell:
-        request = prepare(
-            dataset, dt=dt, raw=raw, out=out, only=only, post=post, align=align, audio=audio, bring=bring, force=force,
-            progress=tell, **flags,
-        )  # fmt: skip
+        try:
+            request = prepare(
+                dataset, dt=dt, raw=raw, out=out, only=only, post=post, align=align, audio=audio, bring=bring,
+                force=force, progress=tell, **flags,
+            )  # fmt: skip
+        except Standing as found:
+            return found.path
         return run(request, jobs=jobs, force=force, strict=strict, progress=tell)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import math
 import os
 import shlex
@@ -103,6 +104,29 @@ class Request:
         )
 
 
+log = logging.getLogger("strfcube")
+
+
+class Standing(Exception):  # noqa: N818 (no error: whoever asked has what was asked for)
+    """The cube is there, and none of the raw files that it could be held against.
+
+    Parameters
+    ----------
+    path : str
+        Of the cube.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+        log.info("%s is there; its raw files are not in the data folder, so that it is taken as it is", path)
+
+
+def is_there(folder: Path) -> bool:
+    """Whether anything lies in a folder."""
+    return folder.is_dir() and any(folder.iterdir())
+
+
 def prepare(
     dataset: str | Pipeline,
     *,
@@ -154,7 +178,8 @@ def prepare(
         place = place_of(target)
     if bring and entry and entry.files:
         kind(catalog.raw_dir(name), **options)  # refuses the options that it cannot use
-        see_place(place, recipe, force)
+        if see_place(place, recipe, force) and raw is None and not is_there(catalog.raw_dir(name)):
+            raise Standing(target)
         bring(entry)
     pipeline = kind(_raw_folder(name, raw), **options) if isinstance(dataset, str) else dataset
     if entry:

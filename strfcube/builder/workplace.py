@@ -95,15 +95,15 @@ def standing(target: str, recipe: Recipe, force: bool) -> dict[str, Any] | None:
     return existing
 
 
-def see_place(target: str, recipe: Recipe, force: bool) -> None:
-    """Refuse a place that no cube could be written to, without writing anything there. Errors as `standing`.
+def see_place(target: str, recipe: Recipe, force: bool) -> dict[str, Any] | None:
+    """As `standing`; and refuse a place that no cube could be written to, without writing anything there.
 
     Raises
     ------
     StoreError
         If the folder that it would lie in cannot be written to, or nothing here writes to such a URL.
     """
-    standing(target, recipe, force)
+    existing = standing(target, recipe, force)
     work = work_folder(target)
     if "://" in target:
         import fsspec
@@ -116,6 +116,7 @@ def see_place(target: str, recipe: Recipe, force: bool) -> None:
     if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
         what = "it may not be written to" if above.is_dir() else "it is not a folder"
         raise StoreError(f"cannot write {target}: {above}: {what}; give another --out, or STRFCUBE_DATA_DIR")
+    return existing
 
 
 def make_private(work: Path) -> None:

@@ -105,7 +105,7 @@ def _build(e: catalog.Entry, values: dict[str, Any]) -> None:
             progress("survey", 0, 0)  # at once: what follows takes a moment to load
         from strfcube.builder.build import run, see_jobs
         from strfcube.builder.listing import preview
-        from strfcube.builder.request import prepare
+        from strfcube.builder.request import Standing, prepare
 
         see_jobs(how["jobs"])
 
@@ -124,9 +124,14 @@ def _build(e: catalog.Entry, values: dict[str, Any]) -> None:
                 raise refusal(plan, fetching.command_line(values))
             fetching.transact(plan, progress, **consent | {"yes": bool(allowed)})
 
-        request = prepare(
-            e.name, **given | {"only": only}, bring=bring, force=how["force"], progress=None if dry_run else progress
-        )
+        try:
+            request = prepare(
+                e.name, **given | {"only": only}, bring=bring, force=how["force"],
+                progress=None if dry_run else progress,
+            )  # fmt: skip
+        except Standing as found:
+            report(found.path)
+            return
         if dry_run:
             seen = preview(request)
             click.echo(f"would build {request.target} from {request.pipeline.raw}")

@@ -69,7 +69,9 @@ def overview(width: int) -> list[str]:
 
 def _briefly(size: str) -> str:
     """A size in few words, for a table."""
-    return size.partition(" (")[0].partition(",")[0].removeprefix("about ").replace("hundreds of MB", "100s of MB")
+    for end in (" (", ",", " for ", " a bird"):
+        size = size.partition(end)[0]
+    return size.removeprefix("about ").replace("hundreds of MB", "100s of MB")
 
 
 def _field(label: str, text: str, width: int) -> list[str]:

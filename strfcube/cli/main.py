@@ -24,7 +24,7 @@ from strfcube.cli.plot import plot
 from strfcube.errors import SelectionError, StrfcubeError, UsageError
 from strfcube.fetching.fetch import JOBS
 from strfcube.progress import Display
-from strfcube.starting import INTERRUPTED, interrupts_raise
+from strfcube.starting import interrupted, interrupts_raise
 from strfcube.version import __version__
 
 if TYPE_CHECKING:
@@ -345,7 +345,7 @@ def main(args: Sequence[str] | None = None) -> None:
         code = _fail(error, 1)
     except (KeyboardInterrupt, click.Abort):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C has nothing left to stop
-        click.echo(INTERRUPTED, err=True)
+        click.echo(interrupted(next(iter(sys.argv[1:] if args is None else args), "")), err=True)
         code = 1
     except Exception as error:
         code = _fail(f"{type(error).__name__}: {error}; this is a fault of strfcube: report it, with the output of "

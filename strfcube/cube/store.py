@@ -66,11 +66,16 @@ def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
     # A folder that only happens to have the name of a data set is not meant.
     if Path(place).exists() and name not in entries():
         return place
+    if name not in entries() and "/" not in name:  # as strfcube list prints them
+        for path in (data_dir() / name, data_dir() / f"{name}.zarr"):
+            if (path / "zarr.json").exists():
+                return local(path)
     if name not in entries() and (begun := _unfinished(f"{place}.building")):
         raise StoreError(f"{place}: no such cube yet; {begun}")
     if name not in entries():
         raise StoreError(
-            f"{name}: no such cube; give the path of a store, a URL, or a data set: {', '.join(entries())}"
+            f"{name}: no such cube; give the path of a store, a URL, a name that strfcube list prints, or a data set: "
+            f"{', '.join(entries())}"
         )
     folder = data_dir()
     ms = dt_to_ns(entries()[name].recipe["dt"] if dt is None else dt) / 1e6

@@ -146,7 +146,11 @@ class Web:
         except requests.exceptions.Timeout:
             raise Interrupted(f"{host} did not answer in {self.patience.timeout:g} s") from None
         except requests.exceptions.ConnectionError as error:
-            raise Interrupted(f"no connection to {host} ({_reason(error)})") from None
+            reason = _reason(error)
+            if "not known" in reason or "resolution" in reason:  # no network, or a name that is wrong
+                hint = "is there a network? Files that are here already are given as --raw FOLDER"
+                raise Interrupted(f"no connection to {host} ({reason})", tries=3, hint=hint) from None
+            raise Interrupted(f"no connection to {host} ({reason})") from None
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema):
             hint = "give https_proxy as http://HOST:PORT, and STRFCUBE_MIRRORS as URLs"
             raise FetchError(f"{host}: the address of the proxy or mirror cannot be used; {hint}") from None

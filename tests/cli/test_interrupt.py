@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from strfcube.starting import INTERRUPTED
+from strfcube.starting import interrupted
 
 START = """
 import os, signal, sys
@@ -28,7 +28,7 @@ def test_while_it_is_imported(module):
         [sys.executable, "-c", START, f"/{module}/strfcube"], capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 1
-    assert done.stderr == f"{INTERRUPTED}\n"
+    assert done.stderr == f"{interrupted()}\n"
 
 
 def test_a_library_leaves_signals_alone():

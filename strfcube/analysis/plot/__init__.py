@@ -51,8 +51,8 @@ def see_known(kind: str) -> None:
     """
     if kind not in KINDS:
         close = difflib.get_close_matches(kind, KINDS, n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise UsageError(f"no picture is called {kind!r}; {hint}There are {', '.join(KINDS)}")
+        hint = f"did you mean {close[0]}? Else " if close else ""
+        raise UsageError(f"no picture is called {kind!r}; {hint}there are {', '.join(KINDS)}")
 
 
 def _of_cube(function: Drawing[P]) -> Callable[Concatenate[Plots, P], Figure]:
