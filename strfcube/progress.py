@@ -94,7 +94,7 @@ class Display:
             if stage == BYTES:
                 how = {"unit": "B", "unit_scale": True, "initial": done}
             elif not total:
-                how["bar_format"] = "{desc} ..." + (f" {{n_fmt}} {unit}" if unit else "")
+                how["bar_format"] = "{desc} ..."
             # A terminal that does not know its height would show nothing
             self.bar = tqdm(
                 total=total or None, desc=what, ncols=WIDTH, nrows=24, file=sys.stderr, mininterval=0.2, **how
@@ -102,6 +102,8 @@ class Display:
         if total and total != self.bar.total:  # a file whose length nobody stated
             self.bar.total = total
             self.bar.refresh()
+        if not total and done and stage != BYTES:
+            self.bar.bar_format = f"{{desc}} ... {{n_fmt}} {_STAGES[stage][1]}"
         if stage != BYTES:
             self.bar.set_postfix_str(left, refresh=False)
         self.bar.update(done - self.bar.n)
@@ -121,6 +123,8 @@ class Display:
     def close(self) -> None:
         """End the bar of the last stage."""
         if self.bar is not None:
+            if not self.bar.n and not self.bar.total:  # it had not begun
+                self.bar.leave = False
             self.bar.set_postfix_str("", refresh=True)
             self.bar.close()
         self.bar, self.stage = None, ""

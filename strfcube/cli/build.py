@@ -117,6 +117,7 @@ def _build(e: catalog.Entry, values: dict[str, Any]) -> None:
             if not plan.to_fetch and not dry_run:  # only to be verified again
                 carry_out(plan, Visit.begin(), say=progress.say)
                 return
+            progress.close()
             if dry_run:
                 fetching.rehearse(plan)
                 raise click.exceptions.Exit(0)

@@ -310,7 +310,7 @@ def test_arguments_are_checked_before_anything_is_fetched(published, run):
         found, out, err = run("build", name, "--yes", "--accept-terms", *wrong)
         assert (found, out) == (code, ""), (wrong, err)
         assert re.search(what, err), (wrong, err)
-        assert len(err.splitlines()) == 1, (wrong, err)
+        assert len([line for line in err.splitlines() if not line.startswith("reading ")]) == 1, (wrong, err)
     with pytest.raises(UsageError, match="jobs=-1"):
         strfcube.build("nat4", fetch=True, jobs=-1)
     assert not published.log

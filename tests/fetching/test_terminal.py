@@ -99,7 +99,7 @@ def test_one_question_and_the_account(aa1, monkeypatch):
     assert code == 0, shown
     assert PASSWORD not in shown
     assert shown.count("[y/N]") == 1
-    assert re.search(r"fetch: +100%", shown)
+    assert re.search(r"fetching: +100%", shown)
     assert "pairs" in shown
     lines = re.sub(r"\x1b\[[0-9;]*\w", "", shown).replace("\r", "\n").splitlines()
     data = os.environ["STRFCUBE_DATA_DIR"]

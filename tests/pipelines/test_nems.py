@@ -280,8 +280,9 @@ def test_matrices_equal_numpys_own_reading(monkeypatch, block, kind):
     text = text_of(values)
     expected = np.loadtxt(io.BytesIO(text), np.float64, delimiter=",", ndmin=2).astype(np.float32)
     np.testing.assert_array_equal(parse(text), expected)
-    np.testing.assert_array_equal(parse(text.rstrip()), expected)
     np.testing.assert_array_equal(parse(text.replace(b"\n", b"\r\n")), expected)
+    with pytest.raises(RawDataError, match="ends within a line"):
+        parse(text.rstrip())
 
 
 def test_numbers_in_other_formats():

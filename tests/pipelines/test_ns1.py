@@ -16,6 +16,12 @@ SMALL = {"repeats": 4, "drc_repeats": 2, "clip_seconds": 0.2}
 UNIT = "spikesandwav/exp57_L4x8/P06-SH_En_C.Lsh3/cluster.01.data.mat"
 
 
+@pytest.fixture(autouse=True)
+def _short_clips_are_usual(monkeypatch):
+    monkeypatch.setattr("strfcube.pipelines.ns1._CLIP_TOLERANCE", 10.0)
+    monkeypatch.setattr("strfcube.pipelines.ns1._SWEEP_SECONDS", (0.0, 10.0))
+
+
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory):
     return write_ns1(tmp_path_factory.mktemp("ns1"), units=8, fallback=(1,), missing=(2,), swapped=(5,), **SMALL)
