@@ -176,7 +176,7 @@ def test_what_was_changed_is_saved_as_it_is_and_says_so(made, tmp_path, caplog, 
         (lambda ds: ds.coarsen(time=2, boundary="trim").sum(), "'time' does not advance by dt_ms"),
         (lambda ds: ds.assign(response=ds["response"].mean("repeat")), "has lost its dimension repeat"),
         (lambda ds: ds.drop_vars("area"), "coordinate 'area' on neuron is missing"),
-        (lambda ds: ds.isel(stim=[]), "nothing is left along stim"),
+        (lambda ds: ds.isel(stim=[]), "nothing of 'stim' is left"),
     ],
 )
 def test_what_is_no_cube_is_refused(made, tmp_path, change, message):
