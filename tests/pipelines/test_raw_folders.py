@@ -95,7 +95,10 @@ def test_dot_files_and_what_is_not_read_change_nothing(originals, tmp_path, name
     out = make(name, copy, tmp_path / "cube.zarr")
     before = os.stat(Path(out) / "zarr.json").st_mtime_ns
     for folder in [copy, *(path for path in copy.rglob("*") if path.is_dir())]:
-        (folder / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+        for junk in (".DS_Store", "Thumbs.db", "desktop.ini", "Icon\r"):
+            (folder / junk).write_bytes(b"\0\0\0\1Bud1")
+        (folder / "__MACOSX").mkdir()
+        (folder / "__MACOSX" / "._x.wav").write_bytes(b"\0\5\x16\7")
     for file in files_of(raw):
         hidden = copy / ".git" / "annex" / file.relative_to(raw)
         hidden.parent.mkdir(parents=True, exist_ok=True)
@@ -106,6 +109,28 @@ def test_dot_files_and_what_is_not_read_change_nothing(originals, tmp_path, name
     assert make(name, copy, tmp_path / "cube.zarr") == out
     assert os.stat(Path(out) / "zarr.json").st_mtime_ns == before
     assert digest(make(name, copy, tmp_path / "again.zarr")) == expected
+    assert findings(tmp_path / "again.zarr") == findings(raw.parent / "cube.zarr")
+
+
+POINTERS = {
+    "git-annex": b"/annex/objects/MD5E-s123456--0123456789abcdef0123456789abcdef.x\n",
+    "Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 123456\n",
+}
+
+
+@pytest.mark.parametrize("kind", POINTERS)
+@pytest.mark.parametrize("name", SETS)
+def test_a_downloaded_copy_of_a_repository_holds_pointers(originals, tmp_path, name, kind):
+    """What a site for repositories packs for a download: texts in place of all large files, and no .git."""
+    copy = tmp_path / "raw"
+    shutil.copytree(originals(name)[0], copy)
+    (copy / "README.txt").write_text("short")
+    for file in files_of(copy):
+        if file.name != "README.txt":
+            file.write_bytes(POINTERS[kind])
+    with pytest.raises(RawDataError, match=f"{kind}.* was not fetched") as error:
+        make(name, copy, tmp_path / "cube.zarr")
+    assert "\n" not in str(error.value)
 
 
 def annex(path):
