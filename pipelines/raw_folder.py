@@ -72,7 +72,7 @@ def _levels(raw: Path, depth: int = 4) -> Iterator[list[Path]]:
 
 
 def listing(folder: Path | str) -> tuple[list[str], list[str]]:
-    """Names of the folders and of the files in a folder, sorted, without what systems leave; none where it does not exist."""
+    """Names of the folders and of the files in a folder, sorted, without what systems leave; none where it is not."""
     try:
         with os.scandir(folder) as entries:
             seen = sorted((entry.name, entry.is_dir()) for entry in entries if is_ours(entry.name))

@@ -1,4 +1,4 @@
-"""The files of a raw folder: links followed, what systems leave there left out, content that is not there told from what is.
+"""The files of a raw folder: links followed, what systems leave left out, content that is not there told from what is.
 
 A raw folder is read as it presents itself: behind a linked folder lies what a copy of it would hold.
 """
