@@ -9,6 +9,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
 from writers import aa, aa4, ac1, nat4, ns1
@@ -264,3 +265,17 @@ def test_a_wav_with_a_wrong_size_in_an_archive(tmp_path):
         odd = [file for what, file in zip(said, files, strict=True) if "its header states" in what]
         assert odd == [f"wav.zip/{wavs[0].relative_to(tmp_path / 'wavs').as_posix()}"]
         assert digest(paths[0]) == digest(paths[1])
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_time_after_the_sound_that_nobody_recorded_is_missing_and_told(originals, tmp_path, name):
+    """Whether the responses are spikes, potentials or published counts."""
+    path = make(name, originals(name)[0], tmp_path / "cube.zarr", dt=10, post=5000)
+    ds = strfcube.open(path)
+    known = ds["n_bins"] > 500  # a sound that is not there has no end that time could be kept after
+    assert known.sum() > 1
+    last = ds["response"].isel(time=int(ds["n_bins"].where(known).min()) - 1, stim=np.flatnonzero(known))
+    assert last.isnull().all()
+    said, _ = findings(path)
+    trials = int(ds["n_repeats"].where(known).sum())
+    assert f"{trials:,} trials were not recorded until 5000 ms after the sound (post)" in said
