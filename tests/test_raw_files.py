@@ -57,9 +57,15 @@ def test_content_that_is_not_there(tmp_path):
     (tmp_path / "broken").symlink_to("nowhere")
     put(tmp_path / "sub" / "pointer", "/annex/objects/MD5E-s5--0123\n")
     put(tmp_path / "sub" / "lfs", "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 5\n")
+    put(tmp_path / "first", "a short text of one's own")
+    put(tmp_path / "second", "/annex/objects/MD5E-s5--0123\n")
     kinds = {f.name: f.absent for f in walk(tmp_path)}
-    assert kinds == {"annexed": "annex", "broken": "link", "sub/lfs": "", "sub/pointer": "", "there": ""}
-    (tmp_path / ".git").mkdir()  # only in a checkout are short texts looked into
+    assert kinds["second"] == ""  # elsewhere than in a checkout, one short file of a kind is looked into,
+    assert (kinds["sub/lfs"], kinds["sub/pointer"]) == ("lfs", "annex")  # and once it is a pointer, all after it
+    (tmp_path / ".git").mkdir()
+    assert {f.name: f.absent for f in walk(tmp_path)}["second"] == "annex"
+    (tmp_path / "first").unlink()
+    (tmp_path / "second").unlink()
     kinds = {f.name: f.absent for f in walk(tmp_path)}
     assert kinds == {"annexed": "annex", "broken": "link", "sub/lfs": "lfs", "sub/pointer": "annex", "there": ""}
     missing = Missing.of(list(walk(tmp_path)))
