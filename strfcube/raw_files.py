@@ -91,7 +91,8 @@ def _walk(folder: Path | str, prefix: str, above: frozenset[tuple[int, int]], ve
         kind = os.path.splitext(entry.name)[1]
         file = _file(entry, prefix + entry.name, look=versioned or kind not in looked_at)
         versioned = versioned or file.absent in ("annex", "lfs")
-        looked_at.add(kind)
+        if file.size < _POINTER_BYTES and file.absent != "link":
+            looked_at.add(kind)
         yield file
 
 
