@@ -193,7 +193,7 @@ def as_recorded(ds: xr.Dataset) -> xr.Dataset:
         labels = np.arange(len(labels))
     heard = counts > xr.Variable("repeat", labels)
     within = xr.Variable("stim", _ends(ds)) > xr.Variable("time", _bins(ds))
-    values = response.variable.to_base_variable()
+    values: Any = response.variable.to_base_variable()  # whose `where` has no types
     if response.chunks is None and not _more_than(values, heard, within):
         return ds
     kept = values.where(heard & within).transpose(*response.dims)
