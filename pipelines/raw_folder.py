@@ -1,6 +1,6 @@
 """The way about a raw folder: what an archive wrapped its folders in, what lies beside them, what is still packed.
 
-Dot files are ignored.
+What systems leave there is ignored.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from strfcube.errors import RawDataError
+from strfcube.raw_files import is_ours
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -71,10 +72,10 @@ def _levels(raw: Path, depth: int = 4) -> Iterator[list[Path]]:
 
 
 def listing(folder: Path | str) -> tuple[list[str], list[str]]:
-    """Names of the folders and of the files in a folder, sorted, without dot files; none where it does not exist."""
+    """Names of the folders and of the files in a folder, sorted, without what systems leave; none where it is not."""
     try:
         with os.scandir(folder) as entries:
-            seen = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+            seen = sorted((entry.name, entry.is_dir()) for entry in entries if is_ours(entry.name))
     except (FileNotFoundError, NotADirectoryError):
         return [], []
     return [name for name, is_folder in seen if is_folder], [name for name, is_folder in seen if not is_folder]

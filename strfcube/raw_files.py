@@ -1,4 +1,4 @@
-"""The files of a raw folder: links followed, dot files left out, content that is not there told from what is.
+"""The files of a raw folder: links followed, what systems leave left out, content that is not there told from what is.
 
 A raw folder is read as it presents itself: behind a linked folder lies what a copy of it would hold.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from stat import S_ISREG
@@ -18,9 +18,19 @@ from strfcube.errors import RawDataError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+_SYSTEMS_OWN = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 Absent = Literal["", "annex", "lfs", "link"]
 _POINTERS: tuple[tuple[bytes, Absent], ...] = ((b"/annex/objects/", "annex"), (b"version https://git-lfs", "lfs"))
 _POINTER_BYTES = 1000  # a file of this size or more is no pointer
+
+
+def is_ours(name: str) -> bool:
+    """Whether a file or folder of this name can be data.
+
+    A dot begins what a version control, a network drive or an archive of macOS leaves; others that file browsers leave
+    have names without.
+    """
+    return not name.startswith(".") and name.lower() not in _SYSTEMS_OWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +57,8 @@ class RawFile:
 def walk(raw: Path) -> Iterator[RawFile]:
     """Yield all files below a raw folder, in the order of their names, folder by folder.
 
-    Links are followed, to files and to folders. Files and folders whose name begins with a dot are left out (what a
-    file browser, a version control or a network drive leaves), and so are cubes that lie there, built or half built.
+    Links are followed, to files and to folders. What is not `is_ours` is left out, and so are cubes that lie there,
+    built or half built.
 
     Raises
     ------
@@ -64,7 +74,7 @@ def _walk(folder: Path | str, prefix: str, above: frozenset[tuple[int, int]], ve
     try:
         here = os.stat(folder)
         with os.scandir(folder) as found:
-            entries = sorted((e for e in found if not e.name.startswith(".")), key=lambda e: e.name)
+            entries = sorted((e for e in found if is_ours(e.name)), key=lambda e: e.name)
     except OSError as error:
         raise RawDataError(f"expected a folder that can be listed: {error.strerror}", folder) from error
     if (here.st_dev, here.st_ino) in above:
@@ -72,11 +82,18 @@ def _walk(folder: Path | str, prefix: str, above: frozenset[tuple[int, int]], ve
     if _is_cube(folder, entries):
         return
     above |= {(here.st_dev, here.st_ino)}
+    looked_at: set[str] = set()
     for entry in entries:
         if _is_folder(entry):
             yield from _walk(entry.path, f"{prefix}{entry.name}/", above, versioned)
-        else:
-            yield _file(entry, prefix + entry.name, versioned)
+            continue
+        # A downloaded copy of a repository has no .git: there one file of a kind tells of a folder
+        kind = os.path.splitext(entry.name)[1]
+        file = _file(entry, prefix + entry.name, look=versioned or kind not in looked_at)
+        versioned = versioned or file.absent in ("annex", "lfs")
+        if file.size < _POINTER_BYTES and file.absent != "link":
+            looked_at.add(kind)
+        yield file
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -88,7 +105,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _file(entry: os.DirEntry[str], name: str, versioned: bool) -> RawFile:
+def _file(entry: os.DirEntry[str], name: str, *, look: bool) -> RawFile:
     try:
         stat = entry.stat()
         if not S_ISREG(stat.st_mode):
@@ -101,8 +118,9 @@ def _file(entry: os.DirEntry[str], name: str, versioned: bool) -> RawFile:
         kind: Absent = "annex" if "annex/objects/" in target.replace("\\", "/") else "link"
         return RawFile(name, stat.st_size, stat.st_mtime_ns, kind)
     absent: Absent = ""
-    if versioned and stat.st_size < _POINTER_BYTES:  # where links are not used, a short text stands for the content
-        with open(entry.path, "rb") as file:
+    if look and stat.st_size < _POINTER_BYTES:  # where links are not used, a short text stands for the content
+        begin = b""
+        with suppress(OSError), open(entry.path, "rb") as file:  # one that may not be read is told of by its reader
             begin = file.read(40)
         absent = next((kind for mark, kind in _POINTERS if begin.startswith(mark)), "")
     return RawFile(name, stat.st_size, stat.st_mtime_ns, absent)

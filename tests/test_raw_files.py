@@ -57,9 +57,7 @@ def test_content_that_is_not_there(tmp_path):
     (tmp_path / "broken").symlink_to("nowhere")
     put(tmp_path / "sub" / "pointer", "/annex/objects/MD5E-s5--0123\n")
     put(tmp_path / "sub" / "lfs", "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 5\n")
-    kinds = {f.name: f.absent for f in walk(tmp_path)}
-    assert kinds == {"annexed": "annex", "broken": "link", "sub/lfs": "", "sub/pointer": "", "there": ""}
-    (tmp_path / ".git").mkdir()  # only in a checkout are short texts looked into
+    (tmp_path / ".git").mkdir()
     kinds = {f.name: f.absent for f in walk(tmp_path)}
     assert kinds == {"annexed": "annex", "broken": "link", "sub/lfs": "lfs", "sub/pointer": "annex", "there": ""}
     missing = Missing.of(list(walk(tmp_path)))
@@ -68,6 +66,21 @@ def test_content_that_is_not_there(tmp_path):
     for text in ("`datalad get .`", "`git annex get .`", "`git lfs pull`", "mend the links"):
         assert text in missing.remedy()
     assert Missing.of([RawFile("a", 1, 1)]) == Missing()
+
+
+def test_pointers_elsewhere_than_in_a_checkout(tmp_path):
+    """One short file of a kind in each folder is looked into, and all that come after a pointer."""
+    pointer = "/annex/objects/MD5E-s5--0123\n"
+    for name, text in {
+        "a.wav": "x" * 2000,
+        "b.wav": "short",
+        "c.wav": pointer,
+        "d.txt": pointer,
+        "e.wav": pointer,
+    }.items():
+        put(tmp_path / name, text)
+    kinds = {f.name: f.absent for f in walk(tmp_path)}
+    assert kinds == {"a.wav": "", "b.wav": "", "c.wav": "", "d.txt": "annex", "e.wav": "annex"}
 
 
 def test_a_pipeline_says_which_files_it_reads(tmp_path):

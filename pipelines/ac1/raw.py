@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from strfcube import limits
 from strfcube.errors import RawDataError
 from strfcube.pipelines import matlab
+from strfcube.raw_files import is_ours
 from strfcube.records import Finding, Report
 
 if TYPE_CHECKING:
@@ -263,7 +264,7 @@ class Book:
         """Files of each recording folder; a folder that both archives have is one."""
         found: dict[str, list[Path]] = defaultdict(list)
         for folder in (path for parent in self._folders(self.results) for path in sorted(parent.iterdir())):
-            hidden = folder.name.startswith(".") or not folder.is_dir()
+            hidden = not is_ours(folder.name) or not folder.is_dir()
             files = [] if hidden else list(folder.glob("[!.]*.mat"))
             if files and _FOLDER.fullmatch(folder.name):
                 new = [file for file in files if not any(_same(file, other) for other in found[folder.name])]

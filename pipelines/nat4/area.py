@@ -13,7 +13,7 @@ from strfcube.errors import RawDataError
 from strfcube.pipelines.nat4.population import STIM, Recorded, placed, population_only, report_unplaced, some
 from strfcube.pipelines.nems import read_bundle, read_head
 from strfcube.pipelines.nems_files import ZIP_DAMAGE, Bundle, why
-from strfcube.raw_files import walk
+from strfcube.raw_files import is_ours, walk
 from strfcube.records import Finding
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def _bundles(raw: Path, area: str, report: Report) -> list[Bundle]:
     found += {path.parent for path in files if path.name.endswith(".resp.json")}
     loose = (p for p in raw.glob(f"{area}_*") if p.name.endswith(_ARCHIVE) and not p.name.startswith(f"{area}_NAT4"))
     found += [] if found else loose  # unpacked without their folder
-    return [Bundle(p, "", p.relative_to(raw).as_posix()) for p in sorted(found) if not p.name.startswith(".")]
+    return [Bundle(p, "", p.relative_to(raw).as_posix()) for p in sorted(found) if is_ours(p.name)]
 
 
 def _population(raw: Path, area: str, report: Report) -> tuple[str, dict[str, Signal]]:

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from strfcube.cube.groups import has_group, open_group
-from strfcube.cube.normalise import check, with_own_units
+from strfcube.cube.normalise import as_recorded, check, with_own_units
 from strfcube.errors import SelectionError, StoreError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class StrfAccessor:
         return f"<ds.strf: {', '.join(names)}>"
 
     def _response(self) -> xr.DataArray:
-        return with_own_units(self._cube())["response"]
+        return with_own_units(as_recorded(self._cube()))["response"]
 
     def _cube(self) -> xr.Dataset:
         return check(self._ds, "response", "n_repeats")
@@ -428,4 +428,4 @@ class StrfAccessor:
         """Pictures, such as ``plot.response()``: see `strfcube.analysis.plot`; they need matplotlib."""
         from strfcube.analysis.plot import Plots
 
-        return Plots(check(self._ds, "response", "stimulus", "n_repeats", "n_bins"))
+        return Plots(as_recorded(check(self._ds, "response", "stimulus", "n_repeats", "n_bins")))

@@ -105,6 +105,7 @@ def _rebin(
     tell: Progress | None,
 ) -> str:
     path, dt_ns = locate(store), dt_to_ns(dt)
+    out = None if out is None else local(out)  # now: what is called meanwhile may change the folder
     if tell:
         tell("check", 0, 0)
     see_whole(path)

@@ -88,8 +88,9 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], *, progress: bool | Progr
     """
     if "://" in os.fspath(path):
         raise StoreError(f"{os.fspath(path)}: give a local folder, and copy that")
-    with writable(os.fspath(path)):
-        target = place_of(local(path))
+    place = local(path)  # now: what is called meanwhile may change the folder
+    with writable(place):
+        target = place_of(place)
         work = work_folder(target)
         _see_free(target)
     with shown(progress) as tell:
@@ -100,8 +101,8 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], *, progress: bool | Progr
             see_whole(source)
         _put(made, target, work, tell)
     if made.lost:
-        log.warning("%s was saved %s", local(path), "; ".join(made.lost))
-    return local(path)
+        log.warning("%s was saved %s", place, "; ".join(made.lost))
+    return place
 
 
 def _put(made: Prepared, target: str, work: Path, tell: Progress | None) -> None:

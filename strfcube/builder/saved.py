@@ -11,7 +11,7 @@ import numpy as np
 
 from strfcube.builder.finalise import response_words, text
 from strfcube.cube.groups import open_group
-from strfcube.cube.normalise import loaded
+from strfcube.cube.normalise import as_recorded, loaded
 from strfcube.cube.schema import problems
 from strfcube.cube.store import open as open_cube
 from strfcube.cube.stored_rows import Sounds, Store
@@ -66,10 +66,9 @@ def prepared(ds: xr.Dataset) -> Prepared:
     StoreError
         If a cube that it was read from was built again.
     """
-    empty = [str(d) for d in ("stim", "neuron", "repeat", "time", "frequency") if d in ds.dims and not ds.sizes[d]]
-    if empty:
-        raise UsageError(f"nothing is left along {' and '.join(empty)}: there is no cube to save")
-    whole = loaded(ds)
+    whole = as_recorded(loaded(ds))
+    if not whole.sizes["frequency"]:
+        raise UsageError("expected a cube, but nothing of 'frequency' is left in it")
     if wrong := problems(whole):
         raise UsageError(
             f"this is no whole cube any more: {'; '.join(wrong)} (a cube with other bins is made by strfcube.rebin)"

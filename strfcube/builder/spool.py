@@ -82,8 +82,8 @@ class Summary:
     findings : tuple of Finding
         What the pipeline reported.
     unstated, short : int
-        Kept spike trials whose files do not state until when they were recorded, and those that were recorded for less
-        than the bins of their stimulus.
+        Kept spike trials whose files do not state until when they were recorded, and kept trials of any kind that were
+        recorded for less than the bins of their stimulus.
     prints : ndarray of uint64 [shape=(pair,)]
         As `strfcube.builder.copies.of_pairs` has them.
     pair_files : ndarray of int64 [shape=(pair,)]
@@ -155,10 +155,16 @@ def save(
                         total(r["spikes"], by_neuron), total(r["bins"], by_neuron)], 1)  # fmt: skip
     finite = columns.values[np.isfinite(columns.values)]
     _, last = observed_bins(r["start"], r["stop"], bins, dt_ns)
-    spiking = kept & (r["exact"] > 0) & (bins > 0)
+    exact = r["exact"] > 0
+    spiking = kept & exact & (bins > 0)
+    # Of traces and published counts, what is there tells
+    ends = np.cumsum(r["bins"])
+    there = np.flatnonzero(np.isfinite(columns.values))
+    of = np.searchsorted(ends, there, side="right")
+    np.maximum.at(last := np.where(exact, last, 0), of, there - (ends - r["bins"])[of] + 1)
     meta = {
         "unstated": int((spiking & np.isnan(r["stop"])).sum()),
-        "short": int((spiking & (last < bins)).sum()),
+        "short": int((kept & (bins > 0) & (last < bins)).sum()),
         "files": files, "tests": tests,
         "max_count": int(max(np.diff(edges).max(initial=0), finite.max(initial=0))),
         "traces": bool(columns.values.size),

@@ -63,7 +63,7 @@ def place_of(target: str) -> str:
         if not path.exists():
             raise StoreError(f"{target} is a link to {os.readlink(path)}, which is not there: remove or mend it")
         path = path.resolve()
-    if Path.cwd().is_relative_to(path.resolve()):
+    if _here().is_relative_to(path.resolve()):
         raise UsageError(f"--out {target}: that is the folder you are in, or above it; give the name of a new folder")
     if os.path.ismount(path):
         raise StoreError(f"{target} is a mount point, which cannot be replaced: give a folder below it")
@@ -75,6 +75,14 @@ def place_of(target: str) -> str:
                 f"{target} is somebody else's, in a folder that lets nobody replace it: give another --out"
             )
     return str(path)
+
+
+def _here() -> Path:
+    """The current folder; the root where it was removed, which only the root is above."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path(Path.home().anchor)
 
 
 def standing(target: str, recipe: Recipe, force: bool) -> dict[str, Any] | None:

@@ -112,7 +112,8 @@ def _bins(ds: xr.Dataset) -> NDArray[np.int64]:
     except UsageError as error:
         raise UsageError(
             f"expected a cube, but {error}; take time in one piece, isel(time=slice(a, b)), make other bins with "
-            "strfcube.rebin, and where the values are of other bins already, say so: ds.assign_attrs(dt_ms=...)"
+            "strfcube.rebin, and where the values are of other bins already, say so: ds.assign_attrs(dt_ms=...), and "
+            "ds.coarsen(time=..., coord_func='min') for labels that are left edges"
         ) from None
 
 
@@ -166,6 +167,60 @@ def loaded(ds: xr.Dataset) -> xr.Dataset:
     if not np.array_equal(labels, ds["time"].values):  # those of float32, say
         ds = ds.assign_coords(time=ds["time"].copy(deep=False, data=labels))
     return with_own_units(ds)
+
+
+def as_recorded(ds: xr.Dataset) -> xr.Dataset:
+    """Let ``response`` be missing where ``n_repeats`` and ``n_bins`` say that nothing was recorded.
+
+    In a store it is. Zeros get there by ``ds.fillna(0)``, by sums that pass over what is missing, and by the like; a
+    measure would count them as repeats without a spike.
+
+    Parameters
+    ----------
+    ds : xarray.Dataset
+        As `check` gives it.
+    """
+    import xarray as xr
+
+    from strfcube.cube.lazy_array import rows_of
+
+    response = ds["response"]
+    if rows_of(response) is not None:
+        return ds
+    counts = ds["n_repeats"].variable.to_base_variable()
+    labels = ds["repeat"].values if "repeat" in ds.coords else np.arange(ds.sizes["repeat"])
+    if labels.dtype.kind not in "ui" or not (labels < int(counts.max())).any():  # labels of one's own
+        labels = np.arange(len(labels))
+    heard = counts > xr.Variable("repeat", labels)
+    within = xr.Variable("stim", _ends(ds)) > xr.Variable("time", _bins(ds))
+    values: Any = response.variable.to_base_variable()  # whose `where` has no types
+    if response.chunks is None and not _more_than(values, heard, within):
+        return ds
+    kept = values.where(heard & within).transpose(*response.dims)
+    return ds.assign(response=response.copy(deep=False, data=kept.data))
+
+
+def _ends(ds: xr.Dataset) -> NDArray[np.int64]:
+    """First bin after each stimulus; the largest number there is where that is not known."""
+    unknown = np.full(ds.sizes["stim"], np.iinfo(np.int64).max)
+    if "n_bins" not in ds or not np.isfinite(ds["n_bins"].values).all():
+        return unknown
+    ends = ds["n_bins"].values.astype(np.int64) + int(ds["n_bins"].attrs.get("first_bin", 0))
+    dt_ms, built = float(ds.attrs["dt_ms"]), _built_with(ds)
+    if built in (None, dt_ms):
+        return np.asarray(ends)
+    # Bins were joined, and n_bins counts those of the store; where it may count joined ones, nothing is cut
+    return np.asarray(np.floor(ends * built / dt_ms + 1e-6), np.int64) if ends.max() > _bins(ds)[-1] + 1 else unknown
+
+
+def _more_than(values: xr.Variable, heard: xr.Variable, within: xr.Variable) -> bool:
+    """Whether there is something where nothing was recorded; looks at a stimulus at a time."""
+    for s in range(values.sizes["stim"]):
+        one = values.isel(stim=s).transpose("neuron", "repeat", "time").values
+        absent, past = ~heard.isel(stim=s).transpose("neuron", "repeat").values, ~within.isel(stim=s).values
+        if not np.isnan(one[absent]).all() or (past.any() and not np.isnan(one[..., past]).all()):
+            return True
+    return False
 
 
 def _reached(labels: NDArray[Any], counts: NDArray[Any]) -> NDArray[Any]:

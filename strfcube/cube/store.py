@@ -40,9 +40,19 @@ def no_consolidation_warning() -> Iterator[None]:
 
 
 def local(place: str | os.PathLike[str]) -> str:
-    """A path or URL as text: a path absolute, with ``~`` expanded; a file URL as the path that it is."""
+    """A path or URL as text: a path absolute, with ``~`` expanded; a file URL as the path that it is.
+
+    Raises
+    ------
+    StoreError
+        If a path is relative, and the folder that it starts from was removed.
+    """
     text = os.fspath(place).removeprefix("file://")
-    return text if "://" in text else os.path.abspath(os.path.expanduser(text))
+    try:
+        return text if "://" in text else os.path.abspath(os.path.expanduser(text))
+    except FileNotFoundError:
+        what = "the current folder was removed; change to another, or give an absolute path"
+        raise StoreError(f"{text}: {what}") from None
 
 
 def beside(path: str | os.PathLike[str]) -> Path:

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -176,7 +178,7 @@ def test_what_was_changed_is_saved_as_it_is_and_says_so(made, tmp_path, caplog, 
         (lambda ds: ds.coarsen(time=2, boundary="trim").sum(), "'time' advances by 10 ms, and dt_ms is 5"),
         (lambda ds: ds.assign(response=ds["response"].mean("repeat")), "has lost its dimension repeat"),
         (lambda ds: ds.drop_vars("area"), "coordinate 'area' on neuron is missing"),
-        (lambda ds: ds.isel(stim=[]), "nothing is left along stim"),
+        (lambda ds: ds.isel(stim=[]), "nothing of 'stim' is left"),
     ],
 )
 def test_what_is_no_cube_is_refused(made, tmp_path, change, message):
@@ -208,3 +210,38 @@ def test_findings_are_told_once_by_the_log(tmp_path, caplog):
         caplog.clear()
         strfcube.build(pipeline, out=out, **FAST)
     assert [r.getMessage() for r in caplog.records] == [f"{out} is up to date"]
+
+
+def test_a_relative_path_is_that_of_the_call(tmp_path, monkeypatch):
+    """Whatever else runs in the process meanwhile, such as a notebook's %cd: here what is told of the progress."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+
+    def away(*_):
+        os.chdir(tmp_path / "elsewhere")
+
+    for make, name in (
+        (lambda: strfcube.build("demo", out="built.zarr", jobs=1, progress=away), "built.zarr"),
+        (lambda: strfcube.rebin("built.zarr", dt=10, out="wide.zarr", jobs=1, progress=away), "wide.zarr"),
+        (lambda: strfcube.rebin("built.zarr", dt=20, jobs=1, progress=away), "demo-dt20.zarr"),
+        (lambda: strfcube.save(strfcube.open("built.zarr"), "saved.zarr", progress=away), "saved.zarr"),
+    ):
+        monkeypatch.chdir(tmp_path / "here")
+        assert make() == str(tmp_path / "here" / name)
+        assert (tmp_path / "here" / name / "zarr.json").exists()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the current folder cannot be removed there")
+def test_a_current_folder_that_was_removed(made, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for call in (
+        lambda: strfcube.open("cube.zarr"), lambda: strfcube.rebin(made[1], dt=10, out="x.zarr"),
+        lambda: strfcube.save(strfcube.open(made[1]), "x.zarr"), lambda: strfcube.build("demo", out="x.zarr", jobs=1),
+    ):  # fmt: skip
+        with pytest.raises(StoreError, match="the current folder was removed; change to another, or give an absolute"):
+            call()
+    assert strfcube.save(strfcube.open(made[1]), tmp_path / "x.zarr") == str(tmp_path / "x.zarr")
+    assert strfcube.build("demo", out=tmp_path / "demo.zarr", jobs=1) == str(tmp_path / "demo.zarr")

@@ -197,8 +197,8 @@ def test_a_lost_stimulus_shard_is_no_missing_sound(tmp_path, spoil):
         (lambda ds: ds.pad(time=(0, 2)), "labels of 'time' are missing"),
         (lambda ds: ds.assign(n_repeats=ds["n_repeats"].where(ds["n_repeats"] > 1)), "whole numbers in 'n_repeats'"),
         (lambda ds: ds.assign(n_bins=ds["n_bins"] * 1.5), "whole numbers in 'n_bins'"),
-        (lambda ds: ds.assign(n_repeats=ds["n_repeats"].isel(neuron=0)), "'n_repeats' (is on|has lost)"),
-        (lambda ds: ds.assign(response=ds["response"].expand_dims("trial")), "'response' (is on|has lost)"),
+        (lambda ds: ds.assign(n_repeats=ds["n_repeats"].isel(neuron=0)), "'n_repeats' has lost its dimension neuron"),
+        (lambda ds: ds.assign(response=ds["response"].expand_dims("trial")), "'response' is on"),
     ],
 )
 def test_what_xarray_made_of_a_cube_is_told_in_one_line(cube, change, message):

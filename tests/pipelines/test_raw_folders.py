@@ -9,6 +9,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
 from writers import aa, aa4, ac1, nat4, ns1
@@ -95,7 +96,10 @@ def test_dot_files_and_what_is_not_read_change_nothing(originals, tmp_path, name
     out = make(name, copy, tmp_path / "cube.zarr")
     before = os.stat(Path(out) / "zarr.json").st_mtime_ns
     for folder in [copy, *(path for path in copy.rglob("*") if path.is_dir())]:
-        (folder / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+        for junk in (".DS_Store", "Thumbs.db", "desktop.ini", "Icon\r"):
+            (folder / junk).write_bytes(b"\0\0\0\1Bud1")
+        (folder / "__MACOSX").mkdir()
+        (folder / "__MACOSX" / "._x.wav").write_bytes(b"\0\5\x16\7")
     for file in files_of(raw):
         hidden = copy / ".git" / "annex" / file.relative_to(raw)
         hidden.parent.mkdir(parents=True, exist_ok=True)
@@ -106,6 +110,28 @@ def test_dot_files_and_what_is_not_read_change_nothing(originals, tmp_path, name
     assert make(name, copy, tmp_path / "cube.zarr") == out
     assert os.stat(Path(out) / "zarr.json").st_mtime_ns == before
     assert digest(make(name, copy, tmp_path / "again.zarr")) == expected
+    assert findings(tmp_path / "again.zarr") == findings(raw.parent / "cube.zarr")
+
+
+POINTERS = {
+    "git-annex": b"/annex/objects/MD5E-s123456--0123456789abcdef0123456789abcdef.x\n",
+    "Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 123456\n",
+}
+
+
+@pytest.mark.parametrize("kind", POINTERS)
+@pytest.mark.parametrize("name", SETS)
+def test_a_downloaded_copy_of_a_repository_holds_pointers(originals, tmp_path, name, kind):
+    """What a site for repositories packs for a download: texts in place of all large files, and no .git."""
+    copy = tmp_path / "raw"
+    shutil.copytree(originals(name)[0], copy)
+    (copy / "README.txt").write_text("short")
+    for file in files_of(copy):
+        if file.name != "README.txt":
+            file.write_bytes(POINTERS[kind])
+    with pytest.raises(RawDataError, match=f"{kind}.* was not fetched") as error:
+        make(name, copy, tmp_path / "cube.zarr")
+    assert "\n" not in str(error.value)
 
 
 def annex(path):
@@ -239,3 +265,17 @@ def test_a_wav_with_a_wrong_size_in_an_archive(tmp_path):
         odd = [file for what, file in zip(said, files, strict=True) if "its header states" in what]
         assert odd == [f"wav.zip/{wavs[0].relative_to(tmp_path / 'wavs').as_posix()}"]
         assert digest(paths[0]) == digest(paths[1])
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_time_after_the_sound_that_nobody_recorded_is_missing_and_told(originals, tmp_path, name):
+    """Whether the responses are spikes, potentials or published counts."""
+    path = make(name, originals(name)[0], tmp_path / "cube.zarr", dt=10, post=5000)
+    ds = strfcube.open(path)
+    known = ds["n_bins"] > 500  # a sound that is not there has no end that time could be kept after
+    assert known.sum() > 1
+    last = ds["response"].isel(time=int(ds["n_bins"].where(known).min()) - 1, stim=np.flatnonzero(known))
+    assert last.isnull().all()
+    said, _ = findings(path)
+    trials = int(ds["n_repeats"].where(known).sum())
+    assert f"{trials:,} trials were not recorded until 5000 ms after the sound (post)" in said
