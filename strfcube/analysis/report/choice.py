@@ -42,6 +42,7 @@ def texts(
     wanted = responses.repeats > 0
     total = wanted.shape[1]
     cost = np.zeros(wanted.shape)
+    most = max(0, most)
     room = float(most)
     while True:
         out = []
@@ -65,5 +66,5 @@ def _fitting(cost: NDArray[np.float64], rank: NDArray[np.int64], room: float) ->
         return np.asarray(rank < places)
     first = np.where(rank == 0, cost, 0).sum(0)
     some = np.zeros(len(first), bool)
-    some[np.linspace(0, len(first) - 1, max(1, int(room / max(first.mean(), 1e-9)) // 2)).astype(int)] = True
-    return np.asarray((rank == 0) & some & (room > 0))
+    some[np.linspace(0, len(first) - 1, min(len(first), int(0.9 * room / max(first.mean(), 1e-9)))).astype(int)] = True
+    return np.asarray((rank == 0) & some)
