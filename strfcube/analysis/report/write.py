@@ -116,7 +116,7 @@ def _page(path: str, most: int, tell: Progress | None) -> str:
 
     bare = len(made([], held).encode("utf-8"))
     around = 48 * responses.repeats.shape[1] + 1000  # the tags of the blocks, and what the page says of a cut
-    blocks, held = texts(responses, most - bare - around, lambda n, of: tell("export", n, of) if tell else None)
+    blocks, held = texts(responses, most - bare - around, lambda n, of: tell("report", n, of) if tell else None)
     text = made(blocks, held)
     size = len(text.encode("utf-8"))
     if size > most:
@@ -135,7 +135,7 @@ def _parts(
     spans: list[tuple[float, float] | None], most: int,
 ) -> dict[str, str]:  # fmt: skip
     """The texts of the page."""
-    attrs, heard = ds.attrs, responses.repeats > 0
+    attrs = ds.attrs
     entry = entries().get(str(attrs.get("dataset", "")))
     own = f"strfcube {__version__}: recordings of auditory neurons as labelled, analysis-ready cubes (software)."
     name = path.rstrip("/").rpartition("/")[2]
@@ -158,8 +158,6 @@ def _parts(
             ("sources", "".join(page.lines(s) for s in _sources(str(attrs.get("sources", ""))))),
             ("recipe", page.indented(str(attrs.get("recipe", "")))),
         ]),
-        "dataset": escape(str(attrs.get("dataset", ""))),
-        "pairs": f"{int(heard.sum()):,}",
     }  # fmt: skip
 
 
