@@ -35,7 +35,7 @@ def rendered(title: str, parts: Mapping[str, str], data: Mapping[str, Any], bloc
     texts = {f"_{kind}": here.joinpath(f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js")}
     head = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     every = [("data", text_of(head.encode("utf-8"))), *blocks]
-    packed = "\n".join(f'<script type="text/plain" id="{name}">{text}</script>' for name, text in every if text)
+    packed = "\n".join(f'<script type="text/plain" id="block-{name}">{text}</script>' for name, text in every if text)
     template = Template(here.joinpath("page.html").read_text(encoding="utf-8"))
     return template.substitute(parts, title=escape(title), blocks=packed, **texts)
 
