@@ -173,7 +173,7 @@ function ticks(low, high, most) {
   return out;
 }
 
-function plain(v) { return String(Number(v.toPrecision(6))); }
+function plain(v) { return String(Number(v.toPrecision(6))).replace(/^-/, "\u2212"); }
 
 function frame(pen, c, box) {
   pen.strokeStyle = c.ink; pen.lineWidth = 1;
@@ -341,11 +341,16 @@ function how() {
 
 // The map of repeats ---------------------------------------------------------------------------------------------------
 
-function drawMap() {
+function drawMap(anew) {
   const d = state.data, N = d.neurons.length, S = d.stims.length, c = colours(), canvas = by("map"), width = widthOf(canvas);
   const above = d.coverage.above.length * 14, beside = d.coverage.beside.length * 14, left = 62, w = Math.max(60, width - left - beside - 12);
   const h = Math.min(state.printing ? 420 : 560, Math.max(60, N * 8)), box = { x: left, y: above + 6, w, h };
   const pen = brush(canvas, width, box.y + h + 44), night = dark();
+  if (!anew && state.base && state.base.width === canvas.width && state.base.height === canvas.height) {
+    pen.save(); pen.setTransform(1, 0, 0, 1, 0, 0); pen.drawImage(state.base, 0, 0); pen.restore();
+    drawChosen(pen, c, state.map);
+    return;
+  }
   pen.fillStyle = c.ground; pen.fillRect(0, 0, width, box.y + h + 44);
   const small = document.createElement("canvas"), image = new ImageData(S, N), most = Math.max(1, Math.min(255, d.coverage.most));
   small.width = S; small.height = N;
@@ -375,9 +380,16 @@ function drawMap() {
   pen.textAlign = "center"; pen.fillStyle = c.ink;
   for (const s of columnTicks) pen.fillText(String(s), box.x + (s - .5) / S * w, box.y + h + 13);
   pen.fillText(`stimulus (${S.toLocaleString("en")})`, box.x + w / 2, box.y + h + 32, w);
-  pen.strokeStyle = c.mark; pen.lineWidth = 2;
-  pen.strokeRect(box.x + state.stim / S * w - 1, box.y + state.neuron / N * h - 1, Math.max(3, w / S + 2), Math.max(3, h / N + 2));
   state.map = { box, N, S };
+  state.base = document.createElement("canvas");
+  state.base.width = canvas.width; state.base.height = canvas.height;
+  state.base.getContext("2d").drawImage(canvas, 0, 0);
+  drawChosen(pen, c, state.map);
+}
+
+function drawChosen(pen, c, { box, N, S }) {
+  pen.strokeStyle = c.mark; pen.lineWidth = 2;
+  pen.strokeRect(box.x + state.stim / S * box.w - 1, box.y + state.neuron / N * box.h - 1, Math.max(3, box.w / S + 2), Math.max(3, box.h / N + 2));
 }
 
 function drawStrip(pen, c, strip, k, legend, at) {
@@ -520,10 +532,17 @@ async function show(n, s) {
   fillStims();
   by("stim").value = String(s);
   drawPair();
-  drawMap();
+  drawMap(false);
   try { history.replaceState(null, "", `#neuron=${encodeURIComponent(neuron.label)}&stim=${encodeURIComponent(stim.label)}`); } catch { /* not from a file, in some browsers */ }
   state.took = performance.now() - began;
   document.body.dataset.shown = `${n},${s}`;
+  ahead(n, s);
+}
+
+// What the arrow keys lead to is unpacked while nobody waits
+function ahead(n, s) {
+  const later = window.requestIdleCallback || (work => setTimeout(work, 50));
+  for (const step of [1, -1]) later(async () => { await block("n" + (n + step), responses); await block("s" + (s + step), bytes => bytes); });
 }
 
 function fillStims() {
@@ -576,7 +595,7 @@ function first() {
 function redraw() {
   if (!state.shown) return;
   drawPair();
-  drawMap();
+  drawMap(true);
   drawQuality();
 }
 
