@@ -16,7 +16,7 @@ from strfcube.analysis.spikes import SpikeTrains, of_pair
 from strfcube.cli.main import main
 from strfcube.errors import StoreError, UsageError
 
-NASTY = '</script><script>alert(1)</script>"\'&<img src=x onerror=alert(2)>'
+NASTY = "</script><script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +236,9 @@ def test_a_size_in_which_little_fits(demo, tmp_path):
 def test_labels_are_texts_and_nothing_else(saved, tmp_path):
     cube = make_cube(stim=2, neuron=3)
     for name in ("stim", "neuron", "stim_type", "animal", "area_label", "split", "stim_name"):
-        cube = cube.assign_coords({name: (cube[name].dims, np.array([f"{NASTY}{v}" for v in cube[name].values], object))})
+        cube = cube.assign_coords(
+            {name: (cube[name].dims, np.array([f"{NASTY}{v}" for v in cube[name].values], object))}
+        )
     for name in ("title", "dataset", "citation", "licence", "history", "doi"):
         cube.attrs[name] = f"{NASTY} https://doi.org/10.1/{NASTY}"
     cube.attrs["sources"] = json.dumps([f"javascript:{NASTY}", f"https://example.org/{NASTY}"])

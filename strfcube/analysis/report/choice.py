@@ -30,9 +30,7 @@ def ranks(repeats: NDArray[np.int64]) -> NDArray[np.int64]:
     return out
 
 
-def texts(
-    responses: Responses, most: int, progress: Callable[[int, int], None]
-) -> tuple[list[str], NDArray[np.bool_]]:
+def texts(responses: Responses, most: int, progress: Callable[[int, int], None]) -> tuple[list[str], NDArray[np.bool_]]:
     """A block of text a neuron, `most` characters at most in all, and which pairs they hold [shape=(stim, neuron)].
 
     Every neuron keeps as many of its stimuli as there is room for; where there is none for one each, neurons spread

@@ -26,7 +26,9 @@ _LEVELS = 254  # of a spectrogram; 255 is missing
 def sounds(ds: xr.Dataset) -> list[dict[str, Any]]:
     """Each stimulus: its title, its length, and where in it the sound lies (None: not known)."""
     few = ds.coords.to_dataset()
-    spans = [few[n].values if n in few else np.full(ds.sizes["stim"], np.nan) for n in ("sound_onset", "sound_duration")]
+    spans = [
+        few[n].values if n in few else np.full(ds.sizes["stim"], np.nan) for n in ("sound_onset", "sound_duration")
+    ]
     return [
         {
             "label": str(few["stim"].values[s]), "title": stim_title(few.isel(stim=s)), "bins": int(bins),
@@ -120,7 +122,11 @@ def findings(path: str) -> dict[str, Any]:
     for kind, rows in grouped(table):
         some, left = rows[:left], max(0, left - len(rows))
         each = [
-            [columns["file"][i] + (f", line {lines[i]}" if lines[i] else ""), columns["what"][i], columns["consequence"][i]]
+            [
+                columns["file"][i] + (f", line {lines[i]}" if lines[i] else ""),
+                columns["what"][i],
+                columns["consequence"][i],
+            ]
             for i in some
         ]
         kinds.append({"severity": kind.severity, "count": kind.count, "what": kind.what,

@@ -85,9 +85,9 @@ function described(raw, stim, neuron) {
     const windows = raw.windows.map(w => w.map(v => v === null ? null : v * unit));
     windows.forEach(([a, b], i) => {
       const row = pair.times[i];
-      const begin = a === null ? row[0] : a, end = b === null ? row[row.length - 1] : b;
-      if (begin !== undefined) low = Math.min(low, begin);
-      if (end !== undefined) high = Math.max(high, end);
+      if (a !== null) low = Math.min(low, a);
+      if (b !== null) high = Math.max(high, b);
+      if (row.length) { low = Math.min(low, row[0]); high = Math.max(high, row[row.length - 1]); }
     });
     windows.forEach(([a, b], i) => {
       if (a !== null && a - low > 1e-9) pair.gone.push([i, low, a]);
@@ -361,8 +361,17 @@ function drawMap(anew) {
   });
   small.getContext("2d").putImageData(image, 0, 0);
   pen.fillStyle = c.panel; pen.fillRect(box.x, box.y, w, h);
-  pen.imageSmoothingEnabled = N > h * 1.5; pen.imageSmoothingQuality = "high";
-  pen.drawImage(small, box.x, box.y, w, h);
+  // Rows that share a pixel are averaged, columns never: a stimulus keeps its edges
+  let lines = small;
+  if (N > h * 1.5) {
+    lines = document.createElement("canvas");
+    lines.width = S; lines.height = Math.round(h);
+    const thin = lines.getContext("2d");
+    thin.imageSmoothingQuality = "high";
+    thin.drawImage(small, 0, 0, S, lines.height);
+  }
+  pen.imageSmoothingEnabled = false;
+  pen.drawImage(lines, box.x, box.y, w, h);
   const legend = by("map-legend");
   legend.replaceChildren();
   const scale = document.createElement("span");
@@ -440,7 +449,7 @@ function drawQuality() {
 }
 
 function histogram(place, shown, title, log, colour) {
-  const W = 460, H = 220, left = 46, bottom = 40, w = W - left - 12, h = H - bottom - 10;
+  const W = 460, H = 220, left = 58, bottom = 40, w = W - left - 12, h = H - bottom - 10;
   const picture = svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": `Distribution of ${title} over the neurons` });
   const e = shown.edges.map(v => log ? Math.log10(v) : v), x = v => left + (v - e[0]) / (e[e.length - 1] - e[0]) * w;
   const totals = e.slice(1).map((_, i) => shown.counts.reduce((sum, row) => sum + row[i], 0)), most = Math.max(1, ...totals);
@@ -465,7 +474,7 @@ function histogram(place, shown, title, log, colour) {
   for (const p of places) picture.append(svg("path", { class: "axis", d: `M${x(p)},${10 + h}v4` }),
     svg("text", { x: x(p), y: 10 + h + 17, "text-anchor": "middle" }, (log && p <= e[0] + 1e-6 ? "<" : "") + plain(log ? 10 ** p : p)));
   picture.append(svg("text", { x: left + w / 2, y: H - 5, "text-anchor": "middle" }, title));
-  picture.append(svg("text", { transform: `translate(12,${10 + h / 2}) rotate(-90)`, "text-anchor": "middle" }, "neurons"));
+  picture.append(svg("text", { transform: `translate(11,${10 + h / 2}) rotate(-90)`, "text-anchor": "middle" }, "neurons"));
   place.replaceChildren(picture);
 }
 

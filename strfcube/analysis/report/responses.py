@@ -120,7 +120,9 @@ class Responses:
         size = c["row_size"].astype(np.int64)
         use = c["kept"].astype(bool) & wanted[c["stim_index"]]
         row = np.repeat(np.arange(len(size)), size)
-        spikes = spikes[np.lexsort((spikes, row))] * self.units // self.dt_ns  # whole units, and bins stay what they are
+        spikes = (
+            spikes[np.lexsort((spikes, row))] * self.units // self.dt_ns
+        )  # whole units, and bins stay what they are
         spikes, size, stim = spikes[use[row]], size[use], c["stim_index"][use]
         edges = np.stack([c[name][use].astype(float) for name in ("window_start", "window_stop")], 1)
         ends, out = np.cumsum(size), {}
@@ -154,9 +156,7 @@ def _all_exact(rows: TrialRows | None, repeats: NDArray[np.int64]) -> NDArray[np
     return np.asarray((counted == repeats) & (repeats > 0))
 
 
-def _binned(
-    ds: xr.Dataset, repeats: NDArray[np.int64], exact: NDArray[np.bool_]
-) -> dict[int, dict[int, Pair]]:
+def _binned(ds: xr.Dataset, repeats: NDArray[np.int64], exact: NDArray[np.bool_]) -> dict[int, dict[int, Pair]]:
     """Pairs by neuron and stimulus: bins of those that are not exact, and of these the gaps alone."""
     found: dict[int, dict[int, Pair]] = {}
     response = ds["response"].transpose("stim", "neuron", "repeat", "time")
