@@ -202,8 +202,9 @@ def _holds(
         places = (held & heard).sum(0)
         out.append(
             f"Cut to fit {most / 1e6:g} MB: the page holds {kept:,} of {pairs:,} responses "
-            f"({100 * kept / pairs:.0f} %), of each neuron those to the {_span(places)} stimuli that most neurons heard. "
-            "All are in the cube; a part of it, saved with strfcube.save, has a report of its own, and a larger page can be asked for."
+            f"({100 * kept / pairs:.0f} %), of each neuron those to the {_span(places)} stimuli that most neurons "
+            "heard. All are in the cube; a part of it, saved with strfcube.save, has a report of its own, and a larger "
+            "page can be asked for."
         )
     rounded = []
     if exact.any():
