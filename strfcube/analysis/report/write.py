@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from strfcube.analysis.report import collect, page
+from strfcube.analysis.report import page
 from strfcube.analysis.report.choice import texts
 from strfcube.analysis.report.responses import MV_STEP, OTHER_STEP, Responses
 from strfcube.catalog import entries
@@ -91,6 +91,8 @@ def report(
 
 
 def _page(path: str, most: int, tell: Progress | None) -> str:
+    from strfcube.analysis.report import collect  # which brings all pictures along
+
     ds = open_cube(path)
     responses = Responses(ds, path)
     quality, snr, ccmax = collect.quality(ds)
