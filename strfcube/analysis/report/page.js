@@ -364,11 +364,19 @@ function drawMap(anew) {
   // Rows that share a pixel are averaged, columns never: a stimulus keeps its edges
   let lines = small;
   if (N > h * 1.5) {
+    const rows = Math.round(h), mean = new ImageData(S, rows);
+    for (let y = 0; y < rows; y++) for (let x = 0; x < S; x++) {
+      const sum = [0, 0, 0, 0], from = Math.floor(y * N / rows), to = Math.floor((y + 1) * N / rows);
+      for (let n = from; n < to; n++) {
+        const at = (n * S + x) * 4, alpha = image.data[at + 3];
+        for (let i = 0; i < 3; i++) sum[i] += image.data[at + i] * alpha;
+        sum[3] += alpha;
+      }
+      if (sum[3]) mean.data.set([sum[0] / sum[3], sum[1] / sum[3], sum[2] / sum[3], sum[3] / (to - from)], (y * S + x) * 4);
+    }
     lines = document.createElement("canvas");
-    lines.width = S; lines.height = Math.round(h);
-    const thin = lines.getContext("2d");
-    thin.imageSmoothingQuality = "high";
-    thin.drawImage(small, 0, 0, S, lines.height);
+    lines.width = S; lines.height = rows;
+    lines.getContext("2d").putImageData(mean, 0, 0);
   }
   pen.imageSmoothingEnabled = false;
   pen.drawImage(lines, box.x, box.y, w, h);
