@@ -240,7 +240,7 @@ def test_labels_are_texts_and_nothing_else(saved, tmp_path):
             {name: (cube[name].dims, np.array([f"{NASTY}{v}" for v in cube[name].values], object))}
         )
     for name in ("title", "dataset", "citation", "licence", "history", "doi"):
-        cube.attrs[name] = f"{NASTY} https://doi.org/10.1/{NASTY}"
+        cube.attrs[name] = f"{NASTY} https://doi.org/10.1/a{NASTY}"
     cube.attrs["sources"] = json.dumps([f"javascript:{NASTY}", f"https://example.org/{NASTY}"])
     cube["stimulus"].attrs["units"] = NASTY
     page = written(saved(cube), tmp_path)
