@@ -14,6 +14,7 @@ interrupts_end()  # before anything that takes time
 from strfcube.analysis.accessor import StrfAccessor as _StrfAccessor  # noqa: F401 (registers ds.strf)
 from strfcube.analysis.concat import concat
 from strfcube.analysis.export import export
+from strfcube.analysis.report.write import report
 from strfcube.analysis.select import select
 from strfcube.builder.build import build
 from strfcube.builder.rebin import rebin
@@ -41,6 +42,7 @@ __all__ = [
     "fetch",
     "open",
     "rebin",
+    "report",
     "save",
     "select",
     "verify",

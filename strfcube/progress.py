@@ -32,6 +32,7 @@ _STAGES = {
     "write": ("writing", "parts", 0.5),
     "check": ("checking the cube", "", 0.0),
     "export": ("exporting", "", 0.0),
+    "report": ("packing responses", "neurons", 0.0),
     "save": ("saving", "parts", 1.0),
 }
 

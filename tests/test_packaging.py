@@ -6,6 +6,7 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from pathlib import Path
 
 import pytest
 from install import ROOT, copy_project, empty_environment, run
@@ -48,7 +49,8 @@ def modules():
 
 def test_wheel_holds_every_module_and_the_catalog(distributions):
     names = set(zipfile.ZipFile(distributions["wheel"]).namelist())
-    assert modules() | {"strfcube/catalog.yaml", "strfcube/py.typed"} <= names
+    pages = {f"strfcube/analysis/report/page.{kind}" for kind in ("html", "css", "js")}
+    assert modules() | {"strfcube/catalog.yaml", "strfcube/py.typed"} | pages <= names
     assert {name.split("/")[0] for name in names} == {"strfcube", "strfcube-0.1.0.dist-info"}
 
 
@@ -77,6 +79,8 @@ def test_install_into_an_empty_environment(distributions, tmp_path, kind):
 
     listed = run(python.parent / "strfcube", "list", cwd=tmp_path, STRFCUBE_DATA_DIR=str(tmp_path))
     assert all(name in listed for name in seen["pipelines"])
+    script = 'print(__import__("importlib.resources").resources.files("strfcube.analysis.report").joinpath("page.js"))'
+    assert "use strict" in Path(run(python, "-c", script, cwd=tmp_path).strip()).read_text()
     version = run(python.parent / "strfcube", "--version", cwd=tmp_path)
     assert seen["version"] in version
 

@@ -21,6 +21,7 @@ from strfcube.cli.build import CONTEXT, Datasets, report
 from strfcube.cli.complete import a_data_set, a_store
 from strfcube.cli.describe import bytes_of, card, findings, overview, summary
 from strfcube.cli.plot import plot
+from strfcube.cli.report import report as page
 from strfcube.errors import SelectionError, StrfcubeError, UsageError
 from strfcube.fetching.fetch import JOBS
 from strfcube.progress import Display
@@ -317,6 +318,7 @@ def export(store: str, dt: float | None, out: str) -> None:
 
 
 cli.add_command(plot)
+cli.add_command(page)
 
 
 def _as_flags(text: str) -> str:

@@ -47,6 +47,11 @@ def kinds(table: xr.Dataset) -> list[Kind]:
     table : xarray.Dataset
         The group ``findings`` of a cube.
     """
+    return [kind for kind, _ in grouped(table)]
+
+
+def grouped(table: xr.Dataset) -> list[tuple[Kind, list[int]]]:
+    """The same with the rows of the table that are of each kind."""
     groups: dict[tuple[str, str, str], list[int]] = {}
     columns = {n: [str(v) for v in table[n].values] for n in ("severity", "file", "what", "consequence")}
     line = table["line"].values.tolist()
@@ -58,8 +63,8 @@ def kinds(table: xr.Dataset) -> list[Kind]:
     for (severity, _, _), rows in groups.items():
         i = rows[0]
         place = columns["file"][i] + (f", line {line[i]}" if line[i] else "")
-        found.append(Kind(severity, len(rows), place, columns["what"][i], columns["consequence"][i]))
-    return sorted(found, key=lambda kind: (list(SEVERITIES).index(kind.severity), -kind.count))
+        found.append((Kind(severity, len(rows), place, columns["what"][i], columns["consequence"][i]), rows))
+    return sorted(found, key=lambda each: (list(SEVERITIES).index(each[0].severity), -each[0].count))
 
 
 def told(table: xr.Dataset, width: int, *, path: str, every: bool = False) -> list[str]:
