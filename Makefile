@@ -1,6 +1,7 @@
 # Needs Python 3.11 or newer and make, nothing else.
 #   make demo     build the demo cube, show it, train on it
 #   make test     what the continuous integration runs
+#   make docs     the documentation site, in build/docs
 # Another interpreter: make test PYTHON=/path/to/python VENV=.venv-other
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
@@ -13,13 +14,21 @@ ROOMS := $(addprefix tests/,sound cube transport builder analysis loading pipeli
 # pytest-xdist pays for itself from two cores on.
 WORKERS ?= 2
 
-.PHONY: demo test test-without-torch test-lower-bounds lint format clean
+.PHONY: demo test docs notebooks test-without-torch test-lower-bounds lint format clean
 
 demo: $(VENV)/.demo
 	STRFCUBE_DATA_DIR=$(DEMO) $(BIN)/strfcube build demo
 	$(BIN)/strfcube inspect $(DEMO)/demo-dt5.zarr
 	$(BIN)/strfcube plot $(DEMO)/demo-dt5.zarr --out $(DEMO)/demo.png
 	$(BIN)/python notebooks/demo.py $(DEMO)/demo-dt5.zarr
+
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -q -W --keep-going -j auto -d build/doctrees docs build/docs
+	@echo "open build/docs/index.html"
+
+# Runs the notebooks and stores them with what they printed and drew.
+notebooks: $(VENV)/.test
+	$(BIN)/python notebooks/store.py
 
 test: lint
 	$(BIN)/pytest -n $(WORKERS)
@@ -36,7 +45,7 @@ test-lower-bounds: $(VENV)/.lower-bounds
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build
+	rm -rf build/lint build/lib build/bdist*
 	$(PIP_INSTALL) --no-deps --no-build-isolation --target build/lint .
 	cd build/lint && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
 	cd build/lint && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
@@ -47,7 +56,7 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf build dist $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist docs/generated $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "strfcube needs Python 3.11 or newer; give one with PYTHON=/path/to/python"; exit 1; }
@@ -57,8 +66,12 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP_INSTALL) -e ".[torch,plot]"
 	@touch $@
 
+$(VENV)/.docs: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP_INSTALL) -e ".[torch,jax,plot,docs]"
+	@touch $@
+
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP_INSTALL) -e ".[torch,jax,plot,export,test,test-torch,lint]"
+	$(PIP_INSTALL) -e ".[torch,jax,plot,export,test,test-torch,docs,lint]"
 	@touch $@
 
 $(VENV)/.without-torch: $(BIN)/python pyproject.toml constraints.txt

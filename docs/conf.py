@@ -32,9 +32,10 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
 default_role = "code"
+smartquotes = False  # "--drc" is an option, not a dash
+toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say types in words, with shapes and units
-autosummary_ignore_module_all = False
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 
@@ -44,16 +45,15 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_theme_options = {
     "home_page_in_toc": True,
+    "navbar_persistent": [],  # the search field stands in the sidebar
     "show_navbar_depth": 1,
     "show_toc_level": 2,
-    "use_download_button": True,
 }
 html_copy_source = False
 html_show_sourcelink = False
 copybutton_prompt_text = "$ "
 copybutton_only_copy_prompt_lines = True
 copybutton_copy_empty_lines = False
-copybutton_here_doc_delimiter = "EOF"
 
 
 def setup(app):

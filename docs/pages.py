@@ -24,6 +24,7 @@ def write(docs: Path) -> None:
     out, root = docs / "generated", docs.parent
     fidelity = (docs / "fidelity.md").read_text("utf-8")
     made = {out / "datasets" / f"{name}.md": data_set(entries()[name], fidelity) for name in ORDER}
+    made[out / "datasets.md"] = overview([entries()[name] for name in ORDER])
     for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
         made[out / name.lower()] = led((root / name).read_text("utf-8"))
     for notebook in sorted((root / NOTEBOOKS).glob("*.ipynb")):
@@ -44,6 +45,19 @@ def led(text: str) -> str:
     return re.sub(r"\[([^]]*)\]\((?:CITATION\.cff|LICENSE|benchmarks)\)", r"\1", text)
 
 
+def overview(known: list[Entry]) -> str:
+    """The page that lists the data sets, and leads to theirs."""
+    rows = [
+        (f"[{e.name}](datasets/{e.name}.md)", e.title.partition(": ")[2], f"{e.figures.get('neuron', 0):,}",
+         f"{e.figures.get('stim', 0):,}", e.licence, e.download, e.cube)
+        for e in known
+    ]  # fmt: skip
+    head = ("name", "recordings", "neurons", "stimuli", "licence", "download", "cube")
+    lead = "# Data sets\n\nstrfcube ships no recordings: `strfcube build NAME` fetches them from where they are published.\n"
+    tree = [":::{toctree}", ":hidden:", "", *(f"{e.name.upper()} <datasets/{e.name}>" for e in known), ":::", ""]
+    return "\n".join([lead, _table([head, *rows]), *tree])
+
+
 def data_set(entry: Entry, fidelity: str) -> str:
     """The page of one data set, in Markdown."""
     module = "strfcube.simulate" if entry.simulated else entry_points(group=GROUP)[entry.name].module
@@ -60,7 +74,7 @@ def data_set(entry: Entry, fidelity: str) -> str:
         rows = [(f"`--{o.name.replace('_', '-')}`", o.help, f"`{o.default}`") for o in options]
         parts += ["## Options of a build\n", _table([("option", "what it does", "default"), *rows])]
     if entry.citation:
-        parts += ["## How to cite\n", *(f"- {text}" for text in entry.citation), ""]
+        parts += ["## How to cite\n", *("- " + _linked(text) for text in entry.citation), ""]
     parts += ["## The card\n", f"```{{eval-rst}}\n.. automodule:: {module}\n   :no-members:\n   :no-index:\n```\n"]
     rows = differences(entry.name.upper(), fidelity)
     if rows:
@@ -82,6 +96,11 @@ def differences(name: str, fidelity: str) -> list[tuple[str, ...]]:
 
 def _cells(line: str) -> tuple[str, ...]:
     return tuple(cell.strip() for cell in line.strip().strip("|").split("|"))
+
+
+def _linked(text: str) -> str:
+    """Addresses as links."""
+    return re.sub(r"https?://[^\s,;]*[^\s,;.]", r"<\g<0>>", text)
 
 
 def _facts(entry: Entry) -> list[tuple[str, str]]:
