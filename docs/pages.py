@@ -49,13 +49,12 @@ def overview(known: list[Entry]) -> str:
     """The page that lists the data sets, and leads to theirs."""
     rows = [
         (f"[{e.name}](datasets/{e.name}.md)", e.title.partition(": ")[2], f"{e.figures.get('neuron', 0):,}",
-         f"{e.figures.get('stim', 0):,}", e.licence, e.download, e.cube)
+         f"{e.figures['stim']:,}" if "stim" in e.figures else "not published", e.licence, e.download, e.cube.replace("unknown", "small"))
         for e in known
     ]  # fmt: skip
     head = ("name", "recordings", "neurons", "stimuli", "licence", "download", "cube")
-    lead = "# Data sets\n\nstrfcube ships no recordings: `strfcube build NAME` fetches them from where they are published.\n"
-    tree = [":::{toctree}", ":hidden:", "", *(f"{e.name.upper()} <datasets/{e.name}>" for e in known), ":::", ""]
-    return "\n".join([lead, _table([head, *rows]), *tree])
+    lead = "# Data sets\n\nstrfcube ships no recordings: `strfcube build NAME` fetches them from their publishers.\n"
+    return f"{lead}\n{_table([head, *rows])}"
 
 
 def data_set(entry: Entry, fidelity: str) -> str:
