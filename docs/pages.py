@@ -49,7 +49,8 @@ def overview(known: list[Entry]) -> str:
     """The page that lists the data sets, and leads to theirs."""
     rows = [
         (f"[{e.name}](datasets/{e.name}.md)", e.title.partition(": ")[2], f"{e.figures.get('neuron', 0):,}",
-         f"{e.figures['stim']:,}" if "stim" in e.figures else "not published", e.licence, e.download, e.cube.replace("unknown", "small"))
+         f"{e.figures['stim']:,}" if "stim" in e.figures else "not published", e.licence, e.download,
+         e.cube.replace("unknown", "small"))
         for e in known
     ]  # fmt: skip
     head = ("name", "recordings", "neurons", "stimuli", "licence", "download", "cube")

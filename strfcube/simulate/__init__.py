@@ -2,8 +2,8 @@
 
 `write` writes a small folder of raw files that the pipeline of that data set reads as it reads the published ones:
 ``strfcube.build("aa4", raw=folder)``. The neurons are linear-nonlinear-Poisson with known receptive fields, the sounds
-are synthesised, and animals and cells have names that begin with ``sim`` where the layout lets them. They show what a data
-set's layout is and what its cube can do; no number that comes out says anything about the animals in its name.
+are synthesised, and animals and cells are called ``sim`` where the layout lets them. They show what a data set's layout
+is and what its cube can do; no number that comes out says anything about an animal.
 """
 
 from __future__ import annotations

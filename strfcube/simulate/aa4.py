@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from strfcube.simulate.birds import write_wav
-from strfcube.simulate.population import Sound, fields, rates, sound, trials
+from strfcube.simulate.population import Sound, fields, pcm, rates, sound, trials
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,9 +33,7 @@ def write(folder: Path, seed: int) -> None:
         order = rng.permutation(len(sounds))[: len(sounds) - 2]  # each bird has its own list, and its own numbers
         md5 = {}
         for number, index in enumerate(order, start=1):
-            name = write_wav(
-                folder / animal / "wavfiles", np.rint(sounds[index][3].samples * 32768).astype("<i2"), 24414
-            )
+            name = write_wav(folder / animal / "wavfiles", pcm(sounds[index][3].samples), 24414)
             file = folder / animal / "wavfiles" / name
             md5[index] = hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()
             file.rename(file.with_name(f"stim{number}.wav"))

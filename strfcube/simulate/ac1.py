@@ -1,4 +1,4 @@
-"""Simulated recordings in the layout of AC1: membrane potentials on a drift, and cell-attached spikes, as .mat files."""
+"""Simulated recordings in the layout of AC1: membrane potentials on a drift, and cell-attached spikes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ def write(folder: Path, seed: int) -> None:
             n = round(heard[mine[k]].seconds * WEHR_RATE)
             clean = _at(potentials[k], n, WEHR_RATE)
             gap = np.zeros(round(GAP * WEHR_RATE))
-            trace = np.concatenate([gap, clean, gap]) + rng.normal(0, 1.0, n + 2 * len(gap))
+            trace = np.concatenate([gap, clean, gap])
+            trace += _restless(rng, len(trace), WEHR_RATE)
             trigger = _trigger(len(gap), heard[mine[k]].seconds, SOUNDS[mine[k]])
             _recording(base / f"wehr/Results/{neuron}/{neuron}-{number}.mat", trace, WEHR_RATE, [trigger])
     results = folder / "crcns-ac1-asari-results-1" / "asari-results-1"
@@ -65,7 +66,7 @@ def write(folder: Path, seed: int) -> None:
             )  # fmt: skip
             pieces += [clean, np.zeros(round(GAP * ASARI_RATE))]
         trace = np.concatenate(pieces)
-        trace += rng.normal(0, 1.0 if how == "whole cell" else 0.5, len(trace))
+        trace += _restless(rng, len(trace), ASARI_RATE) if how == "whole cell" else rng.normal(0, 0.5, len(trace))
         param = {
             "stimulus": [{"file": f"{name}.mat"} for name in SEGMENTS],
             "recording": {"site": site, "type": how},
@@ -77,6 +78,12 @@ def _potential(drive: Floats) -> Floats:
     """Depolarisation in mV, one value a ms: the drive, rectified, through a membrane of 8 ms."""
     decay = np.exp(-np.arange(40) * STEP / 0.008)
     return 6 * np.convolve(np.maximum(0, drive - 1), decay / decay.sum())[: len(drive)]
+
+
+def _restless(rng: Rng, n: int, rate: float) -> Floats:
+    """Synaptic and electrical noise in mV: of 20 ms, and of a sample."""
+    slow = np.convolve(rng.normal(0, 1, n), np.hanning(round(0.02 * rate)), "same")
+    return 3 * slow / slow.std() + rng.normal(0, 0.3, n)
 
 
 def _at(values: Floats, n: int, rate: float) -> Floats:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from strfcube.simulate.birds import Floats
 
 AREAS = {"A1": {"SIM001a": 9, "SIM002a": 7}, "PEG": {"SIM101a": 6, "SIM102a": 4}}  # area -> site -> cells
-EST, VAL, VAL_REPEATS = 40, 6, 20
+EST, VAL, VAL_REPEATS = 24, 4, 20
 BINS, SILENCE, EPOCH = 150, 0.25, 1.5  # 10 ms bins and s of an epoch, 1 s of it sound
 BANDS = 18
 RATE = 44100.0
@@ -41,7 +41,7 @@ def write(folder: Path, seed: int) -> None:
                 files = _site(rng, f"{area}_{site}", site, count, names, sounds, latency, population)
                 archive.writestr(_entry(f"{area}_single_sites/{area}_{site}_{number:040x}.tgz"), _tgz(files))
         recording = f"{area}_NAT4_ozgf.fs100.ch18"
-        rows = [(name, EPOCH * k, EPOCH * (k + 1)) for k, name in enumerate(names)]
+        rows = [row for k, name in enumerate(names) for row in _presented(name, EPOCH * k)]
         files = {
             f"{recording}.resp.csv": _text(np.stack(list(population.values()), 1)),
             f"{recording}.resp.json": _header("resp", 100, list(population), "RasterizedSignal"),
@@ -79,12 +79,19 @@ def _site(
         spikes[cell] = np.concatenate(times)
         population[cell] = counts.ravel()
     rows = [("PASSIVE_EXPERIMENT", 0.0, float(starts[-1] + 2))]
-    rows += [(names[index], float(start), float(start + EPOCH)) for start, index in zip(starts, order, strict=True)]
+    rows += [row for start, index in zip(starts, order, strict=True) for row in _presented(names[index], float(start))]
     return {
         f"{recording}.resp.h5": _h5(spikes),
         f"{recording}.resp.json": _header("resp", 1000, list(spikes), "PointProcess"),
         f"{recording}.resp.epoch.csv": _epochs(rows),
     }
+
+
+def _presented(name: str, start: float) -> list[tuple[str, float, float]]:
+    """Epochs of one presentation: the whole of it, and the silence on either side."""
+    end = start + EPOCH
+    silences = [("PreStimSilence", start, start + SILENCE), ("PostStimSilence", end - SILENCE, end)]
+    return [(name, start, end), *silences]
 
 
 def _published(heard: Sound) -> Floats:

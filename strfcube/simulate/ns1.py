@@ -1,4 +1,4 @@
-"""Simulated recordings in the layout of NS1: MATLAB files of units, wavs in pascals without a suffix, a table of units."""
+"""Simulated recordings in the layout of NS1: MATLAB files of units, wavs in pascals, a table of units."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RATE, HEADER_RATE = 48828.125, 48828
-SECONDS, AFTER = 5.0, 0.2
-UNITS, REPEATS = 12, 10
+SECONDS, AFTER = 2.5, 0.2
+UNITS, REPEATS = 8, 10
 # Source, Token, Set and StimID of the clips, whose order the files have
 CLIPS = [(1, 0, 2, i) for i in range(1, 13)] + [(2, 0, 1, i) for i in range(1, 9)]
 PASCAL = 2e-5 * 10 ** (80 / 20)  # effective value of a sound of 80 dB SPL
