@@ -47,9 +47,7 @@ def executed(path: Path, folder: Path, timeout: float = 300) -> Any:
         for output in cell.outputs:
             shown = str(output)
             if any(place in shown for place in (str(folder), str(Path.home()), str(HERE.parent))):
-                raise ValueError(
-                    f"{path.name}, cell {number}: the output names a folder of this machine: {shown[:500]}"
-                )
+                raise ValueError(f"{path.name}, cell {number}: an output names a folder of this machine: {shown[:500]}")
     return notebook
 
 
