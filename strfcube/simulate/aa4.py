@@ -39,7 +39,7 @@ def write(folder: Path, seed: int) -> None:
             file.rename(file.with_name(f"stim{number}.wav"))
         heard = [sounds[index] for index in order]
         for unit, field in enumerate(fields(rng, count)):
-            electrode, site = unit * 32 // count + 1, 1 + unit % 2
+            electrode, site = 17 - count // 2 + unit, 1 + unit % 2  # on both arrays
             file = folder / animal / f"Site{site}_L{1200 + 200 * site}R{1300 + 200 * site}_e{electrode}_s0_ss1.h5"
             root = {
                 "site": f"Site{site}", "ldepth": 1200 + 200 * site, "rdepth": 1300 + 200 * site,
