@@ -77,13 +77,13 @@ def write(folder: Path, seed: int) -> None:
 def _potential(drive: Floats) -> Floats:
     """Depolarisation in mV, one value a ms: the drive, rectified, through a membrane of 8 ms."""
     decay = np.exp(-np.arange(40) * STEP / 0.008)
-    return 6 * np.convolve(np.maximum(0, drive - 1), decay / decay.sum())[: len(drive)]
+    return np.asarray(6 * np.convolve(np.maximum(0, drive - 1), decay / decay.sum())[: len(drive)])
 
 
 def _restless(rng: Rng, n: int, rate: float) -> Floats:
     """Synaptic and electrical noise in mV: of 20 ms, and of a sample."""
     slow = np.convolve(rng.normal(0, 1, n), np.hanning(round(0.02 * rate)), "same")
-    return 3 * slow / slow.std() + rng.normal(0, 0.3, n)
+    return np.asarray(3 * slow / slow.std() + rng.normal(0, 0.3, n))
 
 
 def _at(values: Floats, n: int, rate: float) -> Floats:
