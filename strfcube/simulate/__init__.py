@@ -54,6 +54,7 @@ def write(name: str, folder: Path | str, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if name == "aa1":
         write_demo(folder, seed)
+        (folder / "about.json").unlink()  # which the published set lacks: its cells go by the same species as aa-2's
     else:
         import_module(f"strfcube.simulate.{name}").write(folder, seed)
     mark.write_text(_mark(name, seed), "utf-8", newline="\n")

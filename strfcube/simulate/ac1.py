@@ -87,7 +87,7 @@ def _restless(rng: Rng, n: int, rate: float) -> Floats:
 
 
 def _at(values: Floats, n: int, rate: float) -> Floats:
-    return np.interp((np.arange(n) + 0.5) / rate, (np.arange(len(values)) + 0.5) * STEP, values)
+    return np.asarray(np.interp((np.arange(n) + 0.5) / rate, (np.arange(len(values)) + 0.5) * STEP, values))
 
 
 def _spiking(rng: Rng, firing: Floats, n: int) -> Floats:
