@@ -1,6 +1,7 @@
 # Needs Python 3.11 or newer and make, nothing else.
 #   make demo     build the demo cube, show it, train on it
 #   make test     what the continuous integration runs
+#   make docs     the documentation site, in build/docs
 #   make fuzz     hostile raw files, archives and cubes, for hours; make fuzz FUZZ_SECONDS=60 for minutes
 # Another interpreter: make test PYTHON=/path/to/python VENV=.venv-other
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
@@ -17,7 +18,7 @@ FUZZ_SEED ?= 0
 # pytest-xdist pays for itself from two cores on.
 WORKERS ?= 2
 
-.PHONY: demo fuzz test test-without-torch test-lower-bounds lint format clean
+.PHONY: demo docs notebooks fuzz test test-without-torch test-lower-bounds lint format clean
 
 demo: $(VENV)/.demo
 	STRFCUBE_DATA_DIR=$(DEMO) $(BIN)/strfcube build demo
@@ -27,8 +28,16 @@ demo: $(VENV)/.demo
 
 # What it prints with FAULT becomes a test.
 fuzz: $(VENV)/.test
-	@code=0; for file in fuzz/*.py; do echo "$$file"; $(BIN)/python "$$file" --count 10000000 --seed $(FUZZ_SEED) \
-		--seconds $(FUZZ_SECONDS) || code=1; done; exit $$code
+	@code=0; for kind in parsers archives stores; do echo "$$kind"; $(BIN)/python fuzz/$$kind.py --count 10000000 \
+		--seed $(FUZZ_SEED) --seconds $(FUZZ_SECONDS) || code=1; done; exit $$code
+
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -q -W --keep-going -j auto -d build/doctrees docs build/docs
+	@echo "open build/docs/index.html"
+
+# Runs the notebooks and stores them with what they printed and drew.
+notebooks: $(VENV)/.test
+	$(BIN)/python notebooks/store.py
 
 test: lint
 	$(BIN)/pytest -n $(WORKERS)
@@ -45,7 +54,7 @@ test-lower-bounds: $(VENV)/.lower-bounds
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build
+	rm -rf build/lint build/lib build/bdist*
 	$(PIP_INSTALL) --no-deps --no-build-isolation --target build/lint .
 	cd build/lint && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
 	cd build/lint && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
@@ -56,7 +65,7 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf build dist $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf build dist docs/generated $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "strfcube needs Python 3.11 or newer; give one with PYTHON=/path/to/python"; exit 1; }
@@ -66,8 +75,12 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP_INSTALL) -e ".[torch,plot]"
 	@touch $@
 
+$(VENV)/.docs: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP_INSTALL) -e ".[torch,jax,plot,docs]"
+	@touch $@
+
 $(VENV)/.test: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP_INSTALL) -e ".[torch,jax,plot,export,test,test-torch,lint]"
+	$(PIP_INSTALL) -e ".[torch,jax,plot,export,test,test-torch,docs,lint]"
 	@touch $@
 
 $(VENV)/.without-torch: $(BIN)/python pyproject.toml constraints.txt

@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 from cubes import make_cube
 
+import strfcube
 from strfcube.errors import SelectionError, UsageError
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -225,3 +226,18 @@ def test_without_matplotlib_it_says_what_to_install(cube, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", absent)
     with pytest.raises(ImportError, match=r"strfcube\[plot\]"):
         cube.strf.plot.response()
+
+
+def test_a_pool_by_numbers_of_bands_keeps_the_frequencies_of_each_sound():
+    low = make_cube()
+    high = low.assign_coords(frequency=low["frequency"] * 8).assign_attrs(dataset="high")
+    pool = strfcube.concat([low, high], names=["low", "high"], bands="by_number", duplicates="keep")
+
+    def ticks(cube, stim):
+        return [tick.get_text() for tick in cube.strf.plot.stimulus(stim=stim).axes[0].get_yticklabels()]
+
+    assert ticks(pool, 0) == ticks(low, 0)
+    assert ticks(pool, low.sizes["stim"]) == ticks(high, 0)
+    lags = {"frequency": pool["frequency"].values, "lag": [0.0, 0.005]}
+    weights = xr.DataArray(np.ones((pool.sizes["frequency"], 2)), lags, ("frequency", "lag"))
+    assert "band" in [text for text, _ in texts(pool.strf.plot.strf(weights))]

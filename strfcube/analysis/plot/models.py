@@ -217,10 +217,12 @@ def strf(
             if "neuron" in fields.coords:
                 ax.set_title(str(fields["neuron"].values[i]), fontsize="small")
             ax.tick_params(labelbottom=i + columns >= count)
-        axes[0, 0].set_yticks(*frequency_ticks(fields["frequency"].values.astype(float) / 1000))
+        numbered = "band_frequency" in ds.coords  # a pool that goes by numbers of bands
+        if not numbered:
+            axes[0, 0].set_yticks(*frequency_ticks(fields["frequency"].values.astype(float) / 1000))
         few(axes[0, 0].xaxis, 4)
         fig.supxlabel("lag: sound before response (ms)")
-        fig.supylabel("frequency (kHz)")
+        fig.supylabel("band" if numbered else "frequency (kHz)")
         if note:
             fig.suptitle(note, color=FAINT)
         bar = fig.colorbar(image, ax=list(axes.flat[:count]), aspect=30)

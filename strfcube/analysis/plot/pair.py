@@ -218,9 +218,11 @@ def sound(ds: xr.Dataset, stim: int, level: bool = True) -> Sound:
     units = str(one["stimulus"].attrs.get("units", ""))
     onset = float(one["sound_onset"]) if "sound_onset" in one.coords else 0.0
     lasts = float(one["sound_duration"]) if "sound_duration" in one.coords else np.nan
+    # A pool that goes by numbers of bands has the frequencies of each stimulus aside.
+    hz = one["band_frequency" if "band_frequency" in one.coords else "frequency"]
     return Sound(
         stim_title(one), edges(one), values if np.isfinite(values).any() else None,
-        f"level ({units})" if units not in ("", "1") else "level", one["frequency"].values.astype(float) / 1000,
+        f"level ({units})" if units not in ("", "1") else "level", hz.values.astype(float) / 1000,
         (onset, onset + lasts),
     )  # fmt: skip
 

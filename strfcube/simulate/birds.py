@@ -125,10 +125,10 @@ def write_demo(
     rng = np.random.default_rng(seed)
     sounds: dict[str, list[tuple[str, Floats]]] = {"conspecific": [], "flatrip": []}
     frequencies = np.empty(0)
-    for word, make, count in (("conspecific", _song, songs), ("flatrip", _noise, noises)):
+    for word, make, count in (("conspecific", song, songs), ("flatrip", noise, noises)):
         for _ in range(count):
             samples = np.rint(make(rng, rate, seconds * rng.uniform(0.9, 1.1)) * 32767).astype("<i2")
-            name = _write_wav(folder / "all_stims" / word, samples, round(rate))
+            name = write_wav(folder / "all_stims" / word, samples, round(rate))
             frequencies, heard = spectrogram(samples / 32768.0, rate)
             sounds[word].append((name, heard))
     for cell, (area, field) in BIRDS.items():
@@ -213,15 +213,15 @@ def _trials(rng: np.random.Generator, rates: Floats, repeats: int) -> str:
     return "".join(lines)
 
 
-def _song(rng: np.random.Generator, rate: float, seconds: float) -> Floats:
+def song(rng: np.random.Generator, rate: float, seconds: float) -> Floats:
     """Syllables of 40 to 160 ms with gaps: harmonic stacks, sweeps and noise bursts."""
-    song = np.zeros(int(seconds * rate))
+    samples = np.zeros(int(seconds * rate))
     start = int(0.01 * rate)
-    while start < len(song) - int(0.05 * rate):
-        syllable = _syllable(rng, rate, rng.uniform(0.04, 0.16))[: len(song) - start]
-        song[start : start + len(syllable)] = syllable * 10 ** rng.uniform(-0.5, 0)
+    while start < len(samples) - int(0.05 * rate):
+        syllable = _syllable(rng, rate, rng.uniform(0.04, 0.16))[: len(samples) - start]
+        samples[start : start + len(syllable)] = syllable * 10 ** rng.uniform(-0.5, 0)
         start += len(syllable) + int(rng.uniform(0.01, 0.05) * rate)
-    return _level(song)
+    return _level(samples)
 
 
 def _syllable(rng: np.random.Generator, rate: float, seconds: float) -> Floats:
@@ -239,7 +239,7 @@ def _syllable(rng: np.random.Generator, rate: float, seconds: float) -> Floats:
     return np.asarray(ramp * wave_form / len(tones) ** 0.5)
 
 
-def _noise(rng: np.random.Generator, rate: float, seconds: float) -> Floats:
+def noise(rng: np.random.Generator, rate: float, seconds: float) -> Floats:
     """White noise with a random spectrotemporal envelope: 100 ripples of up to 80 Hz and 1.5 cycles/octave."""
     from scipy.signal import istft, stft
 
@@ -252,8 +252,7 @@ def _noise(rng: np.random.Generator, rate: float, seconds: float) -> Floats:
         phase = rng.uniform(-80, 80) * times + rng.uniform(0, 1.5) * octave + rng.uniform()
         level += np.cos(2 * np.pi * phase)
     level *= 10 / level.std()  # dB
-    noise = istft(carrier * 10 ** (level / 20), rate, nperseg=width, noverlap=width // 2)[1][:n]
-    return _level(noise)
+    return _level(istft(carrier * 10 ** (level / 20), rate, nperseg=width, noverlap=width // 2)[1][:n])
 
 
 def _level(sound: Floats) -> Floats:
@@ -261,7 +260,7 @@ def _level(sound: Floats) -> Floats:
     return np.clip(0.1 * sound / np.std(sound), -0.99, 0.99)
 
 
-def _write_wav(folder: Path, samples: NDArray[Any], rate: int) -> str:
+def write_wav(folder: Path, samples: NDArray[Any], rate: int) -> str:
     """Write 16-bit samples under the MD5 of the file, and return the name."""
     content = io.BytesIO()
     with wave.open(content, "wb") as file:
@@ -273,3 +272,10 @@ def _write_wav(folder: Path, samples: NDArray[Any], rate: int) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(content.getvalue())
     return name
+
+
+def read_wav_samples(file: Path) -> tuple[Floats, float]:
+    """Read what `write_wav` wrote: samples between -1 and 1, and their rate in Hz."""
+    with wave.open(str(file), "rb") as opened:
+        samples = np.frombuffer(opened.readframes(opened.getnframes()), "<i2") / 32768.0
+        return samples, float(opened.getframerate())
