@@ -44,7 +44,7 @@ test: lint
 
 # The second leg of the continuous integration: a newer Python, the newest zarr, and no torch.
 test-without-torch: $(VENV)/.without-torch
-	$(BIN)/pytest -n $(WORKERS) -m "not slow" $(ROOMS) tests/cli $(wildcard tests/test_*.py)
+	$(BIN)/pytest -n $(WORKERS) -m "not slow" $(ROOMS) tests/cli tests/test_imports.py tests/test_packaging.py
 
 # The third leg: the lowest versions that pyproject.toml declares, without torch; give it an environment of its own (VENV).
 test-lower-bounds: $(VENV)/.lower-bounds

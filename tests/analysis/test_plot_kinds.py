@@ -18,6 +18,8 @@ matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("agg")
 pyplot = pytest.importorskip("matplotlib.pyplot")
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def cube():

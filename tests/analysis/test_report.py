@@ -16,6 +16,8 @@ from strfcube.analysis.spikes import SpikeTrains, of_pair
 from strfcube.cli.main import main
 from strfcube.errors import StoreError, UsageError
 
+pytestmark = pytest.mark.slow
+
 NASTY = "</script><script>alert(1)</script>\"'&<img src=x onerror=alert(2)>"
 
 

@@ -80,6 +80,7 @@ def test_a_part_with_the_frequencies_of_the_whole(tmp_path):
     assert_equal_cubes(strfcube.rebin(cube, 1, out=tmp_path / "1.zarr", jobs=1), direct)
 
 
+@pytest.mark.slow
 def test_the_real_recordings(real_ns1, tmp_path):
     """One animal of the original NS1, array for array."""
     raw, _ = real_ns1

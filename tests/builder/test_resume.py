@@ -72,6 +72,7 @@ def ns1(tmp_path_factory):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_killed_at_ten_moments(ns1, tmp_path, jobs):
     """The second process kills at a later and later moment of what the first ones left; then one goes on to the end."""

@@ -313,6 +313,7 @@ def test_regrid_goes_to_whole_multiples_only(dt):
         regrid(np.zeros((2, 7)), 0.01, 7, dt_to_ns(dt))
 
 
+@pytest.mark.slow
 def test_without_a_folder_that_can_be_written(tmp_path):
     """Numba, which librosa imports, keeps compiled code beside librosa or in the user's cache: here in neither."""
     code = """
