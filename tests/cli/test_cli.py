@@ -162,7 +162,7 @@ def test_a_build(raw, tmp_path):
     assert second.startswith("reading 3/3 cells")
     assert re.fullmatch(r"writing (\d)/\1 parts", third)
     assert "24 warnings" in done.stderr  # a complete build has other figures
-    assert all(len(line) <= 80 for line in done.stderr.replace("\r", "\n").splitlines())
+    assert not narrow(done.stderr.replace("\r", "\n"))
 
 
 def test_flags_reach_the_recipe(run, raw, tmp_path):
@@ -338,7 +338,7 @@ def test_plot_draws_every_kind(run, cube, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--kind", "popluation"), "did you mean population? There are stimulus, response,"),
+        (("--kind", "popluation"), "did you mean population? Else there are stimulus, response,"),
         (
             ("--kind", "population", "--neuron", "3"),
             "--kind population has no --neuron; it takes --stim, --sort, --by,",
@@ -350,7 +350,7 @@ def test_plot_draws_every_kind(run, cube, tmp_path):
         (("--kind", "strf", "--weights", "no.npy"), "--weights no.npy: cannot be read"),
         (("--out", "x.jpg"), "--out x.jpg: expected a name that ends in .png, .svg or .pdf"),
         (("--smooth-ms", "wide"), "--smooth-ms wide: expected a width in ms, or none"),
-        (("--smooth-ms", "-3"), "--smooth-ms -3.0 at dt_ms=5.0: expected two positive widths"),
+        (("--smooth-ms", "-3"), "--smooth-ms -3.0 at dt_ms=5.0: expected two widths in ms, the first 0 or more"),
         (("--width-mm", "5"), "--width-mm 5.0: expected a width in mm"),
     ],
 )
