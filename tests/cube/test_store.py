@@ -173,7 +173,7 @@ def test_a_name_without_its_cube_lists_what_is_there(made, tmp_path, monkeypatch
     assert strfcube.open("ns1", dt=1).encoding["source"] == str(tmp_path / "ns1-dt1.zarr")
     with pytest.raises(
         StoreError,
-        match=r"nope: no such cube; give the path of a store, a URL, a name that strfcube list prints, or a data set: ns1, ",
+        match=r"nope: no such cube; .* a name that strfcube list prints, or a data set: ns1",
     ):
         strfcube.open("nope")
 
