@@ -153,6 +153,8 @@ def test_page(page, home, tmp_path_factory, monkeypatch):
 def test_links_lead_somewhere():
     for page in PAGES:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            if target.startswith("generated/"):  # made for the site, whose own test follows them
+                continue
             assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
 
 
