@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RATE, HEADER_RATE = 48828.125, 48828
-SECONDS, AFTER = 2.5, 0.2
+SECONDS, AFTER = 5.0, 0.2
 UNITS, REPEATS = 8, 10
 # Source, Token, Set and StimID of the clips, whose order the files have
 CLIPS = [(1, 0, 2, i) for i in range(1, 13)] + [(2, 0, 1, i) for i in range(1, 9)]
