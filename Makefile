@@ -15,8 +15,8 @@ ROOMS := $(addprefix tests/,sound cube transport builder analysis loading pipeli
 # How long `make fuzz` takes over each kind of input, and where it begins: a run that ended goes on from its last case.
 FUZZ_SECONDS ?= 1800
 FUZZ_SEED ?= 0
-# pytest-xdist pays for itself from two cores on.
-WORKERS ?= 2
+# pytest-xdist pays for itself from two cores on; more than cores, since many a test waits for a process.
+WORKERS ?= 3
 
 .PHONY: demo docs notebooks fuzz test test-without-torch test-lower-bounds lint format clean
 

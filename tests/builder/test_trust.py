@@ -21,6 +21,7 @@ from strfcube.builder.workplace import work_folder
 from strfcube.errors import RawDataError, StoreError, StrfcubeError, UsageError
 from strfcube.records import Length, Trial, Trials
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parents[1]
 NOBODY = 65534
 

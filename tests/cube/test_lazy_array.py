@@ -206,7 +206,7 @@ def test_they_mix_with_other_arrays_of_dask(made):
                                   truth["stimulus"][truth["stimulus"] > 0])  # fmt: skip
 
 
-@pytest.mark.parametrize("scheduler", ["threads", "sync", "processes"])
+@pytest.mark.parametrize("scheduler", ["threads", "sync", pytest.param("processes", marks=pytest.mark.slow)])
 def test_results_are_whole_and_nobodys_but_the_callers(made, scheduler):
     path, truth = made
     data = strfcube.open(path).chunk(stim=2, neuron=3)["response"].data

@@ -17,6 +17,8 @@ from writers import aa, aa4, ac1, nat4, ns1
 import strfcube
 from strfcube.errors import RawDataError, StoreError
 
+pytestmark = pytest.mark.slow
+
 
 def write_nat4(folder):
     """NAT4 with its sites and sounds in folders, not in archives."""
