@@ -160,6 +160,15 @@ class Pool:
         self.close()
 
 
+def _folder() -> str | None:
+    """Where a worker starts: here, but not in a folder that was removed, where some libraries cannot be imported."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return os.sep
+    return None
+
+
 class _Worker:
     """One process, seen from its parent."""
 
@@ -168,7 +177,7 @@ class _Worker:
         own: dict[str, Any] = {"start_new_session": True} if os.name == "posix" else {"creationflags": 0x200}
         self.process = subprocess.Popen(
             [sys.executable, "-c", _START, str(os.getpid()), *sys.path],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_without_secrets(), **own,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_without_secrets(), cwd=_folder(), **own,
         )  # fmt: skip
         self._version = 0
 
