@@ -44,7 +44,8 @@ test: lint
 
 # The second leg of the continuous integration: a newer Python, the newest zarr, and no torch.
 test-without-torch: $(VENV)/.without-torch
-	$(BIN)/pytest -n $(WORKERS) -m "not slow" $(ROOMS) tests/cli tests/test_imports.py tests/test_packaging.py
+	$(BIN)/pytest -n $(WORKERS) -m "not slow" $(filter-out tests/pipelines,$(ROOMS)) tests/cli \
+		tests/test_imports.py tests/test_packaging.py
 
 # The third leg: the lowest versions that pyproject.toml declares, without torch; give it an environment of its own (VENV).
 test-lower-bounds: $(VENV)/.lower-bounds
