@@ -92,7 +92,7 @@ def write_cube(path, size, seed=0):
     small = xr.Dataset(
         {"n_repeats": (("stim", "neuron"), n_repeats), "n_rejected": (("stim", "neuron"), n_repeats * 0),
          "n_bins": ("stim", n_bins), "duration": ("stim", n_bins * 0.005)}, coords,
-        dict.fromkeys(names, "") | {"format_version": FORMAT_VERSION, "dt_ms": 5},
+        dict.fromkeys(names, "") | {"format_version": FORMAT_VERSION, "dt_ms": 5, "recipe": "{}", "sources": "[]"},
     )  # fmt: skip
     small.to_zarr(path, consolidated=False)
     shard_writer.create(path, layout)
