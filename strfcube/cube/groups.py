@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from strfcube import limits
-from strfcube.cube.metadata import CHECKED, NO_FILE, Root, arrays, keys, sharded
+from strfcube.cube.metadata import NO_FILE, Root, arrays, keys, sharded
 from strfcube.errors import StoreError, StrfcubeError
+from strfcube.transport.chunk_cache import CHECKED
 from strfcube.transport.connect import connect
 from strfcube.transport.remote_files import Remote
 
@@ -54,7 +55,7 @@ def open_group(path: str, group: str = "", cache_dir: str | None = None, root: R
         raise StoreError(f"{path} is no cube: it has no consolidated metadata; run strfcube verify")
     root.check(group)
     with readable(f"{path}/{group}".rstrip("/")):
-        place = zarr_store(files, group, root=root.text)
+        place = zarr_store(files, root, group)
         known = {} if isinstance(place, str) else place.known
         for name, node in arrays(root.nodes).items():
             if name.rpartition("/")[0] == group and name not in ("response", "stimulus"):  # seen as they are read

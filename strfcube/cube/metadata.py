@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 DIGESTS, ENDS = "metadata_digests", "file_ends"
 NO_FILE = "-" * 8
-CHECKED = 0x48674BC7  # CRC-32C of anything that is followed by its own CRC-32C
 _END = 4  # bytes of a checksum
 
 

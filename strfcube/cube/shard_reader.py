@@ -17,8 +17,9 @@ import numpy as np
 
 from strfcube.cube import blosc_frame
 from strfcube.cube.codecs import NAMES, REPEATS_FIRST
-from strfcube.cube.metadata import CHECKED, NO_FILE, bounded, parsed, strange
+from strfcube.cube.metadata import NO_FILE, bounded, parsed, strange
 from strfcube.errors import StoreError
+from strfcube.transport.chunk_cache import CHECKED
 from strfcube.transport.connect import Transport, Version, connect
 from strfcube.transport.remote_files import Remote
 

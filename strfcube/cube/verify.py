@@ -73,7 +73,7 @@ def verify(store: str | os.PathLike[str], dt: float | None = None, *, deep: bool
     nodes, differing = _nodes(files, root, [*expected, *listing])
     found += differing
     found += _values(files, root, nodes, expected, sound=not found)
-    found = found or _contract(files)
+    found = found or _contract(files, root)
     if deep and not found:
         found = _recounted(path)
     return [sentence if len(sentence) <= _LONG else f"{sentence[:_LONG]} ..." for sentence in found]
@@ -153,7 +153,7 @@ def _values(
     found: list[str] = []
     expected = dict(digests)
     attributes = expected.pop("attributes", "")
-    place = zarr_store(files, *_GROUPS) if sound or not isinstance(files, Remote) else zarr_store(files)
+    place = zarr_store(files, root, *(_GROUPS if sound else ()))
     arrays: dict[str, zarr.Array[Any]] = {}
     named: set[str] = set()
     actual: dict[str, str] = {}
@@ -198,13 +198,13 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-def _contract(files: Transport) -> list[str]:
+def _contract(files: Transport, root: Root) -> list[str]:
     import xarray as xr
 
     from strfcube.cube.zarr_store import zarr_store
 
     try:
-        return problems(xr.open_zarr(zarr_store(files, *_GROUPS), chunks=None))
+        return problems(xr.open_zarr(zarr_store(files, root, *_GROUPS), chunks=None))
     except Exception as error:  # whatever xarray makes of what it does not expect
         return [f"xarray cannot open it: {_line(error)}"]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 from typing import TYPE_CHECKING, Any
 
 from zarr.abc.store import OffsetByteRequest, RangeByteRequest, Store, SuffixByteRequest
 
+from strfcube.cube.metadata import arrays, grid, keys, sharded, strange
 from strfcube.errors import StoreError
 from strfcube.transport.remote_files import Remote
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest
     from zarr.core.buffer import Buffer, BufferPrototype
 
+    from strfcube.cube.metadata import Root
     from strfcube.transport.connect import Transport
 
 
@@ -112,50 +113,26 @@ class RemoteStore(Store):
         return self._nothing()
 
 
-def zarr_store(files: Transport, *groups: str, root: bytes | None = None) -> str | RemoteStore:
+def zarr_store(files: Transport, root: Root | None, *groups: str) -> str | RemoteStore:
     """What zarr and xarray open for the store in a folder.
 
     Parameters
     ----------
     files : Transport
         The folder.
+    root : Root, optional
+        What its root says; None where there is none.
     *groups : str
         Groups whose arrays of a single chunk are wanted: of a remote store they are fetched at once. "" is the root.
-    root : bytes, optional
-        Its root metadata, where they were read already.
     """
     if not isinstance(files, Remote):
         return files.url
-    root = files.get("zarr.json") if root is None else root
-    known: dict[str, bytes | None] = {"zarr.json": root}
-    arrays = _arrays(root or b"{}")
-    wanted = [key for name, key in _single_chunks(arrays) if name.rpartition("/")[0] in groups]
-    ragged = [name for name, meta in arrays.items() if _sharded(meta) and len(meta["shape"]) == 1]
+    nodes = {} if root is None else {n: node for n, node in arrays(root.nodes).items() if not strange(node)}
+    wanted = [
+        f"{name}/{next(keys(node))}"
+        for name, node in nodes.items()
+        if name.rpartition("/")[0] in groups and not sharded(node) and math.prod(grid(node)) == 1
+    ]
+    ragged = [name for name, node in nodes.items() if sharded(node) and len(node["shape"]) == 1]
+    known = {"zarr.json": None if root is None else root.text}
     return RemoteStore(files, known | dict(zip(wanted, files.get_many(wanted), strict=True)), ragged)
-
-
-def _arrays(root: bytes) -> dict[str, Any]:
-    """Metadata of each array, by the consolidated metadata."""
-    try:
-        listed = json.loads(root)["consolidated_metadata"]["metadata"]
-        return {n: m for n, m in listed.items() if m["node_type"] == "array"}
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return {}
-
-
-def _sharded(meta: Mapping[str, Any]) -> bool:
-    return bool(meta["codecs"][0]["name"] == "sharding_indexed")
-
-
-def _single_chunks(arrays: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name of each array of a single chunk, and the key of that chunk."""
-    found = []
-    for name, meta in arrays.items():
-        if _sharded(meta):
-            continue
-        grid = [
-            -(-n // c) for n, c in zip(meta["shape"], meta["chunk_grid"]["configuration"]["chunk_shape"], strict=True)
-        ]
-        if math.prod(grid) == 1:
-            found.append((name, "/".join([name, "c", *("0" for _ in grid)])))
-    return found

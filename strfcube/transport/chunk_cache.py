@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from strfcube.transport.local_files import Version
 
 DEFAULT_GB = 20.0
-_CHECKED = 0x48674BC7  # CRC-32C of anything that is followed by its own CRC-32C
+CHECKED = 0x48674BC7  # CRC-32C of anything that is followed by its own CRC-32C
 _TOUCH_S = 60.0  # how exactly the time of last use is kept
 _caches: dict[str, ChunkCache] = {}
 
@@ -92,7 +92,7 @@ class ChunkCache:
             with open(path, "rb") as file:
                 data = file.read()
                 used = os.fstat(file.fileno()).st_mtime
-            if len(data) < 4 or self._crc(data) != _CHECKED:
+            if len(data) < 4 or self._crc(data) != CHECKED:
                 os.unlink(path)
                 return None
             if time.time() - used > _TOUCH_S:
