@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from strfcube.cube.trials import Stored, origins
+from strfcube.cube.trials import Stored, origin_of_pair
 from strfcube.errors import SelectionError, StoreError
 from strfcube.grid import NS_PER_S, bin_of, dt_to_ns
 
@@ -118,12 +118,9 @@ def of_pair(ds: xr.Dataset, stim: str | int, neuron: str | int) -> SpikeTrains |
     s, n = position(ds, "stim", stim), position(ds, "neuron", neuron)
     if not int(ds["n_repeats"].isel(stim=s, neuron=n).values):
         return SpikeTrains((), np.empty((0, 2)), np.empty(0, np.int64))
-    pair = ds[["response"]].isel(stim=[s], neuron=[n])
-    pair.encoding = ds.encoding
-    known = origins(pair)
-    if isinstance(known, str):
-        return known
-    (origin,) = known
+    origin = origin_of_pair(ds, s, n)
+    if isinstance(origin, str):
+        return origin
     try:
         stored = Stored.of(origin.path, origin.cache_dir)
     except StoreError as error:

@@ -81,6 +81,14 @@ def origins(ds: xr.Dataset) -> tuple[Origin, ...] | str:
     return (Origin(str(source), None, found[0], found[1], np.asarray(ds["repeat"].values, np.intp), False),)
 
 
+def origin_of_pair(ds: xr.Dataset, stim: int, neuron: int) -> Origin | str:
+    """As `origins`, of the pair at a position of a cube."""
+    pair = ds[["response"]].isel(stim=[stim], neuron=[neuron])
+    pair.encoding = ds.encoding
+    known = origins(pair)
+    return known if isinstance(known, str) else known[0]
+
+
 @dataclass(frozen=True, eq=False)
 class Stored:
     """The group ``trials`` of one store; its spike times stay there.

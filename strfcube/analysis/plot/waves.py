@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from strfcube.cube.groups import has_group, open_group
-from strfcube.cube.trials import origins
+from strfcube.cube.trials import origin_of_pair
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -42,12 +42,10 @@ class Wave:
 
 def of_stim(ds: xr.Dataset, stim: int, neuron: int) -> Wave | None:
     """The sound of a pair; None where its cube was built without sounds, or has none of this stimulus."""
-    pair = ds[["response"]].isel(stim=[stim], neuron=[neuron])
-    pair.encoding = ds.encoding
-    known = origins(pair)
-    if isinstance(known, str) or not has_group(known[0].path, "audio"):
+    origin = origin_of_pair(ds, stim, neuron)
+    if isinstance(origin, str) or not has_group(origin.path, "audio"):
         return None
-    audio, at = open_group(known[0].path, "audio", known[0].cache_dir), int(known[0].stim[0])
+    audio, at = open_group(origin.path, "audio", origin.cache_dir), int(origin.stim[0])
     if at < 0:
         return None
     sizes = audio["row_size"].values.astype(np.int64)
