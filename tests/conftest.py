@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# No test asserts how long something takes: what is slow on a busy machine is not wrong.
-settings.register_profile("strfcube", deadline=None)
+# No test asserts how long something takes: what is slow on a busy machine is not wrong. And each run tries the same
+# cases, so that a change is judged by what it changes; `pytest --hypothesis-profile=search` looks for new ones.
+settings.register_profile("strfcube", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None)
 settings.load_profile("strfcube")
 
 

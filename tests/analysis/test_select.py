@@ -173,7 +173,7 @@ def test_splits_refuse_what_are_no_parts():
         ds.strf.splits("train", "vla")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     several=st.lists(choices(), min_size=2, max_size=2),
     seed=st.integers(0, 3),

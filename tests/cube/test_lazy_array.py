@@ -74,7 +74,7 @@ def indexers(draw, size):
     return np.array(draw(st.lists(st.booleans(), min_size=size, max_size=size)))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 @pytest.mark.parametrize("how", ["dask", "none", "cached", "chunks"])
 def test_any_selection_equals_zarr(made, how, data):
@@ -90,7 +90,7 @@ def test_any_selection_equals_zarr(made, how, data):
         elif step == "transpose":
             dims = data.draw(st.permutations(wanted.dims))
             lazy, wanted = lazy.transpose(*dims), wanted.transpose(*dims)
-        elif step == "shift" and "time" in wanted.dims and wanted.size:  # dask pads no empty array: it divides by 0
+        elif step == "shift" and wanted.size and wanted.sizes.get("time", 0) > 3:  # dask: no shift by the whole length
             by = data.draw(st.integers(-3, 3))
             lazy, wanted = lazy.shift(time=by), wanted.shift(time=by)
         elif step == "where" and "stim" in wanted.dims:
@@ -290,7 +290,7 @@ def test_threads_read_the_same(made):
         list(pool.map(work, range(4)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_pools_equal_those_in_memory(pools, data):
     lazy, memory = pools[data.draw(st.sampled_from(["separate", "shared"]))]
