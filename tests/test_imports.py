@@ -80,6 +80,7 @@ UPWARD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "line", "contract"),
     [

@@ -392,6 +392,7 @@ FILLED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lazy", [True, False])
 @pytest.mark.parametrize("how", FILLED)
 def test_zeros_in_repeats_that_were_never_recorded_are_no_repeats(tmp_path, how, lazy):

@@ -54,6 +54,7 @@ def raw(tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.slow
 def test_files_that_hang_or_crash(raw, tmp_path):
     (raw / "a.txt").write_text("hang")
     (raw / "c.txt").write_text("crash")
@@ -67,6 +68,7 @@ def test_files_that_hang_or_crash(raw, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cube.zarr", "raw"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("says", "what"), [("hang", "took more than 2 s of processor time"), ("crash", "crashed")])
 def test_what_no_file_is_known_to_do(raw, tmp_path, monkeypatch, says, what):
     """One line, where a pipeline does not say what it reads, or a file does it again."""

@@ -57,6 +57,7 @@ def everything(folder):
     return write_toy(folder, stimuli, neurons, records, findings=[Finding("info", "", "first", "nothing")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kwargs", [{}, {"post": 40}, {"align": "causal", "compression": "db"}])
 @pytest.mark.parametrize("dt", [1, 7])
 def test_everything(tmp_path, kwargs, dt):
@@ -115,6 +116,7 @@ def sampled(folder):
     return write_toy(folder, [make_stim("a")], [make_neuron("v", trace=True), make_neuron("n")], {"s": trials})
 
 
+@pytest.mark.slow
 def test_traces_go_to_whole_multiples(tmp_path):
     pipeline = sampled(tmp_path / "raw")
     cube = strfcube.build(pipeline, out=tmp_path / "5.zarr", dt=5, **FAST)

@@ -49,6 +49,7 @@ def digests(path):
     return json.loads(strfcube.open(path).attrs["digests"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "only",
     [
@@ -212,6 +213,7 @@ def test_findings_are_told_once_by_the_log(tmp_path, caplog):
     assert [r.getMessage() for r in caplog.records] == [f"{out} is up to date"]
 
 
+@pytest.mark.slow
 def test_a_relative_path_is_that_of_the_call(tmp_path, monkeypatch):
     """Whatever else runs in the process meanwhile, such as a notebook's %cd: here what is told of the progress."""
     (tmp_path / "here").mkdir()

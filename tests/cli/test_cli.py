@@ -185,6 +185,7 @@ def test_flags_reach_the_recipe(run, raw, tmp_path):
     assert "only stim=drc01,nat01,nat02" in " ".join(out.split())
 
 
+@pytest.mark.slow
 def test_flags_and_home_as_in_a_shell(run, raw, tmp_path, monkeypatch):
     """``--out=~/x`` is not expanded by every shell, and a flag is written in many ways."""
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -219,6 +220,7 @@ def test_dry_run_writes_nothing(run, raw, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_force_and_strict(run, raw, tmp_path):
     args = ("build", "ns1", "--raw", raw, "--out", tmp_path / "x.zarr", "--jobs", 1)
     assert "expected a clip of 5 s" in error_of(run(*args, "--strict"), 1)
@@ -314,6 +316,7 @@ def test_plot(run, cube, tmp_path):
     assert "cannot write" in error_of(run("plot", cube, "--out", tmp_path / "no" / "x.png"), 1)
 
 
+@pytest.mark.slow
 def test_plot_draws_every_kind(run, cube, tmp_path):
     pytest.importorskip("matplotlib").use("agg")
     ds = strfcube.open(cube)
@@ -382,6 +385,7 @@ def no_wav(raw):
     next((raw / "spikesandwav" / "SH.En.C").iterdir()).write_text("<html>not found</html>")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [truncate, without_field, no_wav])
 def test_a_damaged_file_is_a_finding_and_the_rest_is_built(run, mine, tmp_path, damage):
     damage(mine)

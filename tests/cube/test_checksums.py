@@ -98,6 +98,7 @@ OURS = [by_torch, by_torch_waveform, by_open]
 READERS = [*OURS, by_zarr, by_xarray, by_tensorstore]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reader", READERS)
 def test_a_flipped_bit_is_an_error_or_is_not_read(cube, tmp_path, reader):
     copy = Path(shutil.copytree(cube, tmp_path / "cube.zarr"))

@@ -139,6 +139,7 @@ REFUSED_BY_ALL = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
 @pytest.mark.parametrize("what", REFUSED_BY_ALL)
 def test_one_error_from_everybody(copy, what):

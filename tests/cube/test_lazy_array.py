@@ -116,6 +116,7 @@ def test_empty_selections_of_reversed_arrays(made, how):
     np.testing.assert_array_equal(lazy.isel(repeat=[3, 0]).values, truth["response"][:, :, [1, 4], ::-3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", list(itertools.permutations(["twice", "stored", "thrice", "psth"])))
 def test_what_is_computed_together_does_not_change_places(made, order):
     ds = strfcube.open(made[0])

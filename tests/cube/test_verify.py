@@ -139,6 +139,7 @@ def test_an_array_too_many(copy):
     assert "'extra' is not of the cube" in found
 
 
+@pytest.mark.slow
 def test_every_file_that_is_gone_is_named(copy):
     for file in sorted(p for p in copy.rglob("*") if p.is_file() and p != copy / "zarr.json"):
         data = file.read_bytes()

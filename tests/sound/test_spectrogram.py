@@ -96,6 +96,7 @@ def test_the_window_does_not_grow_with_dt(front_end):
     assert {front_end.width(48000, dt_to_ns(dt)) for dt in (1, 5, 20)} == {480}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("align", ["centre", "causal"])
 @pytest.mark.parametrize("dt", [11, 20, 50])
 @pytest.mark.parametrize(
@@ -179,6 +180,7 @@ LOUD = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("front_end", LOUD, ids=["mel", "mel 7.3 ms", "cochleagram", "dft"])
 @pytest.mark.parametrize("rate", [16000.0, 22050.0, 24414.0625, 44100.0, 48828.125, 97656.25])
 def test_the_same_sound_reads_the_same_at_every_rate(front_end, rate):
