@@ -166,7 +166,9 @@ def main():
         done = []
         for number in range(args.kills):
             stage = STAGES[number % len(STAGES)]
-            r = kill_and_resume(services, scratch, size, expected, stage, seconds[stage], args.jobs, chance)
+            r = None
+            while r is None or r.stage == "done":  # what had ended before its kill is no kill
+                r = kill_and_resume(services, scratch, size, expected, stage, seconds[stage], args.jobs, chance)
             done.append(r)
             digest = "same digest" if r.same else "ANOTHER DIGEST"
             when = f"killed {r.after:4.1f} s into {stage} (in {r.stage})"
