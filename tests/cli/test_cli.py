@@ -126,7 +126,7 @@ def test_info_and_cite(run, name):
 
 def test_unknown_names(run):
     for command in (("info", "nope"), ("cite", "nope"), ("build", "nope")):
-        assert "no data set 'nope' in the catalog: there are" in error_of(run(*command), 2)
+        assert "no data set 'nope' in the catalog; there are" in error_of(run(*command), 2)
     for command in (("inspect", "nope"), ("verify", "nope"), ("rebin", "nope", "--dt", 1), ("plot", "nope")):
         assert "nope: no such cube" in error_of(run(*command), 1)
 
@@ -250,7 +250,7 @@ def test_inspect_and_verify(run, cube):
     assert not narrow(out)
     for text in (
         "20, of",
-        "by area: 3 A1",
+        "area: all A1",
         "60 of 60 pairs of stimulus and neuron (100.0%)",
         "uint8",
         "34 bands",
@@ -341,14 +341,14 @@ def test_plot_draws_every_kind(run, cube, tmp_path):
         (("--kind", "popluation"), "did you mean population? Else there are stimulus, response,"),
         (
             ("--kind", "population", "--neuron", "3"),
-            "--kind population has no --neuron; it takes --stim, --sort, --by,",
+            "--kind population has no --neuron; there are --stim, --sort, --by,",
         ),
-        (("--kind", "population", "--sort", "ccmx"), "--sort ccmx: nothing on neuron has this name; coordinates:"),
+        (("--kind", "population", "--sort", "ccmx"), "--sort ccmx: nothing on neuron has this name; did you mean ccmax? Else there are the coordinates"),
         (("--kind", "population", "--edges", "16"), "give --sort, a coordinate"),
         (("--kind", "response", "--stim", "0", "--stim", "1"), "shows one stim, got 2"),
         (("--kind", "prediction"), "give the file to draw, --pred NAME.npy or NAME.nc"),
         (("--kind", "strf", "--weights", "no.npy"), "--weights no.npy: cannot be read"),
-        (("--out", "x.jpg"), "--out x.jpg: expected a name that ends in .png, .svg or .pdf"),
+        (("--out", "x.jpg"), "x.jpg: the ending says what is written; there are .png, .svg, .pdf"),
         (("--smooth-ms", "wide"), "--smooth-ms wide: expected a width in ms, or none"),
         (("--smooth-ms", "-3"), "--smooth-ms -3.0 at dt_ms=5.0: expected two widths in ms, the first 0 or more"),
         (("--width-mm", "5"), "--width-mm 5.0: expected a width in mm"),
@@ -449,7 +449,7 @@ def test_interrupted(run, raw, tmp_path, monkeypatch):
 
     monkeypatch.setattr("strfcube.builder.tasks.run", stop)
     code, _, err = run("build", "ns1", "--raw", raw, "--out", tmp_path / "x.zarr", "--jobs", 1)
-    assert code == 1
+    assert code == 130
     assert err.endswith("interrupted; the same command goes on where this one ended\n")
     assert [line for line in err.splitlines() if line][:-1] == ["reading the raw files ..."]
 
