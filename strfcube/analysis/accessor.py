@@ -30,7 +30,7 @@ log = logging.getLogger("strfcube")
 class StrfAccessor:
     """What strfcube adds to a cube that is open as an `xarray.Dataset`.
 
-    Parts (`sel`, `isel`, ...), `psth` and `standardize` are lazy where the Dataset is, and computed with ``.compute()``.
+    Parts (`sel`, `isel`, ...), `psth` and `standardize` are lazy where the Dataset is; ``.compute()`` computes them.
     Measures (`quality`, `snr`, `ccnorm`, ...) are small, and come as numbers: each call reads the responses once, and
     `quality` gives all of them at that price. Within a dask pipeline of one's own, `strfcube.analysis.quality` has the
     same as lazy functions of arrays.

@@ -187,15 +187,14 @@ def recounted(path: str) -> str:
     if not has_group(path, "trials"):
         return "Nothing was counted again: the cube was built without single trials."
     trials = open_group(path, "trials")
-    exact, size = trials["exact"].values, trials["row_size"].values
-    rows, kept = len(exact), int((trials["kept"].values & exact).sum())
-    text = f"Counted again: the trials of every pair, from {rows:,} trials"
-    if not exact.any():
-        return f"{text}. No trial has exact spike times: the bins of the response are all there is."
-    text += f"; the spikes of every bin, from the exact times of {int(size[exact].sum()):,} spikes"
-    others = int((trials["kept"].values & ~exact).sum())
-    left = f" ({others:,} trials without exact times are their bins)" if others else ""
-    return f"{text} in {kept:,} trials of the response{left}. All are the same."
+    kept, exact, size = (trials[name].values for name in ("kept", "exact", "row_size"))
+    others = int((kept & ~exact).sum())
+    text = f"Counted again, and the same: the trials of every pair ({len(kept):,} trials)"
+    if (kept & exact).any():
+        text += f", and every bin of the response (from {int(size[kept & exact].sum()):,} exact spike times)"
+    if others:
+        text += f"; {others:,} trials have no exact spike times, so that their bins are all there is"
+    return f"{text}."
 
 
 def findings(path: str | os.PathLike[str], width: int, *, every: bool = False) -> list[str]:
