@@ -95,12 +95,19 @@ class Display:
             how: dict[str, Any] = {"unit": unit, "bar_format": f"{{desc}} |{{bar}}| {{n_fmt}}/{{total_fmt}} {unit}"
                                    "{postfix}"}  # fmt: skip
             if stage == BYTES:
-                how = {"unit": "B", "unit_scale": True, "initial": done}
+                how = {"unit": "B", "unit_scale": True}
             elif not total:
                 how["bar_format"] = "{desc} ..."
             # A terminal that does not know its height would show nothing
             self.bar = tqdm(
-                total=total or None, desc=what, ncols=WIDTH, nrows=24, file=sys.stderr, mininterval=0.2, **how
+                total=total or None,
+                initial=done,
+                desc=what,
+                ncols=WIDTH,
+                nrows=24,
+                file=sys.stderr,
+                mininterval=0.2,
+                **how,
             )
         if total and total != self.bar.total:  # a file whose length nobody stated
             self.bar.total = total

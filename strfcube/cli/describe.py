@@ -40,12 +40,16 @@ def card(e: Entry, width: int) -> str:
     if e.cube != "unknown" or e.files:
         lines += _field("cube", e.cube, width)
     front_end = dict(e.recipe["front_end"])
-    words = [f"{front_end.pop('kind')} spectrogram", *(f"{k} {v}" for k, v in front_end.items())]
+    words = [
+        f"{front_end.pop('kind')} spectrogram",
+        *(f"{v} {k}" if k == "bands" else f"{k} {v}" for k, v in front_end.items()),
+    ]
     lines += _field("recipe", f"bins of {e.recipe['dt']} ms; {', '.join(words)}", width)
     counts = {"stim": "stimuli", "neuron": "neurons", "pairs": "pairs of them with data"}
     lines += _field("complete", ", ".join(f"{v:,} {counts.get(k, k)}" for k, v in e.figures.items()), width)
     for o in pipeline_class(e.name).options:
-        lines += _field("option", f"--{o.name.replace('_', '-')}: {o.help} [{o.default}]", width)
+        usual = "no" if o.default is False else o.default
+        lines += _field("option", f"--{o.name.replace('_', '-')}: {o.help} [default: {usual}]", width)
     return "\n".join(lines)
 
 
@@ -157,7 +161,8 @@ def _recipe(text: str, dataset: str) -> str:
     if "pool" in recipe:
         return "; ".join([*marks, f"a pool of {', '.join(recipe['pool'])}"])
     front_end = recipe["front_end"]
-    parts = [*marks, f"bins of {recipe['dt_ms']:g} ms", f"{front_end['kind']} spectrogram, {recipe['align']} windows"]
+    where = "around the bins" if recipe["align"] == "centre" else "that end with the bins"
+    parts = [*marks, f"bins of {recipe['dt_ms']:g} ms", f"{front_end['kind']} spectrogram, windows {where}"]
     parts += [f"{recipe['post_ms']:g} ms after the sound"] if recipe["post_ms"] else []
     parts += [f"only {key}={','.join(values)}" for key, values in recipe["only"].items()]
     usual = {o.name: o.default for o in pipeline_class(dataset).options} if dataset in entries() else {}

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MOST = 22  # characters of a cell
+_TIED = "\0"  # a blank at which no line is broken
 _LABEL = 45  # characters of a label, which is there to be copied
 # What tells rows apart to a reader comes first; the rest follows in its own order.
 _FIRST = (
@@ -63,8 +64,8 @@ def fitted(table: pd.DataFrame, last: tuple[str, ...], width: int) -> str:
         lines += _wrapped("all: " + ", ".join(f"{name} {value}" for name, value in same.items()), width)
     lines += rows
     if left_out:
-        told = ", ".join(f"{name} {_range(table[name])}" for name in left_out)
-        lines += _wrapped(f"more columns, with --csv: {told}", width)
+        told = ", ".join(f"{name} {_range(table[name])}".replace(" ", _TIED) for name in left_out)
+        lines += [line.replace(_TIED, " ") for line in _wrapped(f"more columns, with --csv: {told}", width)]
     return "\n".join(lines)
 
 
@@ -81,7 +82,7 @@ def _range(column: pd.Series[Any]) -> str:
     """What a column that is not shown holds, briefly."""
     values = column.dropna()
     if column.dtype.kind in "iuf":
-        return f"({_text(values.min())} to {_text(values.max())})"
+        return f"({values.min():.4g} to {values.max():.4g})"
     kinds = sorted({str(value) for value in values} - {""})
     listed = "|".join(kinds)
     return f"({listed})" if len(listed) <= _MOST else f"({len(kinds)} values)"
