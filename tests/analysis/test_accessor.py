@@ -69,7 +69,7 @@ def test_coverage_table(cube):
     assert table.dims == ("stim_type", "area")
     part = has.isel(stim=np.flatnonzero(cube["stim_type"] == "flatrip"), neuron=np.flatnonzero(cube["area"] == "OV"))
     assert float(table.sel(stim_type="flatrip", area="OV")) == pytest.approx(float(part.mean()))
-    with pytest.raises(SelectionError, match=rr"there are .*area"):
+    with pytest.raises(SelectionError, match=r"there are .*area"):
         cube.strf.coverage("brain")
 
 
