@@ -201,8 +201,9 @@ def root_dataset(survey: Survey, plan: Plan, frequencies: NDArray[Any], recipe: 
     coords = {name: ("stim", values) for name, values in _stim_coords(stimuli).items()}
     coords |= {name: ("neuron", _column([n.meta.get(name) for n in neurons])) for name in _keys(neurons)}
     ds = ds.assign_coords(coords)
-    for name in set(ds.coords) & MEANINGS.keys():
-        ds[name].attrs = dict(MEANINGS[name])
+    for name, meaning in MEANINGS.items():
+        if name in ds.coords:
+            ds[name].attrs = dict(meaning)
     return ds
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from strfcube.errors import SelectionError, did_you_mean
 
@@ -42,7 +42,7 @@ def chosen(ds: xr.Dataset, only: Mapping[str, Sequence[str]]) -> xr.Dataset:
     from strfcube.analysis.select import select
     from strfcube.builder.recipe import among, parse_only
 
-    keys = {}
+    keys: dict[str, Any] = {}
     for key, wanted in parse_only(only).items():
         there = list(dict.fromkeys(coordinate(ds, key).values.ravel().tolist()))
         for text in wanted:
