@@ -351,7 +351,10 @@ def test_plot_draws_every_kind(run, cube, tmp_path):
         (("--kind", "response", "--stim", "0", "--stim", "1"), "shows one stim, got 2"),
         (("--kind", "prediction"), "give the file to draw, --pred NAME.npy or NAME.nc"),
         (("--kind", "strf", "--weights", "no.npy"), "--weights no.npy: cannot be read"),
-        (("--out", "x.jpg"), "x.jpg: the ending says what is written; there are .png, .svg, .pdf"),
+        (
+            ("--out", "x.jpg"),
+            "x.jpg: the ending says what is written; did you mean .png? Else there are .png, .svg, .pdf",
+        ),
         (("--smooth-ms", "wide"), "--smooth-ms wide: expected a width in ms, or none"),
         (("--smooth-ms", "-3"), "--smooth-ms -3.0 at dt_ms=5.0: expected two widths in ms, the first 0 or more"),
         (("--width-mm", "5"), "--width-mm 5.0: expected a width in mm"),
@@ -479,13 +482,13 @@ def test_one_line_and_an_exit_code(run, raw, tmp_path, monkeypatch, args, code, 
         (("inspect", "CUBE", "--findigns"), "there is no option --findigns; did you mean --findings? Else there are"),
         (("neurons", "CUBE", "--sort", "x"), "there is no option --sort; there are --dt, --csv, --help"),
         (("build", "ns1", "--align", "causl"), "--align causl: did you mean causal? Else there are centre, causal"),
-        (("build", "ns1", "--only", "aera=A1", "--dry-run"), "no such coordinate; did you mean area or"),
+        (("build", "ns1", "--only", "aera=A1", "--dry-run"), "no such coordinate; did you mean area?"),
         (("build", "ns1", "--only", "split=tset", "--dry-run"), "nothing has that; did you mean test"),
-        (("export", "CUBE", "--only", "aera=A1", "-o", "x.mat"), "did you mean area or"),
+        (("export", "CUBE", "--only", "aera=A1", "-o", "x.mat"), "did you mean area?"),
         (("export", "CUBE", "--only", "valid_unit=ture", "-o", "x.mat"), "did you mean True? Else there are"),
         (("export", "CUBE", "-o", "x.cvs"), "x.cvs: the ending says what is written; did you mean .csv? Else"),
         (("plot", "CUBE", "--neuron", "nuit1"), "--neuron nuit1: nothing has it; "),
-        (("plot", "CUBE", "--kind", "coverage", "--by", "aera"), "did you mean area or"),
+        (("plot", "CUBE", "--kind", "coverage", "--by", "aera"), "did you mean area?"),
         (("fetch", "nat4", "--extra", "wavs"), "nat4 has no such files; did you mean wav? Else there are wav"),
         (("fetch", "nat4", "--only", "area=PEGG"), "nothing has that; did you mean PEG? Else there are A1, PEG"),
     ],
@@ -506,8 +509,9 @@ def test_a_command_that_is_to_be_given_again_is_the_one_that_was_given(run, data
     assert run(*given, "--no-fetch")[2].endswith(error.partition("To have")[2])
 
 
-def test_an_error_fits_the_terminal_and_is_one_line_elsewhere(run, monkeypatch, capsys):
+def test_an_error_fits_the_terminal_and_is_one_line_elsewhere(run, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stderr.fileno", lambda: 0, raising=False)
     monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size((60, 20)))
     lines = run("build", "demo", "--kind", "x")[2].splitlines()
     assert max(map(len, lines)) < 60
