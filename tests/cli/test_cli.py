@@ -353,7 +353,7 @@ def test_plot_draws_every_kind(run, cube, tmp_path):
         (("--kind", "strf", "--weights", "no.npy"), "--weights no.npy: cannot be read"),
         (
             ("--out", "x.jpg"),
-            "x.jpg: the ending says what is written; did you mean .png? Else there are .png, .svg, .pdf",
+            "x.jpg: the ending says what is written; did you mean .png?",
         ),
         (("--smooth-ms", "wide"), "--smooth-ms wide: expected a width in ms, or none"),
         (("--smooth-ms", "-3"), "--smooth-ms -3.0 at dt_ms=5.0: expected two widths in ms, the first 0 or more"),
