@@ -23,7 +23,7 @@ WORKERS ?= 3
 demo: $(VENV)/.demo
 	STRFCUBE_DATA_DIR=$(DEMO) $(BIN)/strfcube build demo
 	$(BIN)/strfcube inspect $(DEMO)/demo-dt5.zarr
-	$(BIN)/strfcube plot $(DEMO)/demo-dt5.zarr --out $(DEMO)/demo.png
+	$(BIN)/strfcube plot $(DEMO)/demo-dt5.zarr --out $(DEMO)/demo.png --force
 	$(BIN)/python notebooks/demo.py $(DEMO)/demo-dt5.zarr
 
 # What it prints with FAULT becomes a test.

@@ -99,7 +99,7 @@ def measure(path, batch, *, plain, whole):
     show("limit: decode, and the arithmetic of powers", arithmetic)
     show("torch epoch", lambda: [None for _ in loader])
     show("ds.strf.psth()", lambda: ds.strf.psth().compute())
-    show("ds.strf.quality()", lambda: ds.strf.quality().compute())
+    show("ds.strf.quality()", ds.strf.quality)
     middle = str(ds["neuron"].values[ds.sizes["neuron"] // 2])
     show("one neuron", lambda: ds["response"].sel(neuron=middle).compute())
     ten = np.linspace(0, ds.sizes["neuron"] - 1, 10).astype(int)

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from strfcube.errors import StrfcubeError, UsageError
+from strfcube.errors import StrfcubeError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -178,7 +178,8 @@ def entry(name: str) -> Entry:
     """
     known = entries()
     if name not in known:
-        raise UsageError(f"no data set '{name}' in the catalog: there are {', '.join(sorted(known))}")
+        hint = did_you_mean(name, known)
+        raise UsageError(f"no data set '{name}' in the catalog; {hint}there are {', '.join(sorted(known))}")
     return known[name]
 
 
@@ -224,7 +225,7 @@ def how_to_get(e: Entry, folder: Path, files: Sequence[RemoteFile] = (), command
     files : sequence of RemoteFile
         Those that are needed; default is those of the complete data set.
     command : str
-        That fetches and builds; default is that of the complete data set.
+        That was given; default is that of the complete data set.
     """
     lines = [f"the raw files of {e.name} are not there; put them into", f"  {folder}"]
     for f in files or [f for f in e.files if not f.extra]:
@@ -233,15 +234,15 @@ def how_to_get(e: Entry, folder: Path, files: Sequence[RemoteFile] = (), command
     if e.homepage and not e.files:
         lines.append(f"They are described at {e.homepage}")
     account = "no account is needed" if e.account == "none" else f"a free account is needed: {e.account}"
-    then = f"Then: strfcube build {e.name} (with --raw FOLDER where they lie elsewhere)"
+    then = f"Then: {command or f'strfcube build {e.name}'} (with --raw FOLDER where they lie elsewhere)"
     for text in (f"Terms: {e.terms}", f"Account: {account}", then):
         lines += textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     if e.files:
         lines += ["To have them fetched and the cube built, in one command:"]
-        lines += [f"  {command or f'strfcube build {e.name} {consent(e)}'}"]
+        lines += [f"  {willing(e, command)}"]
     return "\n".join(lines)
 
 
-def consent(e: Entry) -> str:
-    """The flags that answer all that fetching a data set would ask."""
-    return "--yes" if e.account == "none" else "--yes --accept-terms"
+def willing(e: Entry, command: str = "") -> str:
+    """A build, as it was given or of the complete data set, with the flags that answer all that fetching would ask."""
+    return f"{command or f'strfcube build {e.name}'} --yes{'' if e.account == 'none' else ' --accept-terms'}"

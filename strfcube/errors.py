@@ -2,7 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def did_you_mean(given: Any, known: Iterable[Any], most: int = 2) -> str:
+    """What a name that nothing has was probably meant to be, ahead of the list of all that there is.
+
+    Parameters
+    ----------
+    given : Any
+        What was given; only text can be mistyped.
+    known : iterable
+        What there is; names are compared without regard to case and leading dashes.
+    most : int
+        How many are suggested.
+
+    Returns
+    -------
+    str
+        ``"did you mean area? Else "``, or ``""`` where nothing is called nearly so: a message goes on with ``there
+        are ...`` in either case.
+    """
+    import difflib
+
+    if not isinstance(given, str):
+        return ""
+    names: dict[str, str] = {}
+    for name in known:
+        if isinstance(name, str):
+            names.setdefault(name.casefold().lstrip("-"), name)
+    typed = given.casefold().lstrip("-")
+    close = difflib.get_close_matches(typed, names, n=most)
+    close = close or [name for name in names if len(typed) > 1 and name.startswith(typed)][:most]
+    return f"did you mean {' or '.join(names[name] for name in close)}? Else " if close else ""
 
 
 class StrfcubeError(Exception):

@@ -7,7 +7,9 @@ shows warnings on standard error unless logging is set up otherwise; while progr
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -93,12 +95,19 @@ class Display:
             how: dict[str, Any] = {"unit": unit, "bar_format": f"{{desc}} |{{bar}}| {{n_fmt}}/{{total_fmt}} {unit}"
                                    "{postfix}"}  # fmt: skip
             if stage == BYTES:
-                how = {"unit": "B", "unit_scale": True, "initial": done}
+                how = {"unit": "B", "unit_scale": True}
             elif not total:
                 how["bar_format"] = "{desc} ..."
             # A terminal that does not know its height would show nothing
             self.bar = tqdm(
-                total=total or None, desc=what, ncols=WIDTH, nrows=24, file=sys.stderr, mininterval=0.2, **how
+                total=total or None,
+                initial=done,
+                desc=what,
+                ncols=WIDTH,
+                nrows=24,
+                file=sys.stderr,
+                mininterval=0.2,
+                **how,
             )
         if total and total != self.bar.total:  # a file whose length nobody stated
             self.bar.total = total
@@ -116,6 +125,8 @@ class Display:
 
     def _print(self, text: str) -> None:
         self._said = time.monotonic()
+        if self.bar is not None and not self.bar.total and self.stage != BYTES:  # it has said all that it can
+            self.close()
         if self.bar is not None:
             self.bar.write(text, file=sys.stderr)
         else:
@@ -133,7 +144,7 @@ class Display:
     def __enter__(self) -> Display:
         if self._always or not log.hasHandlers():
             handler = logging.Handler(logging.INFO)
-            handler.emit = lambda record: self._print(record.getMessage())  # type: ignore[method-assign]
+            handler.emit = lambda record: self._print(for_reader(record.getMessage()))  # type: ignore[method-assign]
             level = log.level
             log.addHandler(handler)
             log.setLevel(min(level or logging.INFO, logging.INFO))
@@ -175,6 +186,27 @@ def is_live() -> bool:
     """Whether somebody looks on: standard error is a terminal, or this is a notebook."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return sys.stderr.isatty() or type(shell).__name__ == "ZMQInteractiveShell"
+
+
+def for_reader(text: str) -> str:
+    """Break the long lines of what goes to standard error, if that is a terminal, at its width (80 where unknown).
+
+    Anywhere else they stay as they are: what goes to a file or through a pipe is searched line by line, and whoever
+    shows it breaks it again. A path or a URL is never broken, so that it can be copied.
+    """
+    if not sys.stderr.isatty():
+        return text
+    try:
+        width = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError, AttributeError):
+        width = 80
+    lines = []
+    for line in text.splitlines():
+        begin = line[: len(line) - len(line.lstrip())]
+        lines += textwrap.wrap(
+            line, max(40, width - 1), subsequent_indent=f"{begin}  ", break_long_words=False, break_on_hyphens=False
+        ) if len(line) >= width else [line]  # fmt: skip
+    return "\n".join(lines)
 
 
 def in_time(seconds: float) -> str:

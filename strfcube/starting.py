@@ -8,6 +8,7 @@ import sys
 import threading
 from typing import Any
 
+INTERRUPTED = 130  # exit code: that of a shell for a command that Ctrl-C ended
 _RESUMED = ("build", "fetch", "rebin")
 
 
@@ -33,4 +34,4 @@ def interrupts_raise() -> None:
 
 def _end(*_: Any) -> None:
     os.write(2, f"{interrupted()}\n".encode())
-    os._exit(1)
+    os._exit(INTERRUPTED)

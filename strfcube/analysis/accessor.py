@@ -10,7 +10,7 @@ import xarray as xr
 
 from strfcube.cube.groups import has_group, open_group
 from strfcube.cube.normalise import as_recorded, check, with_own_units
-from strfcube.errors import SelectionError, StoreError
+from strfcube.errors import SelectionError, StoreError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,8 +30,10 @@ log = logging.getLogger("strfcube")
 class StrfAccessor:
     """What strfcube adds to a cube that is open as an `xarray.Dataset`.
 
-    Lazy where the Dataset is: a result that is not yet computed is computed with ``.compute()``, and several that share
-    their reading with ``dask.compute(...)`` in one pass.
+    Parts (`sel`, `isel`, ...), `psth` and `standardize` are lazy where the Dataset is; ``.compute()`` computes them.
+    Measures (`quality`, `snr`, `ccnorm`, ...) are small, and come as numbers: each call reads the responses once, and
+    `quality` gives all of them at that price. Within a dask pipeline of one's own, `strfcube.analysis.quality` has the
+    same as lazy functions of arrays.
 
     Parameters
     ----------
@@ -46,6 +48,11 @@ class StrfAccessor:
         """Names what there is to call."""
         names = [n for n in dir(type(self)) if not n.startswith("_")]
         return f"<ds.strf: {', '.join(names)}>"
+
+    def __getattr__(self, name: str) -> Any:
+        """Says what there is where something is not."""
+        names = [n for n in dir(type(self)) if not n.startswith("_")]
+        raise AttributeError(f"ds.strf has no {name!r}; {did_you_mean(name, names)}there are {', '.join(names)}")
 
     def _response(self) -> xr.DataArray:
         return with_own_units(as_recorded(self._cube()))["response"]
@@ -83,7 +90,8 @@ class StrfAccessor:
         for key in keys:
             if key not in self._ds.coords or self._ds[key].dims not in (("stim",), ("neuron",)):
                 there = sorted(str(n) for n, c in self._ds.coords.items() if c.dims in (("stim",), ("neuron",)))
-                raise SelectionError(f"by={key!r}: no coordinate on stim or on neuron; there are {there}")
+                listed = f"{did_you_mean(key, there)}there are {', '.join(there)}"
+                raise SelectionError(f"by={key!r}: no coordinate on stim or on neuron; {listed}")
         levels, codes = zip(*(np.unique(self._ds[k].values, return_inverse=True) for k in keys), strict=True)
         shape = tuple(len(v) for v in levels)
         grids = [c[:, None] if self._ds[k].dims == ("stim",) else c[None, :] for k, c in zip(keys, codes, strict=True)]
@@ -241,7 +249,7 @@ class StrfAccessor:
         """
         from strfcube.analysis.quality import measures
 
-        result: xr.Dataset = self._complete(measures(self._repeated(), per))
+        result: xr.Dataset = self._complete(measures(self._repeated(), per).compute())
         return result
 
     def signal_power(self, per: Per = "neuron") -> xr.DataArray:
@@ -291,7 +299,7 @@ class StrfAccessor:
             beside = beside.sel(stim=response["stim"])
         if "neuron" in beside.dims:
             response = response.sel(neuron=beside["neuron"])
-        result: xr.DataArray = self._complete(ccnorm(beside, response, per))
+        result: xr.DataArray = self._complete(ccnorm(beside, response, per).compute())
         return result
 
     def _reached_bins(self) -> xr.DataArray | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
 
+from strfcube.analysis.output import see_free, target_of
 from strfcube.analysis.tables import neurons, stimuli
 from strfcube.analysis.tables import trials as trial_table
 from strfcube.cube.groups import has_group, open_group
@@ -18,15 +18,19 @@ from strfcube.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     import pandas as pd
     import xarray as xr
     from numpy.typing import NDArray
 
+_TABLES = ("-trials", "-neurons", "-stimuli")  # what a .csv brings along
 MAT_BYTES = 2_000_000_000  # of a variable: MATLAB's format 5 holds no larger one
 
 
-def export(store: str | os.PathLike[str], path: str | os.PathLike[str], dt: float | None = None) -> list[str]:
+def export(
+    store: str | os.PathLike[str], path: str | os.PathLike[str], dt: float | None = None, *, force: bool = False
+) -> list[str]:
     """Write a cube in another program's format.
 
     Parameters
@@ -38,6 +42,8 @@ def export(store: str | os.PathLike[str], path: str | os.PathLike[str], dt: floa
         whole. ``x.csv`` brings ``x-trials.csv``, ``x-neurons.csv`` and ``x-stimuli.csv`` along.
     dt : float, optional
         Bin width in ms, with a data set's name.
+    force : bool
+        Replace files that are there.
 
     Returns
     -------
@@ -49,18 +55,30 @@ def export(store: str | os.PathLike[str], path: str | os.PathLike[str], dt: floa
     UsageError
         For another ending, or where a variable is larger than the format allows.
     StoreError
-        If there is no such cube, or there is something at `path` already.
+        If there is no such cube, or there is such a file already.
     """
-    target = Path(path).expanduser()
-    writers: dict[str, Callable[[str, _Files], None]] = {".mat": _mat, ".nc": _netcdf, ".csv": _csv}
-    if target.suffix not in writers:
-        raise UsageError(f"{target}: expected a file that ends in {', '.join(writers)}, which says the format")
-    if not target.parent.is_dir():
-        raise StoreError(f"{target}: there is no folder {target.parent}")
+    target = file_of(path, force)
     source = locate(store, dt)
     with _Files(target) as files:
-        writers[target.suffix](source, files)
+        _writers()[target.suffix.lower()](source, files)
     return files.names
+
+
+def _writers() -> dict[str, Callable[[str, _Files], None]]:
+    return {".mat": _mat, ".nc": _netcdf, ".csv": _csv}
+
+
+def file_of(path: str | os.PathLike[str], force: bool) -> Path:
+    """The file that `export` writes, which is refused before anything is read. Errors as there."""
+    target = target_of(path, _writers(), force=force)
+    if target.suffix.lower() == ".csv" and not force:
+        for suffix in _TABLES:
+            see_free(_beside(target, suffix))
+    return target
+
+
+def _beside(target: Path, suffix: str) -> Path:
+    return target.with_name(f"{target.stem}{suffix}{target.suffix}")
 
 
 class _Files:
@@ -71,9 +89,7 @@ class _Files:
         self._aside: dict[Path, Path] = {}
 
     def new(self, suffix: str = "") -> Path:
-        final = self.target.with_name(f"{self.target.stem}{suffix}{self.target.suffix}")
-        if final.exists():
-            raise StoreError(f"{final}: there is something already; move it away, or give another name")
+        final = _beside(self.target, suffix)
         aside = final.with_name(f".{uuid4().hex}.{final.name}")
         self._aside[aside] = final
         return aside
@@ -222,7 +238,7 @@ def _csv(store: str, files: _Files) -> None:
     with files.new().open("w", encoding="utf-8", newline="") as file:
         for i, frame in enumerate(_events(ds, trials)):
             frame.to_csv(file, header=i == 0, index=False, lineterminator="\n")
-    for suffix, table in (("-trials", trial_table(ds)), ("-neurons", neurons(ds)), ("-stimuli", stimuli(ds))):
+    for suffix, table in zip(_TABLES, (trial_table(ds), neurons(ds), stimuli(ds)), strict=True):
         table.to_csv(files.new(suffix), index=suffix != "-trials", lineterminator="\n")
 
 

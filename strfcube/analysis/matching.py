@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strfcube.errors import SelectionError
+from strfcube.errors import SelectionError, did_you_mean
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -25,15 +24,14 @@ def coordinate(ds: xr.Dataset, key: str) -> xr.DataArray:
     names = {str(n): dims_of(c) for n, c in ds.coords.items() if dims_of(c)}
     if key in names:
         return ds.coords[key]
-    close = difflib.get_close_matches(key, names, n=3)
-    hint = f"; did you mean {' or '.join(close)}?" if close else "."
+    hint = f"; {did_you_mean(key, names)}there are"
     if key in ds.dims:
-        hint = f"; take part of '{key}' with ds.isel({key}=...)."
+        hint = f"; take part of '{key}' with ds.isel({key}=...). There are"
     elif key in ds.data_vars:
-        hint = f", but a variable: use where=lambda ds: ds.{key} > ..."
+        hint = f", but a variable: use where=lambda ds: ds.{key} > ... There are"
     on = {dims: sorted(n for n, d in names.items() if d == dims) for dims in dict.fromkeys(names.values())}
     listed = "; ".join(f"on {' and '.join(dims)}: {', '.join(n)}" for dims, n in on.items())
-    raise SelectionError(f"'{key}' is no coordinate to select by{hint} There are {listed}")
+    raise SelectionError(f"'{key}' is no coordinate to select by{hint} {listed}")
 
 
 def dims_of(coord: xr.DataArray) -> tuple[str, ...]:
@@ -89,10 +87,9 @@ def _among(key: str, coord: xr.DataArray, values: NDArray[Any], wanted: Any) -> 
         else:
             hit = _equal(flat, there, value)
         if not hit.any():
-            close = difflib.get_close_matches(str(value), [v for v in there if isinstance(v, str)], n=2)
-            hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
             which = " and ".join(dims_of(coord))
-            raise SelectionError(f"no {which} has {key}={value!r}; there is {_listed(values)}.{hint}")
+            hint = did_you_mean(value, there)
+            raise SelectionError(f"no {which} has {key}={value!r}; {hint}there is {_listed(values)}")
         mask |= hit
     return mask.reshape(values.shape)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from strfcube.analysis.matching import coordinate, dims_of, matches, predicate
 from strfcube.cube.normalise import check, with_own_units
-from strfcube.errors import SelectionError, UsageError
+from strfcube.errors import SelectionError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -303,7 +303,8 @@ def some(choice: Choice, keys: Mapping[str, Any], where: Any = None, heard: Any 
 
 def checked(ds: xr.Dataset) -> xr.Dataset:
     """A Dataset that a part can be taken of: each of the variables of a cube that it has is as a cube has it."""
-    return check(ds, "response", "n_repeats", *(n for n in ("stimulus", "n_bins") if n in ds.variables))
+    optional = (n for n in ("stimulus", "n_bins") if n in getattr(ds, "variables", ()))
+    return check(ds, "response", "n_repeats", *optional)
 
 
 def counts_of(ds: xr.Dataset) -> NDArray[Any]:
@@ -325,5 +326,6 @@ def published(ds: xr.Dataset, name: str) -> dict[str, Any]:
             there |= {str(value): {key: value} for value in np.unique(ds[key].values.astype(object)) if value != ""}
     there |= {str(key): {str(key): True} for key, c in ds.coords.items() if c.dtype == bool and dims_of(c)}
     if name not in there:
-        raise SelectionError(f"there is no subset '{name}'; there is {', '.join(sorted(there)) or 'none'}")
+        listed = ", ".join(sorted(there)) or "none"
+        raise SelectionError(f"there is no subset '{name}'; {did_you_mean(name, there)}there is {listed}")
     return there[name]

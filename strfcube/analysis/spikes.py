@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from strfcube.cube.trials import Stored, origin_of_pair
-from strfcube.errors import SelectionError, StoreError
+from strfcube.errors import SelectionError, StoreError, did_you_mean
 from strfcube.grid import NS_PER_S, bin_of, dt_to_ns
 
 if TYPE_CHECKING:
@@ -87,9 +87,9 @@ def position(ds: xr.Dataset, dim: str, wanted: str | int) -> int:
         if wanted in labels:
             return labels.index(wanted)
         more = " ..." if len(labels) > 5 else ""
-        raise SelectionError(
-            f"{dim}={wanted!r}: nothing has it; there are {len(labels)}: {', '.join(labels[:5])}{more}"
-        )
+        hint = did_you_mean(wanted, labels)
+        listed = f"{hint}there are {len(labels)}: {', '.join(labels[:5])}{more}"
+        raise SelectionError(f"{dim}={wanted!r}: nothing has it; {listed}")
     if isinstance(wanted, bool | np.bool_) or not isinstance(wanted, int | np.integer):
         raise SelectionError(f"{dim}={wanted!r}: expected a label or a position")
     if not -len(labels) <= wanted < len(labels):

@@ -179,14 +179,14 @@ def run(
     target = request.target
     work = work_folder(target)
     if _up_to_date(request, force) and not work.exists():
-        log.info("%s is up to date", asked)
+        _say_up_to_date(asked)
         return asked
     with writable(target), locked(work):
         recover(work, target)
         try:
             if _up_to_date(request, force):  # another build finished it while this one waited
                 discard(work)
-                log.info("%s is up to date", asked)
+                _say_up_to_date(asked)
                 return asked
             resume_or_restart(work, target, request.recipe, request.fingerprint, request.command)
             with tasks.workers(_jobs(request, jobs)) as pool:
@@ -207,6 +207,10 @@ def run(
         odd = any(f.severity != "info" for f in findings)
         log.log(logging.WARNING if odd else logging.INFO, "%s", "\n".join(lines))
     return asked
+
+
+def _say_up_to_date(path: str) -> None:
+    log.info("%s is up to date: nothing to do", path.rpartition("/")[2])
 
 
 def see_jobs(jobs: int | None) -> None:

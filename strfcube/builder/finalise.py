@@ -13,7 +13,7 @@ import xarray as xr
 
 from strfcube.cube import codecs, digest
 from strfcube.cube.metadata import sealed
-from strfcube.cube.schema import FORMAT_VERSION
+from strfcube.cube.schema import FORMAT_VERSION, MEANINGS
 from strfcube.cube.shard_writer import put
 from strfcube.cube.store import attributes_digest, no_consolidation_warning
 from strfcube.grid import bin_starts
@@ -201,9 +201,9 @@ def root_dataset(survey: Survey, plan: Plan, frequencies: NDArray[Any], recipe: 
     coords = {name: ("stim", values) for name, values in _stim_coords(stimuli).items()}
     coords |= {name: ("neuron", _column([n.meta.get(name) for n in neurons])) for name in _keys(neurons)}
     ds = ds.assign_coords(coords)
-    for name in ("sound_onset", "sound_duration"):
-        ds[name].attrs["units"] = "s"
-    ds["sample_rate"].attrs["units"] = "Hz"
+    for name, meaning in MEANINGS.items():
+        if name in ds.coords:
+            ds[name].attrs = dict(meaning)
     return ds
 
 

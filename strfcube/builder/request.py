@@ -19,7 +19,7 @@ from strfcube.builder.ledger import sync
 from strfcube.builder.recipe import Recipe, among, parse_only
 from strfcube.builder.workplace import clear, discard, locked, place_of, see_place, work_folder, writable
 from strfcube.cube.store import local
-from strfcube.errors import SelectionError, UsageError
+from strfcube.errors import SelectionError, UsageError, did_you_mean
 from strfcube.grid import Align, dt_to_ns
 from strfcube.raw_files import Missing
 from strfcube.records import Finding
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from strfcube.records import Pipeline, Report, Survey
 
 
+# Of `build`, which a mistyped option may have been meant to be
+_ARGUMENTS = ("dt", "raw", "out", "only", "post", "align", "audio", "jobs", "force", "strict", "fetch", "extra",
+              "accept_terms", "progress")  # fmt: skip
 SOURCE = "source_digest"  # root attribute of a cube that was made from another
 
 
@@ -119,7 +122,8 @@ class Standing(Exception):  # noqa: N818 (no error: whoever asked has what was a
     def __init__(self, path: str) -> None:
         super().__init__(path)
         self.path = path
-        log.info("%s is there; its raw files are not in the data folder, so that it is taken as it is", path)
+        name = path.rpartition("/")[2]
+        log.info("%s is there; its raw files are not in the data folder, so that it is taken as it is", name)
 
 
 def is_there(folder: Path) -> bool:
@@ -140,6 +144,7 @@ def prepare(
     bring: Callable[[catalog.Entry], None] | None = None,
     force: bool = False,
     progress: Progress | None = None,
+    command: str = "",
     **flags: Any,
 ) -> Request:
     """Check the arguments of `build`, and find the raw files. Parameters and errors as there.
@@ -152,6 +157,8 @@ def prepare(
         Whether another recipe in the cube's place is replaced.
     progress : callable, optional
         Called with stage, done, total.
+    command : str
+        That was typed, for what is said where raw files are not there.
     """
     name = dataset if isinstance(dataset, str) else type(dataset).__name__.lower()
     entry = catalog.entry(name) if isinstance(dataset, str) else None
@@ -181,7 +188,7 @@ def prepare(
         if see_place(place, recipe, force) and raw is None and not is_there(catalog.raw_dir(name)):
             raise Standing(target)
         bring(entry)
-    pipeline = kind(_raw_folder(name, raw), **options) if isinstance(dataset, str) else dataset
+    pipeline = kind(_raw_folder(name, raw, command), **options) if isinstance(dataset, str) else dataset
     if entry:
         pipeline.without = _others(entry, pipeline.raw, recipe.only)
     if progress:
@@ -254,10 +261,12 @@ def chosen(survey: Survey, only: Mapping[str, tuple[str, ...]]) -> tuple[list[bo
             there = {str(meta.get(key)): meta.get(key) for meta in metas}
             if strange := [text for text in only[key] if not any(among(value, (text,)) for value in there.values())]:
                 listed = _some({"" if value is None else text for text, value in there.items()})
-                raise SelectionError(f"--only {key}={','.join(strange)}: nothing has that; there are {listed}")
+                hint = did_you_mean(strange[0], there)
+                raise SelectionError(f"--only {key}={','.join(strange)}: nothing has that; {hint}there are {listed}")
         keep.append([all(among(meta.get(k), only[k]) for k in only if k in keys) for meta in metas])
     if strange := sorted(set(only) - known):
-        raise SelectionError(f"--only {', '.join(strange)}: no such coordinate; there are {_some(known)}")
+        hint = did_you_mean(strange[0], known)
+        raise SelectionError(f"--only {', '.join(strange)}: no such coordinate; {hint}there are {_some(known)}")
     return keep[0], keep[1]
 
 
@@ -271,7 +280,8 @@ def _split_flags(name: str, kind: type[Pipeline], flags: dict[str, Any]) -> tupl
         if key in declared:
             option = declared[key]
             if option.choices and value not in option.choices:
-                raise UsageError(f"{key}={value!r}: give one of {', '.join(option.choices)}")
+                hint = did_you_mean(value, option.choices)
+                raise UsageError(f"{key}={value!r}; {hint}there are {', '.join(option.choices)}")
             try:
                 options[key] = option.type(value)
             except (TypeError, ValueError):
@@ -280,7 +290,8 @@ def _split_flags(name: str, kind: type[Pipeline], flags: dict[str, Any]) -> tupl
             chosen[key] = value
         else:
             known = sorted(declared) + sorted(fields)
-            raise UsageError(f"'{key}' is no option of {name}: there are {', '.join(known)}")
+            hint = did_you_mean(key, [*known, *_ARGUMENTS])
+            raise UsageError(f"'{key}' is no option of {name}; {hint}there are {', '.join(known)}")
     return options, chosen
 
 
@@ -294,14 +305,15 @@ def _front_end(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> FrontE
     fields = dict(chosen)
     asked = fields.pop("spec", kind)
     if asked not in FRONT_ENDS:
-        raise UsageError(f"spec={asked!r}: give one of {', '.join(FRONT_ENDS)}")
+        raise UsageError(f"spec={asked!r}; {did_you_mean(asked, FRONT_ENDS)}there are {', '.join(FRONT_ENDS)}")
     if asked == kind:
         fields = base | fields
     made = FRONT_ENDS[asked]
     known = {f.name for f in dataclasses.fields(made)}
     if strange := sorted(set(fields) - known):
         raise UsageError(
-            f"{', '.join(strange)}: no parameter of '{asked}', which has {', '.join(sorted(known)) or 'none'}"
+            f"{', '.join(strange)}: no parameter of '{asked}'; {did_you_mean(strange[0], known)}there are "
+            f"{', '.join(sorted(known)) or 'none'}"
         )
     for name, value in fields.items():
         if name != "compression" and value is not None and (isinstance(value, str) or not math.isfinite(value)):
@@ -313,11 +325,12 @@ def _front_end(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> FrontE
     front_end = made(**fields)
     compression = getattr(front_end, "compression", None)
     if compression is not None and compression not in COMPRESSIONS:
-        raise UsageError(f"compression={compression!r}: give one of {', '.join(COMPRESSIONS)}")
+        hint = did_you_mean(compression, COMPRESSIONS)
+        raise UsageError(f"compression={compression!r}; {hint}there are {', '.join(COMPRESSIONS)}")
     return front_end
 
 
-def _raw_folder(name: str, raw: str | os.PathLike[str] | None) -> Path:
+def _raw_folder(name: str, raw: str | os.PathLike[str] | None, command: str = "") -> Path:
     if raw is not None:
         folder = Path(raw).expanduser()
         if not folder.is_dir():
@@ -328,7 +341,7 @@ def _raw_folder(name: str, raw: str | os.PathLike[str] | None) -> Path:
     if entry.simulated:
         _simulate(folder)
     if not folder.is_dir():
-        raise UsageError(catalog.how_to_get(entry, folder))
+        raise UsageError(catalog.how_to_get(entry, folder, command=command))
     return folder.resolve()
 
 

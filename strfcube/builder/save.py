@@ -34,7 +34,7 @@ from strfcube.builder.workplace import (
 from strfcube.cube import digest
 from strfcube.cube.metadata import sealed
 from strfcube.cube.shard_writer import Layout, create, put, write_shard
-from strfcube.cube.store import attributes_digest, local, no_consolidation_warning
+from strfcube.cube.store import attributes_digest, existing_cube, local, named, no_consolidation_warning
 from strfcube.errors import StoreError
 from strfcube.progress import Progress, shown
 from strfcube.sound.audio import to_float
@@ -53,7 +53,9 @@ Chunk = tuple[tuple[int, ...], NDArray[Any]]
 log = logging.getLogger("strfcube")
 
 
-def save(ds: xr.Dataset, path: str | os.PathLike[str], *, progress: bool | Progress | None = None) -> str:
+def save(
+    ds: xr.Dataset, path: str | os.PathLike[str], *, force: bool = False, progress: bool | Progress | None = None
+) -> str:
     """Save a cube, a part of one, a pool or a transformed cube as a cube of its own.
 
     What is stored in the cubes that `ds` was read from comes along, cut to what is left: single trials with their exact
@@ -71,6 +73,8 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], *, progress: bool | Progr
     path : path
         A local folder that does not exist; it appears when everything is written. Until then it lies beside, in
         ``<path>.building``; what a killed call left there, the next one clears away.
+    force : bool
+        Replace a cube that is there, once the new one is whole; anything else is never replaced.
     progress : bool or callable, optional
         As in `build`.
 
@@ -86,44 +90,46 @@ def save(ds: xr.Dataset, path: str | os.PathLike[str], *, progress: bool | Progr
     StoreError
         If there is something at `path`, it cannot be written, or a cube that `ds` was read from is damaged.
     """
-    if "://" in os.fspath(path):
-        raise StoreError(f"{os.fspath(path)}: give a local folder, and copy that")
+    if "://" in named(path):
+        raise StoreError(f"{path}: give a local folder, and copy that")
     place = local(path)  # now: what is called meanwhile may change the folder
     with writable(place):
         target = place_of(place)
         work = work_folder(target)
-        _see_free(target)
+        _see_free(target, force)
     with shown(progress) as tell:
         if tell:
             tell("check", 0, 0)
         made = prepared(ds)
         for source in made.stores:
             see_whole(source)
-        _put(made, target, work, tell)
+        _put(made, target, work, force, tell)
     if made.lost:
         log.warning("%s was saved %s", place, "; ".join(made.lost))
     return place
 
 
-def _put(made: Prepared, target: str, work: Path, tell: Progress | None) -> None:
+def _put(made: Prepared, target: str, work: Path, force: bool, tell: Progress | None) -> None:
     with writable(target), locked(work):
         recover(work, target)
-        _see_free(target)
+        _see_free(target, force)
         clear(work)
         try:
             unfinished = store_of(target, work)
             _write(made, unfinished, tell)
             sync(Path(unfinished))
-            _see_free(target)
+            _see_free(target, force)
         except BaseException:
             discard(work)
             raise
         publish(unfinished, target, work)
 
 
-def _see_free(target: str) -> None:
-    if os.path.exists(target):
-        raise StoreError(f"{target}: there is something already; move it away, or give another path")
+def _see_free(target: str, force: bool) -> None:
+    if os.path.exists(target) and not (force and existing_cube(target)):
+        what = "a cube already: give another path, or replace it with --force (force=True)"
+        existing_cube(target)  # anything else is named as such
+        raise StoreError(f"{target}: there is {what}")
 
 
 def _write(made: Prepared, unfinished: str, tell: Progress | None) -> None:

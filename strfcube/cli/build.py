@@ -11,6 +11,7 @@ from strfcube import catalog
 from strfcube.catalog import WIDTH
 from strfcube.cli import clock
 from strfcube.cli import fetch as fetching
+from strfcube.cli.commands import Commands, as_given
 from strfcube.cli.describe import figures
 from strfcube.fetching.fetch import Visit, carry_out, lacking, refusal
 from strfcube.progress import Display
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 
 
-class Datasets(click.Group):
+class Datasets(Commands):
     """One subcommand a data set, each with the flags of its own recipe."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -108,6 +109,7 @@ def _build(e: catalog.Entry, values: dict[str, Any]) -> None:
         from strfcube.builder.request import Standing, prepare
 
         see_jobs(how["jobs"])
+        command = as_given(without=("--dry-run", "--fetch", "--no-fetch", "--yes", "--accept-terms"))
 
         def bring(entry: catalog.Entry) -> None:
             allowed = True if fetch is None and consent["yes"] else fetch
@@ -122,12 +124,12 @@ def _build(e: catalog.Entry, values: dict[str, Any]) -> None:
                 fetching.rehearse(plan)
                 raise click.exceptions.Exit(0)
             if not allowed and not fetching.is_terminal():
-                raise refusal(plan, fetching.command_line(values))
+                raise refusal(plan, command)
             fetching.transact(plan, progress, **consent | {"yes": bool(allowed)})
 
         try:
             request = prepare(
-                e.name, **given | {"only": only}, bring=bring, force=how["force"],
+                e.name, **given | {"only": only}, bring=bring, force=how["force"], command=command,
                 progress=None if dry_run else progress,
             )  # fmt: skip
         except Standing as found:

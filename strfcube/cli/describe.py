@@ -39,11 +39,17 @@ def card(e: Entry, width: int) -> str:
         lines += _field(*(("unpacked", e.unpacked) if packed else ("on disk", f"{e.unpacked}, read as it is")), width)
     if e.cube != "unknown" or e.files:
         lines += _field("cube", e.cube, width)
-    front_end = ", ".join(f"{k} {v}" for k, v in e.recipe["front_end"].items())
-    lines += _field("recipe", f"dt {e.recipe['dt']} ms, {front_end}", width)
-    lines += _field("expected", ", ".join(f"{k} {v:,}" for k, v in e.figures.items()), width)
+    front_end = dict(e.recipe["front_end"])
+    words = [
+        f"{front_end.pop('kind')} spectrogram",
+        *(f"{v} {k}" if k == "bands" else f"{k} {v}" for k, v in front_end.items()),
+    ]
+    lines += _field("recipe", f"bins of {e.recipe['dt']} ms; {', '.join(words)}", width)
+    counts = {"stim": "stimuli", "neuron": "neurons", "pairs": "pairs of them with data"}
+    lines += _field("complete", ", ".join(f"{v:,} {counts.get(k, k)}" for k, v in e.figures.items()), width)
     for o in pipeline_class(e.name).options:
-        lines += _field("option", f"--{o.name.replace('_', '-')}: {o.help} [{o.default}]", width)
+        usual = "no" if o.default is False else o.default
+        lines += _field("option", f"--{o.name.replace('_', '-')}: {o.help} [default: {usual}]", width)
     return "\n".join(lines)
 
 
@@ -105,16 +111,16 @@ def summary(ds: xr.Dataset, path: str, width: int) -> str:
     trials, rejected = int(ds["n_repeats"].sum()), int(ds["n_rejected"].sum())
     lines = textwrap.wrap(str(attrs.get("title", attrs["dataset"])), width)
     lines += _field("store", path, width)
-    lines += _field("recipe", _recipe(str(attrs["recipe"])), width)
+    lines += _field("recipe", _recipe(str(attrs["recipe"]), str(attrs["dataset"])), width)
     seconds = ds["n_bins"].values * float(attrs["dt_ms"]) / 1000
     lines += _field("stimuli", f"{size['stim']:,}, of {_span(seconds, '.3g')} s", width)
-    lines += _field("", f"by type: {_counts(ds['stim_type'].values)}", width)
+    lines += _field("", f"stim_type: {_counts(ds['stim_type'].values)}", width)
     species = ", ".join(sorted(set(ds["species"].values)))
     animals = len(set(ds["animal"].values))
     of = f"{animals} animal{'' if animals == 1 else 's'} ({species})"
     lines += _field("neurons", f"{size['neuron']:,}, of {of}", width)
-    lines += _field("", f"by area: {_counts(ds['area'].values)}", width)
-    lines += _field("", f"by signal: {_counts(ds['signal_type'].values)}", width)
+    lines += _field("", f"area: {_counts(ds['area'].values)}", width)
+    lines += _field("", f"signal_type: {_counts(ds['signal_type'].values)}", width)
     lines += _field(
         "coverage", f"{pairs:,} of {possible:,} pairs of stimulus and neuron ({pairs / possible:.1%})", width
     )
@@ -146,7 +152,7 @@ def _span(values: np.ndarray[tuple[int, ...], np.dtype[Any]], spec: str) -> str:
     return f"{low:{spec}}" if low == high else f"{low:{spec}} to {high:{spec}}"
 
 
-def _recipe(text: str) -> str:
+def _recipe(text: str, dataset: str) -> str:
     recipe = json.loads(text)
     saved = recipe.get("saved", {})
     words = {"response": "other responses", "stimulus": "other spectrograms", "time": "fewer bins"}
@@ -155,23 +161,45 @@ def _recipe(text: str) -> str:
     if "pool" in recipe:
         return "; ".join([*marks, f"a pool of {', '.join(recipe['pool'])}"])
     front_end = recipe["front_end"]
-    parts = [*marks, f"bins of {recipe['dt_ms']:g} ms", f"{front_end['kind']} spectrogram, {recipe['align']} windows"]
+    where = "around the bins" if recipe["align"] == "centre" else "that end with the bins"
+    parts = [*marks, f"bins of {recipe['dt_ms']:g} ms", f"{front_end['kind']} spectrogram, windows {where}"]
     parts += [f"{recipe['post_ms']:g} ms after the sound"] if recipe["post_ms"] else []
     parts += [f"only {key}={','.join(values)}" for key, values in recipe["only"].items()]
-    parts += [f"{key}={value}" for key, value in recipe["options"].items()]
+    usual = {o.name: o.default for o in pipeline_class(dataset).options} if dataset in entries() else {}
+    flags = {key.replace("_", "-"): v for key, v in recipe["options"].items() if key not in usual or v != usual[key]}
+    parts += [f"--{k}" if v is True else f"--no-{k}" if v is False else f"--{k} {v}" for k, v in flags.items()]
     return "; ".join(parts)
 
 
 def _counts(values: np.ndarray[tuple[int, ...], np.dtype[np.object_]], most: int = 12) -> str:
     counts = Counter(str(v) for v in values).most_common()
     more = f", and {len(counts) - most} more" if len(counts) > most else ""
-    return ", ".join(f"{count:,}{_TIED}{_quoted(name)}" for name, count in counts[:most]) + more
+    if len(counts) == 1:
+        return f"all {_quoted(counts[0][0])}"
+    return ", ".join(f"{_quoted(name)}{_TIED}({count:,})" for name, count in counts[:most]) + more
 
 
 def _quoted(name: str) -> str:
     """A label that cannot be taken for a number or for two words."""
     plain = name.replace("_", "a").replace("-", "a").isalnum() and not name[0].isdigit()
-    return (name if plain else f"'{name}'") if name else "without a name"
+    return (name if plain else f"'{name}'") if name else "''"
+
+
+def recounted(path: str) -> str:
+    """What a deep verification has counted again, in words."""
+    from strfcube.cube.groups import has_group, open_group
+
+    if not has_group(path, "trials"):
+        return "Nothing was counted again: the cube was built without single trials."
+    trials = open_group(path, "trials")
+    kept, exact, size = (trials[name].values for name in ("kept", "exact", "row_size"))
+    others = int((kept & ~exact).sum())
+    text = f"Counted again, and the same: the trials of every pair ({len(kept):,} trials)"
+    if (kept & exact).any():
+        text += f", and every bin of the response (from {int(size[kept & exact].sum()):,} exact spike times)"
+    if others:
+        text += f"; {others:,} trials have no exact spike times, so that their bins are all there is"
+    return f"{text}."
 
 
 def findings(path: str | os.PathLike[str], width: int, *, every: bool = False) -> list[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import textwrap
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +14,7 @@ from strfcube.errors import FetchError, UsageError
 from strfcube.fetching import credentials, terms
 from strfcube.fetching.fetch import JOBS, Visit, carry_out, see_jobs
 from strfcube.fetching.plan import Plan, enquire
+from strfcube.progress import for_reader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -76,6 +76,7 @@ def transact(plan: Plan, progress: Display, *, yes: bool, accept_terms: bool, ke
     if not agreed and not terminal:
         terms.require(entry)
     if plan.todo and _may_enquire(entry, agreed):
+        _say_who_is_asked(plan)
         plan = enquire(plan, visit.web, visit.crcns)
     for line in statement(plan, is_new and bool(plan.to_fetch)):
         click.echo(line, err=True)
@@ -160,20 +161,18 @@ def rehearse(plan: Plan) -> None:
     """Print what a fetch would do."""
     note = ""
     if plan.todo and _may_enquire(plan.entry, not terms.must_be_accepted(plan.entry)):
-        visit = Visit.begin()
+        visit = Visit.begin(hasty=True)
+        _say_who_is_asked(plan)
         try:
             plan = enquire(plan, visit.web, visit.crcns)
         except FetchError as error:
-            note = f"sizes are the catalog's: {error}"
+            note = f"The sizes are those of the catalog: {str(error).partition('; ')[0]}"
     for line in statement(plan, not terms.are_known(plan.entry)):
         click.echo(line)
     if note:
-        click.echo(note, err=True)
+        click.echo(for_reader(note), err=True)
 
 
-def command_line(values: dict[str, Any]) -> str:
-    """The choices of a command, to be given again."""
-    given = [("only", f"{key}={','.join(chosen)}") for key, chosen in parse_only(values.get("only", ())).items()]
-    given += [("dt", f"{values['dt']:g}")] if values.get("dt") else []
-    given += [("raw", str(values["raw"]))] if values.get("raw") else []
-    return " ".join(f"--{name} {shlex.quote(value)}" for name, value in given)
+def _say_who_is_asked(plan: Plan) -> None:
+    if plan.hosts:
+        click.echo(f"asking {', '.join(plan.hosts)} for sizes and checksums ...", err=True)

@@ -1,4 +1,4 @@
-"""The command line. Exit codes: 0 done, 1 failed, 2 wrong usage."""
+"""The command line. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
 # ruff: noqa: D301 (click reads the control character \b as "do not wrap")
 
@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import textwrap
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,21 +19,22 @@ from strfcube.catalog import WIDTH, in_words
 from strfcube.cli import clock
 from strfcube.cli import fetch as fetching
 from strfcube.cli.build import CONTEXT, Datasets, report
+from strfcube.cli.commands import Commands, of_misuse
 from strfcube.cli.complete import a_data_set, a_store
-from strfcube.cli.describe import bytes_of, card, findings, overview, summary
+from strfcube.cli.describe import bytes_of, card, findings, overview, recounted, summary
 from strfcube.cli.plot import plot
 from strfcube.cli.report import report as page
 from strfcube.errors import SelectionError, StrfcubeError, UsageError
 from strfcube.fetching.fetch import JOBS
-from strfcube.progress import Display
-from strfcube.starting import interrupted, interrupts_raise
+from strfcube.progress import Display, for_reader
+from strfcube.starting import INTERRUPTED, interrupted, interrupts_raise
 from strfcube.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-@click.group(context_settings=CONTEXT)
+@click.group(cls=Commands, context_settings=CONTEXT)
 @click.version_option(package_name="strfcube")
 def cli() -> None:
     """Open recordings of auditory neurons as one labelled Zarr cube.
@@ -220,6 +222,9 @@ def verify(store: str, dt: float | None, deep: bool) -> None:
     if wrong:
         raise StrfcubeError(f"{path} is damaged: {'; '.join(wrong)}; build it again with --force")
     click.echo(f"{path}\nis as it was built: digest\n{cube_attrs(path)['digest']}")
+    if deep:
+        for line in textwrap.wrap(recounted(path), WIDTH):
+            click.echo(line)
 
 
 @cli.command()
@@ -269,15 +274,14 @@ def rebin(store: str, dt: float, from_dt: float | None, out: str | None, jobs: i
     show_default=True,
     help="What to do with a cell that stands in two cubes.",
 )
-def concat(stores: tuple[str, ...], out: str, names: str | None, **how: Any) -> None:
+@click.option("--force", is_flag=True, help="Replace a cube that is there.")
+def concat(stores: tuple[str, ...], out: str, names: str | None, force: bool, **how: Any) -> None:
     """Pool cubes into one.
 
     \b
     Example:
       strfcube concat aa1 aa2 --stimuli shared --duplicates drop --out aa12.zarr
     """
-    import warnings
-
     from strfcube.analysis.concat import DuplicateWarning
     from strfcube.analysis.concat import concat as pool
     from strfcube.builder.save import save
@@ -289,10 +293,9 @@ def concat(stores: tuple[str, ...], out: str, names: str | None, **how: Any) -> 
         except UsageError as error:
             raise UsageError(_as_flags(str(error))) from None
     for warning in caught:
-        text = f"warning: {_as_flags(str(warning.message))}"
-        click.echo(textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False), err=True)
+        _say(f"warning: {_as_flags(str(warning.message))}")
     with Display(always=True) as progress:
-        path = save(pooled, out, progress=progress)
+        path = save(pooled, out, force=force, progress=progress)
     report(path)
 
 
@@ -300,19 +303,24 @@ def concat(stores: tuple[str, ...], out: str, names: str | None, **how: Any) -> 
 @click.argument("store", shell_complete=a_store)
 @_DT
 @click.option("-o", "--out", required=True, type=click.Path(), help="File to write: NAME.mat, NAME.nc or NAME.csv.")
-def export(store: str, dt: float | None, out: str) -> None:
-    """Write a cube for MATLAB, as netCDF, or as tables of text.
+@click.option("--only", multiple=True, metavar="KEY=VALUE[,VALUE]", help="Export only what has this value.")
+@click.option("--force", is_flag=True, help="Replace files that are there.")
+def export(store: str, dt: float | None, out: str, only: tuple[str, ...], force: bool) -> None:
+    """Write a cube, or a part of it, for MATLAB, as netCDF, or as tables of text.
 
     \b
     Examples:
       strfcube export demo -o demo.mat
-      strfcube export demo -o demo.csv
+      strfcube export demo --only area=MLd -o mld.csv
     """
     from strfcube.analysis.export import export as write
+    from strfcube.analysis.export import file_of
+    from strfcube.cli.part import part_of
 
-    with Display(always=True) as progress:
+    target = file_of(out, force)
+    with Display(always=True) as progress, part_of(store, dt, fetching.parse_only(only), target.parent) as path:
         progress("export", 0, 0)
-        paths = write(store, out, dt)
+        paths = write(path, out, force=force)
     for path in paths:
         click.echo(f"{path}  {in_words(os.path.getsize(path))}")
 
@@ -332,12 +340,19 @@ def main(args: Sequence[str] | None = None) -> None:
     code = 0
     if args is not None:
         clock.begin()
+    words = list(sys.argv[1:] if args is None else args)
     try:
         interrupts_raise()
-        code = cli.main(args=args, prog_name="strfcube", standalone_mode=False) or 0  # of an Exit; else None
-    except click.ClickException as error:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+            code = cli.main(args=words, prog_name="strfcube", standalone_mode=False, obj=words) or 0  # of an Exit
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = 2
+    except click.ClickException as error:
+        usage, what = of_misuse(error)
+        click.echo(usage, err=True)
+        code = _fail(what, 2)
     except (UsageError, SelectionError) as error:
         code = _fail(error, 2)
     except BrokenPipeError:
@@ -347,8 +362,8 @@ def main(args: Sequence[str] | None = None) -> None:
         code = _fail(error, 1)
     except (KeyboardInterrupt, click.Abort):
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C has nothing left to stop
-        click.echo(interrupted(next(iter(sys.argv[1:] if args is None else args), "")), err=True)
-        code = 1
+        click.echo(interrupted(next(iter(words), "")), err=True)
+        code = INTERRUPTED
     except Exception as error:
         code = _fail(f"{type(error).__name__}: {error}; this is a fault of strfcube: report it, with the output of "
                      "the same command under STRFCUBE_DEBUG=1", 1)  # fmt: skip
@@ -358,8 +373,13 @@ def main(args: Sequence[str] | None = None) -> None:
 def _fail(error: Any, code: int) -> int:
     if os.environ.get("STRFCUBE_DEBUG"):
         raise
-    click.echo(f"strfcube: error: {error}", err=True)
+    _say(f"error: {error}")
     return code
+
+
+def _say(text: str) -> None:
+    """What is not a result, on standard error."""
+    click.echo(for_reader(f"strfcube: {text}"), err=True)
 
 
 if __name__ == "__main__":

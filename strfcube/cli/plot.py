@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from strfcube.analysis.output import target_of
 from strfcube.analysis.plot import KINDS, options, see_known
 from strfcube.cli.complete import a_store
-from strfcube.errors import SelectionError, StrfcubeError, UsageError
+from strfcube.errors import SelectionError, StrfcubeError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -36,7 +37,8 @@ _SUFFIXES = (".png", ".svg", ".pdf")
 @click.option("--pred", type=click.Path(), help="Prediction to draw: NAME.nc, or NAME.npy (stim, neuron, time).")
 @click.option("--weights", type=click.Path(), help="STRFs to draw: NAME.nc, or NAME.npy ([neuron,] frequency, lag).")
 @click.option("--out", type=click.Path(), default="strfcube.png", show_default=True, help="NAME.png, .svg or .pdf.")
-def plot(store: str, dt: float | None, kind: str, out: str, **given: Any) -> None:
+@click.option("--force", is_flag=True, help="Replace a picture that is there.")
+def plot(store: str, dt: float | None, kind: str, out: str, force: bool, **given: Any) -> None:
     """Draw a cube: a stimulus, a neuron, all neurons, what there is of them, and how reliable it is.
 
     \b
@@ -47,8 +49,7 @@ def plot(store: str, dt: float | None, kind: str, out: str, **given: Any) -> Non
     from strfcube.cube.store import open
 
     see_known(kind)
-    if os.path.splitext(out)[1].lower() not in _SUFFIXES:
-        raise UsageError(f"--out {out}: expected a name that ends in {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}")
+    target = target_of(out, _SUFFIXES, force=force)
     chosen = _known(kind, given)
     ds = open(store, dt)
     for dim in {"stim", "neuron"} & chosen.keys():
@@ -62,7 +63,7 @@ def plot(store: str, dt: float | None, kind: str, out: str, **given: Any) -> Non
     except (UsageError, SelectionError) as error:
         raise type(error)(_as_flags(str(error))) from None
     try:
-        figure.save(os.path.expanduser(out))
+        figure.save(target)
     except (OSError, ValueError) as error:
         raise StrfcubeError(f"cannot write {out}: {error}") from None
     click.echo(out)
@@ -86,7 +87,8 @@ def _known(kind: str, given: dict[str, Any]) -> dict[str, Any]:
     has = [name for name in options(kind) if name not in ("ax", "figure")]
     for name in chosen:
         if name not in has:
-            raise UsageError(f"--kind {kind} has no {_flag(name)}; it takes {', '.join(map(_flag, has))}")
+            listed = f"{did_you_mean(name, has)}there are {', '.join(map(_flag, has))}"
+            raise UsageError(f"--kind {kind} has no {_flag(name)}; {listed}")
     for name in {"pred", "weights"} & set(has):
         if name not in chosen:
             raise UsageError(f"--kind {kind}: give the file to draw, {_flag(name)} NAME.npy or NAME.nc")

@@ -19,8 +19,9 @@ from strfcube.progress import Display
 @click.argument("store", shell_complete=a_store)
 @click.option("--dt", type=float, help="Bin width in ms, where STORE is a data set's name.")
 @click.option("-o", "--out", type=click.Path(), default="report.html", show_default=True, help="Page to write.")
+@click.option("--force", is_flag=True, help="Replace a page that is there.")
 @click.option("--megabytes", type=float, default=MEGABYTES, show_default=True, help="Largest size of the page.")
-def report(store: str, dt: float | None, out: str, megabytes: float) -> None:
+def report(store: str, dt: float | None, out: str, force: bool, megabytes: float) -> None:
     """Write a cube as one page that any browser opens: what it is, and a look at every response.
 
     \b
@@ -32,7 +33,7 @@ def report(store: str, dt: float | None, out: str, megabytes: float) -> None:
 
     with Display(always=True) as progress:
         try:
-            path = write(store, out, dt, megabytes=megabytes, progress=progress)
+            path = write(store, out, dt, megabytes=megabytes, force=force, progress=progress)
         except UsageError as error:
             raise UsageError(str(error).replace("megabytes=", "--megabytes ")) from None
     click.echo(f"{path}  {in_words(os.path.getsize(path))}")

@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MOST = 22  # characters of a cell
+_TIED = "\0"  # a blank at which no line is broken
 _LABEL = 45  # characters of a label, which is there to be copied
 # What tells rows apart to a reader comes first; the rest follows in its own order.
 _FIRST = (
-    *("area", "animal", "site", "electrode", "depth", "sort_type", "signal_type", "valid_unit"),
+    *("area", "animal", "depth", "valid_unit", "sort_type", "signal_type", "electrode", "site"),
     *("stim_type", "stim_category", "stim_class", "subset", "split"),
 )
 
@@ -25,20 +26,19 @@ def fitted(table: pd.DataFrame, last: tuple[str, ...], width: int) -> str:
     table : pandas.DataFrame
         One row a label.
     last : tuple of str
-        Columns that are always shown, on the right, if they hold anything but zeros.
+        Columns that are always shown, on the right, if they tell rows apart.
     width : int
         Characters of a line.
     """
     same, shown = {}, []
     for name in table.columns:
         values = table[name].unique()
-        if name in last:
-            continue
         if len(values) > 1:
             shown.append(name)
-        elif len(values) and _text(values[0]):
+        elif len(values) and _text(values[0]) and (name not in last or values[0]):  # no rejected trial says nothing
             same[name] = _text(values[0])
-    tail = [name for name in last if table[name].any()]
+    tail = [name for name in last if name in shown]
+    shown = [name for name in shown if name not in last]
     label = str(table.index.name)
     cells = {label: [_text(v) for v in table.index]}
     cells |= {name: [_text(v) for v in table[name]] for name in [*shown, *tail]}
@@ -64,7 +64,8 @@ def fitted(table: pd.DataFrame, last: tuple[str, ...], width: int) -> str:
         lines += _wrapped("all: " + ", ".join(f"{name} {value}" for name, value in same.items()), width)
     lines += rows
     if left_out:
-        lines += _wrapped(f"also: {', '.join(left_out)} (--csv shows all columns)", width)
+        told = ", ".join(f"{name} {_range(table[name])}".replace(" ", _TIED) for name in left_out)
+        lines += [line.replace(_TIED, " ") for line in _wrapped(f"more columns, with --csv: {told}", width)]
     return "\n".join(lines)
 
 
@@ -75,6 +76,16 @@ def _wrapped(text: str, width: int) -> list[str]:
 def _row(order: list[str], values: dict[str, str], sizes: dict[str, int], numeric: set[str]) -> str:
     cut = {n: v if len(v) <= sizes[n] else v[: sizes[n] - 3] + "..." for n, v in values.items()}
     return "  ".join(cut[n].rjust(sizes[n]) if n in numeric else cut[n].ljust(sizes[n]) for n in order).rstrip()
+
+
+def _range(column: pd.Series[Any]) -> str:
+    """What a column that is not shown holds, briefly."""
+    values = column.dropna()
+    if column.dtype.kind in "iuf":
+        return f"({values.min():.4g} to {values.max():.4g})"
+    kinds = sorted({str(value) for value in values} - {""})
+    listed = "|".join(kinds)
+    return f"({listed})" if len(listed) <= _MOST else f"({len(kinds)} values)"
 
 
 def _text(value: Any) -> str:

@@ -99,5 +99,7 @@ def told(table: xr.Dataset, width: int, *, path: str, every: bool = False) -> li
         lines += textwrap.wrap(f"{kind.severity}: {text}", width, initial_indent="  ", subsequent_indent="    ",
                                break_long_words=False, break_on_hyphens=False)  # fmt: skip
     if any(kind.count > 1 for kind in listed):
-        lines.append(f"  every one of them: strfcube inspect {shlex.quote(path)} --findings")
+        command = f"strfcube inspect {shlex.quote(path)} --findings"
+        fits = len(command) + 21 <= width  # never broken, so that it can be copied
+        lines += [f"  every one of them: {command}"] if fits else ["  every one of them:", f"    {command}"]
     return lines

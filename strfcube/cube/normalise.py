@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,9 +33,15 @@ def check(ds: xr.Dataset, *names: str) -> xr.Dataset:
     Raises
     ------
     UsageError
-        If one is missing, or has lost a dimension, got another, or holds missing values; if labels come twice, or
-        those of time are no bins of the cube. The message says what does that in xarray, and what to do.
+        If `ds` is no Dataset, or a variable is missing, or has lost a dimension, got another, or holds missing values;
+        if labels come twice, or those of time are no bins of the cube. The message says what does that in xarray, and
+        what to do.
     """
+    if not hasattr(ds, "data_vars"):
+        given = f"a {type(ds).__name__}"
+        if isinstance(ds, str | os.PathLike):
+            given = f"{os.fspath(ds)!r}: open it with strfcube.open({os.fspath(ds)!r})"
+        raise UsageError(f"expected a cube that is open, an xarray.Dataset, got {given}")
     missing = [n for n in names if n not in ds.variables]
     if missing:
         raise UsageError(f"expected a cube, but it has no {' or '.join(missing)}; open it with strfcube.open")

@@ -19,6 +19,45 @@ FORMAT_VERSION = 1
 STIM_COORDS = ("stim_name", "stim_type", "stim_category", "sound_onset", "sound_duration", "duration_source")
 NEURON_COORDS = ("cell_id", "animal", "species", "area", "region", "area_label", "signal_type", "units")
 
+# What coordinates of these names are, and in which unit, whichever data set has them
+MEANINGS: dict[str, dict[str, str]] = {
+    "stim": {"long_name": "label of the stimulus"},
+    "stim_name": {"long_name": "name of the stimulus in the raw files"},
+    "stim_type": {"long_name": "type of stimulus, in the words of the data set"},
+    "stim_category": {"long_name": "type of stimulus, in one vocabulary for all data sets"},
+    "stim_class": {"long_name": "class of the stimulus, in the words of the data set"},
+    "sound_onset": {"long_name": "start of the sound, from stimulus onset", "units": "s"},
+    "sound_duration": {"long_name": "length of the sound", "units": "s"},
+    "duration_source": {"long_name": "what states the length of the stimulus"},
+    "n_samples": {"long_name": "samples of the sound", "units": "1"},
+    "sample_rate": {"long_name": "sampling rate of the sound", "units": "Hz"},
+    "bit_depth": {"long_name": "bits of a sample of the sound", "units": "bit"},
+    "level_db": {"long_name": "sound level", "units": "dB"},
+    "md5": {"long_name": "MD5 of the sound file"},
+    "split": {"long_name": "published division into training and test"},
+    "subset": {"long_name": "published division of the stimuli"},
+    "neuron": {"long_name": "label of the neuron"},
+    "cell_id": {"long_name": "name of the neuron in the raw files"},
+    "animal": {"long_name": "animal"},
+    "species": {"long_name": "species"},
+    "sex": {"long_name": "sex of the animal"},
+    "area": {"long_name": "brain area, in one vocabulary for all data sets"},
+    "region": {"long_name": "brain region that the area belongs to"},
+    "area_label": {"long_name": "brain area, in the words of the data set"},
+    "signal_type": {"long_name": "what was recorded"},
+    "units": {"long_name": "unit of the responses of the neuron"},
+    "depth": {"long_name": "depth of the recording site; NaN: not known", "units": "um"},
+    "ldepth": {"long_name": "depth of the electrodes in the left hemisphere; NaN: not known", "units": "um"},
+    "rdepth": {"long_name": "depth of the electrodes in the right hemisphere; NaN: not known", "units": "um"},
+    "site": {"long_name": "recording site"},
+    "electrode": {"long_name": "number of the electrode"},
+    "n_electrodes": {"long_name": "electrodes of the array"},
+    "sort_type": {"long_name": "single unit or several, by the spike sorting"},
+    "valid_unit": {"long_name": "whether the unit is of the published selection"},
+    "noise_ratio": {"long_name": "published noise power over signal power", "units": "1"},
+    "repeat": {"long_name": "number of the trial"},
+}
+
 STIM_CATEGORIES = (
     "song", "call", "ml_noise", "song_ripple", "natural", "speech", "vocalization", "music", "environmental", "drc",
     "tone", "noise", "other", "unknown",

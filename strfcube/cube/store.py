@@ -15,7 +15,7 @@ from strfcube.catalog import data_dir, entries
 from strfcube.cube import digest
 from strfcube.cube.metadata import DIGESTS, ENDS, Root, bounded, parsed
 from strfcube.cube.schema import FORMAT_VERSION, validate
-from strfcube.errors import StoreError
+from strfcube.errors import StoreError, UsageError, did_you_mean
 from strfcube.grid import dt_to_ns
 from strfcube.transport.connect import connect
 from strfcube.transport.remote_files import Remote
@@ -39,6 +39,22 @@ def no_consolidation_warning() -> Iterator[None]:
         yield
 
 
+def named(place: str | os.PathLike[str]) -> str:
+    """What was given as a path, a URL or a name, as text.
+
+    Raises
+    ------
+    UsageError
+        If it is none, such as a cube that is open.
+    """
+    try:
+        return os.fspath(place)
+    except TypeError:
+        kind = type(place).__name__
+        hint = "; save what is open with strfcube.save, and give that path" if hasattr(place, "data_vars") else ""
+        raise UsageError(f"expected a path, a URL or the name of a data set, got a {kind}{hint}") from None
+
+
 def local(place: str | os.PathLike[str]) -> str:
     """A path or URL as text: a path absolute, with ``~`` expanded; a file URL as the path that it is.
 
@@ -46,8 +62,10 @@ def local(place: str | os.PathLike[str]) -> str:
     ------
     StoreError
         If a path is relative, and the folder that it starts from was removed.
+    UsageError
+        As `named`.
     """
-    text = os.fspath(place).removeprefix("file://")
+    text = named(place).removeprefix("file://")
     try:
         return text if "://" in text else os.path.abspath(os.path.expanduser(text))
     except FileNotFoundError:
@@ -69,7 +87,7 @@ def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
     StoreError
         If there is none; the message lists the cubes of that data set.
     """
-    name, place = os.fspath(store), local(store)
+    name, place = named(store), local(store)
     _say_where_it_went(place)
     if "://" in place or (Path(place) / "zarr.json").exists():
         return place
@@ -83,9 +101,10 @@ def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
     if name not in entries() and (begun := _unfinished(f"{place}.building")):
         raise StoreError(f"{place}: no such cube yet; {begun}")
     if name not in entries():
+        hint = did_you_mean(name, [*entries(), *_neighbours(place), *(p.name for p in data_dir().glob("*.zarr"))])
         raise StoreError(
-            f"{name}: no such cube; give the path of a store, a URL, a name that strfcube list prints, or a data set: "
-            f"{', '.join(entries())}"
+            f"{name}: no such cube; {hint}give the path of a store, a URL, a name that strfcube list prints, or a data "
+            f"set: {', '.join(entries())}"
         )
     folder = data_dir()
     ms = dt_to_ns(entries()[name].recipe["dt"] if dt is None else dt) / 1e6
@@ -96,6 +115,12 @@ def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
         listed = f"there are {', '.join(there)}: give its path, or" if there else "there is none of this data set yet:"
         raise StoreError(f"{path}: no such cube; {listed} run: strfcube build {name} --dt {ms:g}")
     return local(path)
+
+
+def _neighbours(place: str) -> list[str]:
+    """Folders beside a path that is not there, as they would have been given."""
+    folder = Path(place).parent
+    return [p.name for p in folder.glob("*.zarr")] if "://" not in place and folder.is_dir() else []
 
 
 def open(

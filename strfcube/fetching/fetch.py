@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     Say = Callable[[str, bool], None]
 
 JOBS = 3  # files at once
+HASTE = 5.0  # seconds that an answer may take which is good to know only
 _UNPACKING = threading.Lock()
 _LONG = 100_000_000  # bytes of an archive whose unpacking is told of
 _SPARE = 100_000_000  # bytes of disk that stay free
@@ -50,15 +51,19 @@ class Visit:
     crcns: Crcns
 
     @classmethod
-    def begin(cls, ask: Callable[[], credentials.Credentials] | None = None) -> Visit:
+    def begin(cls, ask: Callable[[], credentials.Credentials] | None = None, *, hasty: bool = False) -> Visit:
         """Nothing is sent yet.
 
         Parameters
         ----------
         ask : callable, optional
             Asks a person for name and password.
+        hasty : bool
+            Ask a service once, and wait for no answer longer than a person would: for what is good to know only.
         """
         web = Web()
+        if hasty:
+            web = Web(patience=replace(web.patience, tries=1, timeout=min(HASTE, web.patience.timeout)))
         return cls(web, Crcns(web, lambda: credentials.get(ask)))
 
 
@@ -167,16 +172,15 @@ def lacking(
     return plan if plan.todo else None
 
 
-def refusal(plan: Plan, flags: str = "") -> UsageError:
-    """Say what is not there, and the command that fetches and builds it, with these flags of its own."""
+def refusal(plan: Plan, command: str = "") -> UsageError:
+    """Say what is not there, and that the same command (as it was given) fetches and builds it, once it may."""
     entry, absent = plan.entry, plan.todo
-    command = " ".join(f"strfcube build {entry.name} {flags} {catalog.consent(entry)}".split())
     if len(absent) == len(plan.items):
         return UsageError(catalog.how_to_get(entry, plan.raw, [item.file for item in plan.items], command))
     names = ", ".join(item.file.name for item in absent[:3]) + (", ..." if len(absent) > 3 else "")
     return UsageError(
         f"{len(absent)} of {len(plan.items)} raw files of {entry.name} are not in {plan.raw} ({names}): fetch them "
-        f"with '{command}', or build from what is there with --no-fetch (fetch=False)"
+        f"with '{catalog.willing(entry, command)}', or build from what is there with --no-fetch (fetch=False)"
     )
 
 

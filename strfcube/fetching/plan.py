@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from strfcube.catalog import pipeline_class
-from strfcube.errors import FetchError, SelectionError, UsageError
+from strfcube.errors import FetchError, SelectionError, UsageError, did_you_mean
 from strfcube.fetching import ledger
 from strfcube.fetching.services import Published, published
 from strfcube.fetching.web import host_of
@@ -87,15 +87,16 @@ def choose(entry: Entry, only: Mapping[str, Sequence[str]], extra: Iterable[str]
         If an `extra` is none of the data set.
     """
     extras = {f.extra for f in entry.files if f.extra}
+    extra = (extra,) if isinstance(extra, str) else tuple(extra)
     if strange := sorted(set(extra) - extras):
         known = ", ".join(sorted(extras)) or "none"
-        raise UsageError(f"--extra {', '.join(strange)}: {entry.name} has no such files; there are {known}")
+        hint = did_you_mean(strange[0], extras)
+        raise UsageError(f"--extra {', '.join(strange)}: {entry.name} has no such files; {hint}there are {known}")
     for key, values in only.items():
         there = _known(entry, key)
         if there and (strange := sorted(set(values) - there)):
-            raise SelectionError(
-                f"--only {key}={','.join(strange)}: nothing has that; there are {', '.join(sorted(there))}"
-            )
+            listed = f"{did_you_mean(strange[0], there)}there are {', '.join(sorted(there))}"
+            raise SelectionError(f"--only {key}={','.join(strange)}: nothing has that; {listed}")
     return tuple(
         f for f in entry.files
         if (not f.extra or f.extra in extra) and all(f.only[key] in only[key] for key in f.only if key in only)
@@ -112,7 +113,8 @@ def _known(entry: Entry, key: str) -> set[str]:
     """
     coordinates = pipeline_class(entry.name).coordinates
     if coordinates and key not in (names := {"stim", "neuron", *coordinates}):
-        raise SelectionError(f"--only {key}: no such coordinate; there are {', '.join(sorted(names))}")
+        listed = f"{did_you_mean(key, names)}there are {', '.join(sorted(names))}"
+        raise SelectionError(f"--only {key}: no such coordinate; {listed}")
     if there := {f.only[key] for f in entry.files if key in f.only}:
         return there
     return set(entry.areas) if key == "area" else set(coordinates.get(key, ()))

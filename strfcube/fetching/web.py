@@ -262,7 +262,8 @@ class Web:
         if error.wait is not None and error.wait > patience.longest_asked:
             raise FetchError(f"{what}: {error} and asks to wait for {error.wait:.0f} s; give the same command then")
         if failures >= min(patience.tries, error.tries):
-            raise FetchError(f"{what}: {error}, {failures} times; {error.hint}")
+            often = f", {failures} times" if failures > 1 else ""
+            raise FetchError(f"{what}: {error}{often}; {error.hint}")
         if self.stop.wait(max(patience.wait(failures), error.wait or 0.0)):
             raise Stopped
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
-from strfcube.errors import UsageError
+from strfcube.errors import UsageError, did_you_mean
 from strfcube.simulate.birds import BIRDS, NO_SONG, ReceptiveField, read_truth, spectrogram, write_demo
 
 __all__ = ["BIRDS", "LAYOUTS", "NO_SONG", "ReceptiveField", "read_truth", "spectrogram", "write", "write_demo"]
@@ -42,7 +42,8 @@ def write(name: str, folder: Path | str, seed: int = 0) -> Path:
         If there is no such layout, or the folder holds something that this function did not write.
     """
     if name not in LAYOUTS:
-        raise UsageError(f"no recordings can be simulated in the layout of {name!r}: there are {', '.join(LAYOUTS)}")
+        listed = f"{did_you_mean(name, LAYOUTS)}there are {', '.join(LAYOUTS)}"
+        raise UsageError(f"no recordings can be simulated in the layout of {name!r}; {listed}")
     folder = Path(folder).expanduser()
     mark = folder / "SIMULATED.txt"
     if mark.is_file() and mark.read_text("utf-8") == _mark(name, seed):

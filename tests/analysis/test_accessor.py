@@ -1,5 +1,7 @@
 """``ds.strf``: thin, labelled, and right about what it does not read."""
 
+from pathlib import Path
+
 import dask.array
 import numpy as np
 import pytest
@@ -67,7 +69,7 @@ def test_coverage_table(cube):
     assert table.dims == ("stim_type", "area")
     part = has.isel(stim=np.flatnonzero(cube["stim_type"] == "flatrip"), neuron=np.flatnonzero(cube["area"] == "OV"))
     assert float(table.sel(stim_type="flatrip", area="OV")) == pytest.approx(float(part.mean()))
-    with pytest.raises(SelectionError, match=r"there are .*'area'"):
+    with pytest.raises(SelectionError, match=r"there are .*area"):
         cube.strf.coverage("brain")
 
 
@@ -150,12 +152,14 @@ def test_some_stimuli_heard_once():
         xr.testing.assert_allclose(cube.strf.snr(), quality.snr(ds["response"]))
 
 
-def test_lazy_until_computed(cube):
+def test_arrays_are_lazy_and_measures_are_numbers(cube):
     lazy = cube.chunk(stim=2)
-    for result in (lazy.strf.snr(), lazy.strf.psth(), lazy.strf.standardize()["stimulus"], lazy.strf.ccmax("pair")):
+    for result in (lazy.strf.psth(), lazy.strf.standardize()["stimulus"], quality.snr(lazy["response"])):
         assert result.chunks
     pred = cube["response"].mean("repeat")
-    xr.testing.assert_allclose(lazy.strf.ccnorm(pred).compute(), quality.ccnorm(pred, cube["response"]))
+    for result in (lazy.strf.quality()["p_signal"], lazy.strf.snr(), lazy.strf.ccmax("pair"), lazy.strf.ccnorm(pred)):
+        assert isinstance(result.data, np.ndarray)
+    xr.testing.assert_allclose(lazy.strf.ccnorm(pred), quality.ccnorm(pred, cube["response"]))
 
 
 def test_measures_make_a_selection(cube):
@@ -423,3 +427,27 @@ def test_what_is_saved_has_nothing_in_absent_repeats(cube, tmp_path):
     ds = strfcube.open(write(cube, tmp_path / "cube.zarr"))
     saved = strfcube.open(strfcube.save(ds.assign(response=ds["response"].fillna(0)), tmp_path / "saved.zarr"))
     xr.testing.assert_equal(saved["response"].load(), ds["response"].load())
+
+
+def test_a_path_where_a_cube_is_expected_and_the_other_way_round(cube, tmp_path):
+    for call in (lambda p: strfcube.select(p, area="MLd"), lambda p: strfcube.save(p, tmp_path / "x.zarr")):
+        for given in ("a.zarr", Path("a.zarr")):
+            with pytest.raises(UsageError, match=r"a cube that is open.*got 'a\.zarr': open it with strfcube\.open"):
+                call(given)
+    for takes_path in (
+        strfcube.open,
+        strfcube.verify,
+        lambda ds: strfcube.rebin(ds, 1),
+        lambda ds: strfcube.export(ds, tmp_path / "x.nc"),
+        lambda ds: strfcube.report(ds, tmp_path / "x.html"),
+    ):
+        with pytest.raises(UsageError, match=r"expected a path.*got a Dataset; save what is open with strfcube\.save"):
+            takes_path(cube)
+    with pytest.raises(UsageError, match=r"expected a path.*got a NoneType"):
+        strfcube.save(cube, None)
+
+
+def test_a_mistyped_name_of_the_accessor(cube):
+    with pytest.raises(AttributeError, match=r"ds\.strf has no 'qualty'; did you mean quality\? Else there are"):
+        _ = cube.strf.qualty
+    assert not hasattr(cube.strf, "_repr_html_")

@@ -376,7 +376,7 @@ def test_a_pool_is_written_and_opens_like_any_cube(pair, tmp_path):
     for name in ("response", "stimulus", "n_repeats", "dataset", "depth", "tuned"):
         xr.testing.assert_equal(again[name], pooled[name])
     assert [p.name for p in tmp_path.iterdir()] == ["pool.zarr"]
-    with pytest.raises(StoreError, match="there is something already"):
+    with pytest.raises(StoreError, match="there is a cube already"):
         write(pooled, path)
 
 

@@ -110,12 +110,12 @@ def test_tables_hold_every_event_and_every_trial(which, request, tmp_path):
 
 
 def test_what_cannot_be_exported_is_said(demo, tmp_path, monkeypatch):
-    with pytest.raises(UsageError, match=r"expected a file that ends in \.mat, \.nc, \.csv"):
+    with pytest.raises(UsageError, match=r"x\.xlsx: the ending says .*there are \.mat, \.nc, \.csv"):
         strfcube.export(demo, tmp_path / "x.xlsx")
     with pytest.raises(StoreError, match="there is no folder"):
         strfcube.export(demo, tmp_path / "nowhere" / "x.mat")
     (tmp_path / "x-neurons.csv").touch()
-    with pytest.raises(StoreError, match=r"x-neurons\.csv: there is something already"):
+    with pytest.raises(StoreError, match=r"x-neurons\.csv: there is such a file already"):
         strfcube.export(demo, tmp_path / "x.csv")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x-neurons.csv"]  # nothing half-written stays
     monkeypatch.setattr("strfcube.analysis.export.MAT_BYTES", 1000)

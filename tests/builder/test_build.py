@@ -336,7 +336,7 @@ def test_a_part_has_the_frequencies_of_the_whole(tmp_path):
 @pytest.mark.parametrize(
     ("only", "message"),
     [
-        ({"aera": "A1"}, r"--only aera: no such coordinate; there are .*area, .*stim_type"),
+        ({"aera": "A1"}, r"--only aera: no such coordinate; did you mean area\? Else there are .*area, .*stim_type"),
         ({"area": "MLd"}, r"--only area=MLd: nothing has that; there are A1"),
         ({"area": ["A1", "MLd", "OV"]}, r"--only area=MLd,OV: nothing has that"),
     ],
@@ -596,7 +596,7 @@ def test_a_neuron_in_two_sources(tmp_path):
         ({"f_min": 9000}, "empty"),
         ({"f_min": math.nan}, "f_min"),
         ({"per_octave": 3}, "per_octave"),
-        ({"colour": "red"}, "'colour' is no option of toy: there are loud, mode, bands"),
+        ({"colour": "red"}, "'colour' is no option of toy; there are loud, mode, bands"),
         ({"mode": "c"}, "mode"),
     ],
 )

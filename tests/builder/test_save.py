@@ -210,7 +210,7 @@ def test_findings_are_told_once_by_the_log(tmp_path, caplog):
         assert "4 times: an odd line" in warning.getMessage()
         caplog.clear()
         strfcube.build(pipeline, out=out, **FAST)
-    assert [r.getMessage() for r in caplog.records] == [f"{out} is up to date"]
+    assert [r.getMessage() for r in caplog.records] == [f"{out.name} is up to date: nothing to do"]
 
 
 @pytest.mark.slow

@@ -59,7 +59,7 @@ def narrow(text, but=()):
 def error_of(result, code):
     """The one line of an error."""
     assert result[0] == code, result
-    stages = ("reading ", "writing ", "checking ")
+    stages = ("reading ", "writing ", "checking ", "exporting ", "packing ")
     (line,) = [line for line in result[2].splitlines() if line and not line.startswith(stages)]
     assert line.startswith("strfcube: error: ")
     assert "Traceback" not in result[2]
@@ -126,7 +126,7 @@ def test_info_and_cite(run, name):
 
 def test_unknown_names(run):
     for command in (("info", "nope"), ("cite", "nope"), ("build", "nope")):
-        assert "no data set 'nope' in the catalog: there are" in error_of(run(*command), 2)
+        assert "no data set 'nope' in the catalog; there are" in error_of(run(*command), 2)
     for command in (("inspect", "nope"), ("verify", "nope"), ("rebin", "nope", "--dt", 1), ("plot", "nope")):
         assert "nope: no such cube" in error_of(run(*command), 1)
 
@@ -252,7 +252,7 @@ def test_inspect_and_verify(run, cube):
     assert not narrow(out)
     for text in (
         "20, of",
-        "by area: 3 A1",
+        "area: all A1",
         "60 of 60 pairs of stimulus and neuron (100.0%)",
         "uint8",
         "34 bands",
@@ -344,14 +344,20 @@ def test_plot_draws_every_kind(run, cube, tmp_path):
         (("--kind", "popluation"), "did you mean population? Else there are stimulus, response,"),
         (
             ("--kind", "population", "--neuron", "3"),
-            "--kind population has no --neuron; it takes --stim, --sort, --by,",
+            "--kind population has no --neuron; there are --stim, --sort, --by,",
         ),
-        (("--kind", "population", "--sort", "ccmx"), "--sort ccmx: nothing on neuron has this name; coordinates:"),
+        (
+            ("--kind", "population", "--sort", "ccmx"),
+            "--sort ccmx: nothing on neuron has this name; did you mean ccmax?",
+        ),
         (("--kind", "population", "--edges", "16"), "give --sort, a coordinate"),
         (("--kind", "response", "--stim", "0", "--stim", "1"), "shows one stim, got 2"),
         (("--kind", "prediction"), "give the file to draw, --pred NAME.npy or NAME.nc"),
         (("--kind", "strf", "--weights", "no.npy"), "--weights no.npy: cannot be read"),
-        (("--out", "x.jpg"), "--out x.jpg: expected a name that ends in .png, .svg or .pdf"),
+        (
+            ("--out", "x.jpg"),
+            "x.jpg: the ending says what is written; did you mean .png?",
+        ),
         (("--smooth-ms", "wide"), "--smooth-ms wide: expected a width in ms, or none"),
         (("--smooth-ms", "-3"), "--smooth-ms -3.0 at dt_ms=5.0: expected two widths in ms, the first 0 or more"),
         (("--width-mm", "5"), "--width-mm 5.0: expected a width in mm"),
@@ -364,6 +370,41 @@ def test_plot_says_in_one_line_what_there_is(run, cube, tmp_path, monkeypatch, o
     assert message in error
     assert "=" not in error.replace("dt_ms=5.0", "")
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_a_deep_verification_says_what_it_counted(run, cube):
+    trials = strfcube.open(cube).strf.trials
+    words = " ".join(run("verify", cube, "--deep")[1].split())
+    assert f"the trials of every pair ({len(trials)} trials)" in words
+    assert f"(from {trials['n_spikes'].sum():,} exact spike times)" in words
+
+
+def test_nothing_is_replaced_without_force(run, cube, tmp_path):
+    """One rule for all files and cubes that a command writes."""
+    pytest.importorskip("matplotlib").use("agg")
+    commands = [
+        (("plot", cube, "--kind", "stimulus", "--out"), "x.png"), (("report", cube, "-o"), "x.html"),
+        (("export", cube, "-o"), "x.mat"), (("rebin", cube, "--dt", 20, "--jobs", 1, "--out"), "x.zarr"),
+    ]  # fmt: skip
+    for command, name in commands:
+        out = tmp_path / name
+        out.write_text("mine")
+        line = error_of(run(*command, out), 1)
+        assert str(out) in line
+        assert out.read_text() == "mine"
+        if name != "x.zarr":  # what is no cube is never replaced by one
+            assert "--force" in line
+            assert run(*command, out, "--force")[0] == 0
+            assert out.stat().st_size > 100
+    (tmp_path / "y-neurons.csv").write_text("mine")
+    assert "y-neurons.csv: there is such a file" in error_of(run("export", cube, "-o", tmp_path / "y.csv"), 1)
+    assert not (tmp_path / "y.csv").exists()
+    pool = ("concat", cube, cube, "--names", "a,b", "--duplicates", "keep", "--out", tmp_path / "pool.zarr")
+    assert run(*pool)[0] == 0
+    code, _, err = run(*pool)
+    assert (code, "replace it with --force" in err) == (1, True)
+    assert run(*pool, "--force")[0] == 0
+    assert run("concat", cube, cube, "--names", "a,b", "--out", tmp_path / "x.mat", "--force")[0] == 1
 
 
 # --- one line for everything that is wrong ---------------------------------------------------------------------------
@@ -436,6 +477,54 @@ def test_one_line_and_an_exit_code(run, raw, tmp_path, monkeypatch, args, code, 
     assert sorted(str(p) for p in Path().rglob("*")) == ["here", "here/mine.txt"]
 
 
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("biuld", "demo"), "there is no command 'biuld'; did you mean build? Else there are"),
+        (("info", "NS1"), "no data set 'NS1' in the catalog; did you mean ns1? Else there are"),
+        (("build", "dmeo"), "no data set 'dmeo' in the catalog; did you mean demo? Else there are"),
+        (("inspect", "CUBE", "--findigns"), "there is no option --findigns; did you mean --findings? Else there are"),
+        (("neurons", "CUBE", "--sort", "x"), "there is no option --sort; there are --dt, --csv, --help"),
+        (("build", "ns1", "--align", "causl"), "--align causl: did you mean causal? Else there are centre, causal"),
+        (("build", "ns1", "--only", "aera=A1", "--dry-run"), "no such coordinate; did you mean area?"),
+        (("build", "ns1", "--only", "split=tset", "--dry-run"), "nothing has that; did you mean test"),
+        (("export", "CUBE", "--only", "aera=A1", "-o", "x.mat"), "did you mean area?"),
+        (("export", "CUBE", "--only", "valid_unit=ture", "-o", "x.mat"), "did you mean True? Else there are"),
+        (("export", "CUBE", "-o", "x.cvs"), "x.cvs: the ending says what is written; did you mean .csv? Else"),
+        (("plot", "CUBE", "--neuron", "nuit1"), "--neuron nuit1: nothing has it; "),
+        (("plot", "CUBE", "--kind", "coverage", "--by", "aera"), "did you mean area?"),
+        (("fetch", "nat4", "--extra", "wavs"), "nat4 has no such files; did you mean wav? Else there are wav"),
+        (("fetch", "nat4", "--only", "area=PEGG"), "nothing has that; did you mean PEG? Else there are A1, PEG"),
+    ],
+)
+def test_what_was_probably_meant(run, raw, cube, tmp_path, monkeypatch, args, message):
+    monkeypatch.chdir(tmp_path)
+    given = [str(cube) if a == "CUBE" else a for a in args] + (["--raw", raw] if args[:2] == ("build", "ns1") else [])
+    code, out, err = run(*given)
+    assert (code, out) == (2, "")
+    assert message in next(line for line in err.splitlines() if line.startswith("strfcube: error: "))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_command_that_is_to_be_given_again_is_the_one_that_was_given(run, data_dir):
+    given = ("build", "nat4", "--only", "area=A1", "--dt", 20, "--out", "my cube.zarr")
+    error = run(*given)[2]
+    assert "  strfcube build nat4 --only area=A1 --dt 20 --out 'my cube.zarr' --yes\n" in error
+    assert run(*given, "--no-fetch")[2].endswith(error.partition("To have")[2])
+
+
+def test_an_error_fits_the_terminal_and_is_one_line_elsewhere(run, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stderr.fileno", lambda: 0, raising=False)
+    monkeypatch.setattr(os, "get_terminal_size", lambda *_: os.terminal_size((60, 20)))
+    lines = run("build", "demo", "--kind", "x")[2].splitlines()
+    assert max(map(len, lines)) < 60
+    assert [line for line in lines if line.startswith("strfcube: error: there is no option --kind")]
+    assert lines[-1].startswith("  ")
+    monkeypatch.undo()
+    assert max(map(len, run("build", "demo", "--kind", "x")[2].splitlines())) > 100
+
+
 def test_a_fault_of_ours_asks_to_be_reported(run, monkeypatch):
     def fail(*_):
         raise ZeroDivisionError("division by zero")
@@ -453,7 +542,7 @@ def test_interrupted(run, raw, tmp_path, monkeypatch):
 
     monkeypatch.setattr("strfcube.builder.tasks.run", stop)
     code, _, err = run("build", "ns1", "--raw", raw, "--out", tmp_path / "x.zarr", "--jobs", 1)
-    assert code == 1
+    assert code == 130
     assert err.endswith("interrupted; the same command goes on where this one ended\n")
     assert [line for line in err.splitlines() if line][:-1] == ["reading the raw files ..."]
 

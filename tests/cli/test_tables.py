@@ -5,6 +5,7 @@ import io
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from writers.ns1 import write_ns1
 
 import strfcube
 from strfcube.cli.main import cli
@@ -33,6 +34,28 @@ def test_csv_has_every_coordinate(demo, what, dim):
     assert table[dim].tolist() == ds[dim].values.tolist()
     assert set(table) >= {str(n) for n, c in ds.coords.items() if c.dims == (dim,)}
     assert table["trials"].sum() == int(ds["n_repeats"].sum())
+
+
+def test_columns_that_tell_neurons_apart_are_shown(tmp_path):
+    raw = write_ns1(tmp_path / "raw", units=3, repeats=2, drc_repeats=1, clip_seconds=0.2).raw
+    cube = strfcube.build("ns1", raw=raw, out=tmp_path / "x.zarr", jobs=0)
+    same, *_ = (text := output("neurons", cube)).splitlines()
+    title = next(line for line in text.splitlines() if line.startswith("neuron"))
+    assert {"depth", "valid_unit"} <= set(title.split())
+    assert "trials 40" in text.partition("neuron  ")[0]  # all have the same
+    assert same.startswith("all: area A1")
+    assert "more columns, with --csv: " in text
+    ds = strfcube.open(cube)
+    for name in ("depth", "level_db", "sample_rate", "noise_ratio"):
+        assert {"units", "long_name"} <= set(ds[name].attrs)
+
+
+def test_export_of_a_part(demo, tmp_path):
+    output("export", demo, "--only", "area=MLd", "-o", tmp_path / "x.csv")
+    part = strfcube.open(demo).strf.sel(area="MLd")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x-neurons.csv", "x-stimuli.csv", "x-trials.csv", "x.csv"]
+    assert set(pd.read_csv(tmp_path / "x-neurons.csv")["area"]) == {"MLd"}
+    assert len(pd.read_csv(tmp_path / "x.csv")) == part.strf.trials["n_spikes"].sum()
 
 
 def test_export_names_what_it_wrote(demo, tmp_path):

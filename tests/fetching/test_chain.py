@@ -295,7 +295,12 @@ def test_arguments_are_checked_before_anything_is_fetched(published, run):
         ("nat4", ("--spec", "mel", "--window-ms", -1), 2, "window_ms"),
         ("nat4", ("--jobs", -1), 2, "jobs=-1: give 0 or more"),
         ("nat4", ("--only", "area=A7"), 2, "nothing has that; there are A1, PEG"),
-        ("nat4", ("--only", "aera=A1"), 2, "--only aera: no such coordinate; there are animal, area, area_label"),
+        (
+            "nat4",
+            ("--only", "aera=A1"),
+            2,
+            "aera: no such coordinate; did you mean area. Else there are animal, area",
+        ),
         ("nat4", ("--only", "subset=train"), 2, "--only subset=train: nothing has that; there are est, val"),
         ("nat4", ("--only", "area"), 2, "give KEY=VALUE"),
         ("nat4", ("--extra", "video"), 2, "no such files; there are wav"),

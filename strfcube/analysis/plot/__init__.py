@@ -8,7 +8,6 @@ panel. Colours can be told apart with any colour vision.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
@@ -18,7 +17,7 @@ from strfcube.analysis.plot.populations import population
 from strfcube.analysis.plot.presented import coverage
 from strfcube.analysis.plot.reliability import quality
 from strfcube.analysis.plot.responses import cell, psths, response, stimulus, waveform
-from strfcube.errors import UsageError
+from strfcube.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,9 +49,7 @@ def see_known(kind: str) -> None:
         The message lists what there is.
     """
     if kind not in KINDS:
-        close = difflib.get_close_matches(kind, KINDS, n=1)
-        hint = f"did you mean {close[0]}? Else " if close else ""
-        raise UsageError(f"no picture is called {kind!r}; {hint}there are {', '.join(KINDS)}")
+        raise UsageError(f"no picture is called {kind!r}; {did_you_mean(kind, KINDS)}there are {', '.join(KINDS)}")
 
 
 def _of_cube(function: Drawing[P]) -> Callable[Concatenate[Plots, P], Figure]:

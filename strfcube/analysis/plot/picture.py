@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -24,10 +25,14 @@ class Picture(Figure):
         self.savefig(stream, format="png")
         return stream.getvalue()
 
-    def save(self, path: str, **kwargs: Any) -> None:
-        """Write it so that a text stays a text in svg and pdf, and that the same picture is the same file."""
+    def save(self, path: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Write it so that a text stays a text in svg and pdf, and that the same picture is the same file.
+
+        As `savefig` does, it replaces what is there; ``~`` is the home folder.
+        """
         from matplotlib import rc_context
 
+        path = os.path.expanduser(os.fspath(path))
         dated = {"svg": "Date", "pdf": "CreationDate"}.get(path.rpartition(".")[2].lower())
         with rc_context({"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "strfcube"}):
             self.savefig(path, dpi=300, metadata={dated: None} if dated else None, **kwargs)

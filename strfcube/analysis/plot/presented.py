@@ -11,7 +11,7 @@ from strfcube.analysis.plot.figure import ACCENT, COLUMN_MM, FAINT, drawing, leg
 from strfcube.analysis.plot.marks import beside, palette, strip
 from strfcube.analysis.plot.panels import whole_numbers
 from strfcube.analysis.plot.rows import Group, Rows, along, arrange, blocks
-from strfcube.errors import SelectionError
+from strfcube.errors import SelectionError, did_you_mean
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -58,7 +58,8 @@ def collect(ds: xr.Dataset, by: Any = None, sort: Any = None) -> Coverage:
     """
     on_stim = isinstance(by, str) and by in along(ds, "stim")
     if isinstance(by, str) and not on_stim and by not in along(ds, "neuron"):
-        raise SelectionError(f"by={by!r}: no coordinate on neuron or on stim; there are on neuron: "
+        hint = did_you_mean(by, [*along(ds, "neuron"), *along(ds, "stim")])
+        raise SelectionError(f"by={by!r}: no coordinate on neuron or on stim; {hint}there are on neuron: "
                              f"{', '.join(along(ds, 'neuron'))}; on stim: {', '.join(along(ds, 'stim'))}")  # fmt: skip
     rows = arrange(ds, "neuron", sort, None if on_stim else by)
     columns = arrange(ds, "stim", None, by if on_stim else None)

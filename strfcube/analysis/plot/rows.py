@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from strfcube.errors import SelectionError, UsageError
+from strfcube.errors import SelectionError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -153,7 +153,8 @@ def values_of(
     if isinstance(name, str) and name in measures:
         found = measures[name]()
         return found.values, found.label
-    known = f"coordinates: {', '.join(there)}" + (f"; measures: {', '.join(measures)}" if measures else "")
+    known = f"{did_you_mean(name, [*there, *measures])}there are the coordinates {', '.join(there)}"
+    known += f" and the measures {', '.join(measures)}" if measures else ""
     raise SelectionError(f"{option}={name!r}: nothing on {dim} has this name; {known}")
 
 

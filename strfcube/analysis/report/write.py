@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
 
+from strfcube.analysis.output import target_of
 from strfcube.analysis.report import page
 from strfcube.analysis.report.choice import texts
 from strfcube.analysis.report.responses import MV_STEP, OTHER_STEP, Responses
@@ -33,7 +33,7 @@ _SOUNDS = 0.4  # of the room, at most, is for spectrograms
 
 def report(
     store: str | os.PathLike[str], path: str | os.PathLike[str], dt: float | None = None, *,
-    megabytes: float = MEGABYTES, progress: bool | Progress | None = None,
+    megabytes: float = MEGABYTES, force: bool = False, progress: bool | Progress | None = None,
 ) -> str:  # fmt: skip
     """Write a cube as one page of HTML that any browser opens, offline.
 
@@ -46,12 +46,14 @@ def report(
     store : path, URL or str
         A cube, as `strfcube.open` takes it.
     path : path
-        A file that ends in ``.html``; what is there is replaced, when the new page is whole.
+        A file that ends in ``.html``; it appears when it is whole.
     dt : float, optional
         Bin width in ms, with a data set's name.
     megabytes : float
         Largest size of the page. Of a cube that needs more, each neuron keeps the stimuli that most neurons heard, as
         many as there is room for, and the page says so.
+    force : bool
+        Replace a page that is there.
     progress : bool or callable, optional
         As in `strfcube.build`.
 
@@ -65,15 +67,9 @@ def report(
     UsageError
         For another ending, or a size in which no page fits.
     StoreError
-        If there is no such cube, or the page cannot be written there.
+        If there is no such cube, such a file is there already, or the page cannot be written there.
     """
-    target = Path(path).expanduser()
-    if target.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"{target}: expected a file that ends in .html")
-    if not target.parent.is_dir():
-        raise StoreError(f"{target}: there is no folder {target.parent}")
-    if target.is_dir():
-        raise StoreError(f"{target}: this is a folder; give the name of a file")
+    target = target_of(path, (".html", ".htm"), force=force)
     if not 0 < megabytes < np.inf:
         raise UsageError(f"megabytes={megabytes!r}: expected a size above 0")
     source = locate(store, dt)
