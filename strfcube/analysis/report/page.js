@@ -251,11 +251,12 @@ function drawLevel(pen, c, box, level, stim, px, narrow, width) {
   frame(pen, c, box);
   const place = band => box.y + box.h - (band + .5) / bands * box.h;
   yAxis(pen, c, box, d.axis.places, place, d.axis.labels, "frequency (kHz)");
-  const x = box.x + box.w + 8, [low, high] = stim.span;
+  const x = box.x + box.w + 8, [low, high, below, root] = stim.span;
   for (let i = 0; i < box.h; i++) { pen.fillStyle = `rgb(${magma(1 - i / box.h)})`; pen.fillRect(x, box.y + i, 9, 1.5); }
   pen.fillStyle = c.ink; pen.textAlign = "left";
   for (const v of high > low ? ticks(low, high, 4) : [low]) {
-    pen.fillText(plain(v), x + 13, Math.min(box.y + box.h - 6, Math.max(box.y + 6, box.y + box.h - (high > low ? (v - low) / (high - low) : .5) * box.h)), width - x - 14);
+    const part = high > low ? ((v - low) / (high - low)) ** (1 / root) : .5;
+    pen.fillText((below && v === low ? "\u2264" : "") + plain(v), x + 13, Math.min(box.y + box.h - 6, Math.max(box.y + 6, box.y + box.h - part * box.h)), width - x - 14);
   }
   if (!narrow) upright(pen, c, d.axis.level, width - 7, box.y + box.h / 2, box.h, 1);
 }
