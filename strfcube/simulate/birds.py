@@ -247,10 +247,9 @@ def noise(rng: np.random.Generator, rate: float, seconds: float) -> Floats:
     width = 2 * round(0.004 * rate)
     lines, times, carrier = stft(rng.normal(0, 1, n), rate, nperseg=width, noverlap=width // 2)
     octave = np.log2(np.maximum(lines, 250) / 250)[:, None]
-    level = np.zeros(carrier.shape)
-    for _ in range(100):
-        phase = rng.uniform(-80, 80) * times + rng.uniform(0, 1.5) * octave + rng.uniform()
-        level += np.cos(2 * np.pi * phase)
+    speed, density, phase = 2 * np.pi * rng.uniform([-80, 0, 0], [80, 1.5, 1], (100, 3)).T
+    along, across = speed[:, None] * times + phase[:, None], density * octave
+    level = np.cos(across) @ np.cos(along) - np.sin(across) @ np.sin(along)  # each ripple: the cosine of a sum
     level *= 10 / level.std()  # dB
     return _level(istft(carrier * 10 ** (level / 20), rate, nperseg=width, noverlap=width // 2)[1][:n])
 

@@ -23,7 +23,6 @@ def texts(figure):
         drawn.append(text)
         draw(text, renderer)
 
-    figure.canvas.draw()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(matplotlib.text.Text, "draw", record)
         figure.canvas.draw()

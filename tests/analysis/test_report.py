@@ -115,7 +115,8 @@ def test_all_of_the_demo_is_in_it(demo, tmp_path):
     )
     for s, sound in enumerate(page.data["stims"]):
         level = ds["stimulus"].values[s, :, : sound["bins"]]
-        low, high = sound["span"]
+        low, high, below, root = sound["span"]
+        assert (below, root) == (False, 1)
         steps = np.frombuffer(page.blocks[f"s{s}"], np.uint8).reshape(level.shape)
         np.testing.assert_allclose(low + steps * (high - low) / 254, level, atol=0.51 * (high - low) / 254)
 

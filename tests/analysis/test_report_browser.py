@@ -223,6 +223,9 @@ def test_a_link_to_a_pair(opened, demo):
 
 def test_pairs_that_are_not_there(opened, demo):
     page = opened(demo, report={"megabytes": 0.4})
+    assert page.evaluate(SHOWN) is not None, "what is seen first is in the page"
+    press(page, "ArrowDown")
+    assert page.evaluate(SHOWN) is not None, "and so is what the keys lead to"
     repeats = strfcube.open(demo)["n_repeats"].values
     said = set()
     for s, n in np.argwhere(repeats >= 0).tolist():
@@ -232,6 +235,7 @@ def test_pairs_that_are_not_there(opened, demo):
         ("this response is left out of the page", True),
         ("this stimulus was never presented to this neuron", False),
     }
+    assert "(left out)" in page.locator("#stim").inner_text()
     assert "Cut to fit 0.4 MB" in page.locator("#look").inner_text()
 
 

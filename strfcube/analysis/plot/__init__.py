@@ -72,7 +72,7 @@ def _of_cube(function: Drawing[P]) -> Callable[Concatenate[Plots, P], Figure]:
 
 
 class Plots:
-    """``ds.strf.plot``: the pictures of this room, of one cube.
+    """``ds.strf.plot``: the pictures of a cube.
 
     Parameters
     ----------

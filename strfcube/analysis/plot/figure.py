@@ -173,7 +173,7 @@ def _thin(ax: Axes, width_mm: float) -> None:
 
 
 def _wrap(text: Text, words: str, room: float, *, upright: bool) -> None:
-    """Break words into as few lines as fit, as they are measured: letters differ in width."""
+    """Break words into as few lines as fit, as they are measured: letters differ in width; lines of like length."""
     text.set_text(words)
     if not words.strip() or room <= 0:
         return
@@ -187,6 +187,12 @@ def _wrap(text: Text, words: str, room: float, *, upright: bool) -> None:
         width = max(_FEWEST, min(width - 1, int(width * room / found)))
         text.set_text("\n".join(broken(words, width)))
         found = length()
+    lines = text.get_text().count("\n")
+    if lines == words.count("\n"):
+        return
+    while width > _FEWEST and len(closer := broken(words, width - 1)) == lines + 1:
+        width -= 1
+        text.set_text("\n".join(closer))
 
 
 def broken(text: str, width: int) -> list[str]:

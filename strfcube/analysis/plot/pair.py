@@ -5,6 +5,7 @@ Nothing here knows matplotlib, and nothing is read but this pair.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SIDE_BY_SIDE, _GRID_ROWS = 4, 5  # stimuli and neurons of a grid where none are asked for
+_CHECKSUM = re.compile(r"\b([0-9A-Fa-f]{8})[0-9A-Fa-f]{24}\b")
 _TICKS_KHZ = (0.125, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64)
 
 
@@ -32,11 +34,14 @@ class Sound:
     Attributes
     ----------
     title : str
-        Its label, with its name and its class where these say more.
+        Its label, with its name and its class where these say more; of a checksum the first eight digits, where no
+        other stimulus of the cube begins with these.
     edges : ndarray of float [shape=(time + 1,)]
         Edges of its bins in s.
     level : ndarray of float [shape=(frequency, time)], optional
         Its spectrogram; None where the cube has none of it.
+    units : str
+        Of `level`.
     level_label : str
         What `level` is, with its unit.
     frequency : ndarray of float [shape=(frequency,)]
@@ -48,6 +53,7 @@ class Sound:
     title: str
     edges: NDArray[np.float64]
     level: NDArray[Any] | None
+    units: str
     level_label: str
     frequency: NDArray[np.float64]
     span: tuple[float, float]
@@ -201,6 +207,15 @@ def stim_title(one: xr.Dataset) -> str:
     return _joined(label, name, _word(one, "stim_type"))
 
 
+def _title(ds: xr.Dataset, one: xr.Dataset) -> str:
+    """As `stim_title`, with room for a picture beside it: 32 digits of a checksum tell nobody more than eight do."""
+    label = str(one["stim"].values)
+    short = _CHECKSUM.sub(r"\1…", label)
+    if short == label or sum(_CHECKSUM.sub(r"\1…", str(other)) == short for other in ds["stim"].values) > 1:
+        return stim_title(one)
+    return stim_title(one).replace(label, short, 1)
+
+
 def _word(one: xr.Dataset, key: str) -> str:
     word = str(one[key].values) if key in one.coords else ""
     return "" if word == "unknown" else word
@@ -221,7 +236,7 @@ def sound(ds: xr.Dataset, stim: int, level: bool = True) -> Sound:
     # A pool that goes by numbers of bands has the frequencies of each stimulus aside.
     hz = one["band_frequency" if "band_frequency" in one.coords else "frequency"]
     return Sound(
-        stim_title(one), edges(one), values if np.isfinite(values).any() else None,
+        _title(ds, one), edges(one), values if np.isfinite(values).any() else None, units,
         f"level ({units})" if units not in ("", "1") else "level", hz.values.astype(float) / 1000,
         (onset, onset + lasts),
     )  # fmt: skip

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from strfcube.analysis.plot.figure import ACCENT, FAINT, INK, MISSING
+from strfcube.analysis.plot.levels import limits_of
 from strfcube.analysis.plot.pair import frequency_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
+    from strfcube.analysis.plot.levels import Limits
     from strfcube.analysis.plot.pair import Pair, Raster, Sound
 
 TIME = "time from stimulus onset (s)"
+AVERAGED = 300  # so many rows have fewer pixels than lines: neighbours are averaged rather than left out
 
 
 def whole_numbers(axis: Any, most: int = 5) -> None:
@@ -33,7 +36,7 @@ def few(axis: Any, most: int = 4) -> None:
 
 
 def spectrogram(
-    ax: Axes, sound: Sound, cax: Axes | None = None, limits: tuple[float, float] | None = None, bar: bool = True
+    ax: Axes, sound: Sound, cax: Axes | None = None, limits: Limits | None = None, bar: bool = True
 ) -> None:
     """Bands from below, in kHz, and the scale of their level beside it, or none of it."""
     ax.set_xlim(sound.edges[0], sound.edges[-1])
@@ -44,15 +47,18 @@ def spectrogram(
             cax.axis("off")
         return
     rows = np.arange(len(sound.level) + 1) - 0.5
-    low, high = limits or (None, None)
-    image = ax.pcolormesh(sound.edges, rows, sound.level, cmap="magma", vmin=low, vmax=high, rasterized=True)
+    from matplotlib.colors import PowerNorm
+
+    scale = limits or limits_of([sound.level], sound.units)
+    norm = PowerNorm(1 / scale.root, scale.low, scale.high)
+    image = ax.pcolormesh(sound.edges, rows, sound.level, cmap="magma", norm=norm, rasterized=True)
     ax.set_yticks(*frequency_ticks(sound.frequency))
     if bar:
         beside = {"cax": cax} if cax is not None else {"ax": ax, "aspect": 12, "pad": 0.01}
-        scale = ax.figure.colorbar(image, **beside)
-        scale.set_label(sound.level_label)
-        scale.outline.set_linewidth(0.6)
-        few(scale.ax.yaxis)
+        drawn = ax.figure.colorbar(image, extend="min" if scale.below else "neither", **beside)
+        drawn.set_label(sound.level_label)
+        drawn.outline.set_linewidth(0.6)
+        few(drawn.ax.yaxis)
 
 
 def raster(ax: Axes, drawn: Raster) -> None:
@@ -93,8 +99,8 @@ def onset_marks(ax: Axes, sound: Sound, span: tuple[float, float]) -> None:
 def stack(figure: Any, pairs: list[Pair], titles: list[str]) -> None:
     """Stimulus, repeats and PSTH one above the other, a column a pair, on one scale of time, level and rate."""
     spans = [p.raster.span for p in pairs]
-    levels = [p.sound.level for p in pairs if p.sound.level is not None]
-    limits = (min(map(np.nanmin, levels)), max(map(np.nanmax, levels))) if levels else None
+    heard = [p.sound for p in pairs if p.sound.level is not None]
+    limits = limits_of([level for s in heard if (level := s.level) is not None], heard[0].units) if heard else None
     widths = [b - a for a, b in spans]
     grid = figure.add_gridspec(
         3, len(pairs) + 1, width_ratios=[*widths, 0.03 * sum(widths)], height_ratios=[1.1, 1, 0.9]

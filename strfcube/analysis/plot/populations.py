@@ -11,7 +11,7 @@ import numpy as np
 from strfcube.analysis.plot.figure import COLOURS, COLUMN_MM, MISSING, drawing
 from strfcube.analysis.plot.marks import beside
 from strfcube.analysis.plot.pair import Sound, neuron_title, single, smoothing, sound
-from strfcube.analysis.plot.panels import TIME, few, spectrogram, whole_numbers
+from strfcube.analysis.plot.panels import AVERAGED, TIME, few, spectrogram, whole_numbers
 from strfcube.analysis.plot.rows import Measure, Rows, arrange
 from strfcube.analysis.quality import measures
 from strfcube.analysis.spikes import position
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _OF_POWERS = {"snr": "SNR", "ccmax": "CCmax", "signal_power": "signal power", "noise_power": "noise power"}
 MEASURES = ("rate", "peak", *_OF_POWERS)
-_AVERAGED = 300  # so many rows have fewer pixels than lines: neighbours are averaged rather than left out
 _NAMED_ROWS, _LONGEST = 12, 20  # so many rows are named, if their names are no longer
 
 
@@ -216,7 +215,7 @@ def _draw(ax: Axes, shown: Population) -> None:
     colours = matplotlib.colormaps["magma"].with_extremes(bad=MISSING)
     image = ax.imshow(
         np.ma.masked_invalid(shown.values), aspect="auto", origin="upper", cmap=colours, vmin=shown.limits[0],
-        vmax=shown.limits[1], interpolation="auto" if count > _AVERAGED else "nearest", interpolation_stage="rgba",
+        vmax=shown.limits[1], interpolation="auto" if count > AVERAGED else "nearest", interpolation_stage="rgba",
         extent=(shown.sound.edges[0], shown.sound.edges[-1], count - 0.5, -0.5),
     )  # fmt: skip
     ax.set_xlabel(f"{TIME}; {shown.note}")

@@ -9,7 +9,7 @@ import numpy as np
 
 from strfcube.analysis.plot.figure import ACCENT, COLUMN_MM, FAINT, drawing, legend
 from strfcube.analysis.plot.marks import beside, palette, strip
-from strfcube.analysis.plot.panels import whole_numbers
+from strfcube.analysis.plot.panels import AVERAGED, whole_numbers
 from strfcube.analysis.plot.rows import Group, Rows, along, arrange, blocks
 from strfcube.errors import SelectionError, did_you_mean
 
@@ -146,8 +146,9 @@ def _map(ax: Axes, shown: Coverage) -> None:
     neurons, stims = shown.repeats.shape
     most = int(shown.repeats.max(initial=1))
     image = ax.imshow(
-        np.where(shown.repeats > 0, shown.repeats, np.nan), aspect="auto", interpolation="nearest", cmap="cividis_r",
-        vmin=0, vmax=most, origin="upper",
+        np.where(shown.repeats > 0, shown.repeats, np.nan), aspect="auto", cmap="cividis_r", vmin=0, vmax=most,
+        origin="upper", interpolation="auto" if max(neurons, stims) > AVERAGED else "nearest",
+        interpolation_stage="rgba",
     )  # fmt: skip
     how = f", sorted by {shown.rows.sorted_by}" if shown.rows.sorted_by and shown.rows.group_label else ""
     ax.set_xlabel(f"stimulus ({stims:,})")

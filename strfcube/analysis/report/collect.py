@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from strfcube.analysis.plot.figure import COLOURS
+from strfcube.analysis.plot.levels import Limits, limits_of
 from strfcube.analysis.plot.pair import frequency_ticks, neuron_title, stim_title
 from strfcube.analysis.plot.presented import collect as of_coverage
 from strfcube.analysis.plot.reliability import collect as of_quality
@@ -38,7 +39,7 @@ def sounds(ds: xr.Dataset) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def spectrograms(ds: xr.Dataset, most: int) -> tuple[list[str], list[tuple[float, float] | None]]:
+def spectrograms(ds: xr.Dataset, most: int) -> tuple[list[str], list[Limits | None]]:
     """Spectrograms in steps of their own range, as blocks of text: one byte a value, band after band.
 
     Parameters
@@ -52,22 +53,23 @@ def spectrograms(ds: xr.Dataset, most: int) -> tuple[list[str], list[tuple[float
     -------
     list of str
         "" for a stimulus without a spectrogram, and for one that did not fit.
-    list of (float, float), optional
-        Lowest and highest level; None where there is no spectrogram.
+    list of Limits, optional
+        What the steps mean; None where there is no spectrogram.
     """
     out: list[str] = []
-    spans: list[tuple[float, float] | None] = []
+    spans: list[Limits | None] = []
     stimulus, left = ds["stimulus"].transpose("stim", "frequency", "time"), most
+    units = str(ds["stimulus"].attrs.get("units", ""))
     for s, bins in enumerate(ds["n_bins"].values.tolist()):
         level = stimulus[s, :, :bins].values.astype(float)
         known = np.isfinite(level)
         text, span = "", None
         if known.any():
-            low, high = float(level[known].min()), float(level[known].max())
-            scale = _LEVELS / (high - low) if high > low else 0.0
+            span = limits_of([level], units)
+            part = np.maximum(level[known] - span.low, 0) / ((span.high - span.low) or 1.0)
             steps = np.full(level.shape, 255, np.uint8)
-            steps[known] = np.rint((level[known] - low) * scale)
-            text, span = text_of(steps.tobytes()), (low, high)
+            steps[known] = np.rint(part ** (1 / span.root) * _LEVELS)
+            text = text_of(steps.tobytes())
         if len(text) > left:
             text = ""
         left -= len(text)

@@ -4,7 +4,7 @@ const MAGMA = ["000004", "0a0822", "1d1147", "36106b", "51127c", "6a1c81", "8326
 const CIVIDIS = ["00224e", "1a386f", "434e6c", "61656f", "7d7c78", "9b9476", "bcae6c", "dec958", "fee838"];
 const EXACT = 0, COUNTS = 1, TRACES = 2, SMOOTHINGS = [0, 10, 21, 50, 100];
 const by = id => document.getElementById(id);
-const state = { data: null, neuron: 0, stim: 0, smooth: 21, blocks: new Map(), repeats: null, pair: null, printing: false, drawing: 0 };
+const state = { data: null, neuron: 0, stim: 0, smooth: 21, blocks: new Map(), repeats: null, pair: null, own: null, printing: false, drawing: 0 };
 
 // Unpacking ---------------------------------------------------------------------------------------------------------
 
@@ -251,11 +251,12 @@ function drawLevel(pen, c, box, level, stim, px, narrow, width) {
   frame(pen, c, box);
   const place = band => box.y + box.h - (band + .5) / bands * box.h;
   yAxis(pen, c, box, d.axis.places, place, d.axis.labels, "frequency (kHz)");
-  const x = box.x + box.w + 8, [low, high] = stim.span;
+  const x = box.x + box.w + 8, [low, high, below, root] = stim.span;
   for (let i = 0; i < box.h; i++) { pen.fillStyle = `rgb(${magma(1 - i / box.h)})`; pen.fillRect(x, box.y + i, 9, 1.5); }
   pen.fillStyle = c.ink; pen.textAlign = "left";
   for (const v of high > low ? ticks(low, high, 4) : [low]) {
-    pen.fillText(plain(v), x + 13, Math.min(box.y + box.h - 6, Math.max(box.y + 6, box.y + box.h - (high > low ? (v - low) / (high - low) : .5) * box.h)), width - x - 14);
+    const part = high > low ? ((v - low) / (high - low)) ** (1 / root) : .5;
+    pen.fillText((below && v === low ? "\u2264" : "") + plain(v), x + 13, Math.min(box.y + box.h - 6, Math.max(box.y + 6, box.y + box.h - part * box.h)), width - x - 14);
   }
   if (!narrow) upright(pen, c, d.axis.level, width - 7, box.y + box.h / 2, box.h, 1);
 }
@@ -526,13 +527,16 @@ function listFindings() {
 
 // Choosing a pair ------------------------------------------------------------------------------------------------------------
 
+// Whether the page has the response: one that is cut to fit leaves some out
+function holds(own, s) { return Boolean(own) && own.has(s); }
+
 function has(n, s) { return state.repeats[n * state.data.stims.length + s] > 0; }
 
 async function show(n, s) {
   const d = state.data, began = performance.now(), turn = ++state.drawing;
   const [own, level] = await Promise.all([block("n" + n, responses), block("s" + s, bytes => bytes)]);
   if (turn !== state.drawing) return;
-  state.neuron = n; state.stim = s;
+  state.neuron = n; state.stim = s; state.own = own;
   const raw = own && own.get(s), neuron = d.neurons[n], stim = d.stims[s];
   const why = has(n, s) ? "this response is left out of the page, which was cut to fit: it is in the cube" : "this stimulus was never presented to this neuron, or every trial was rejected";
   state.shown = { pair: raw ? described(raw, stim, neuron) : null, level, why };
@@ -566,7 +570,7 @@ function fillStims() {
   const select = by("stim");
   for (const option of select.options) {
     const s = Number(option.value), there = has(state.neuron, s);
-    const text = state.data.stims[s].title + (there ? "" : " (not presented)");
+    const text = state.data.stims[s].title + (!there ? " (not presented)" : holds(state.own, s) ? "" : " (left out)");
     if (option.textContent !== text) option.textContent = text;
   }
 }
@@ -581,19 +585,22 @@ function fillNeurons() {
 function moved(axis, by_) {
   const d = state.data;
   if (axis === "stim") {
-    for (let s = state.stim + by_; s >= 0 && s < d.stims.length; s += by_) if (has(state.neuron, s)) return show(state.neuron, s);
+    for (let s = state.stim + by_; s >= 0 && s < d.stims.length; s += by_) if (holds(state.own, s)) return show(state.neuron, s);
     return null;
   }
   const listed = [...by("neuron").options].map(o => Number(o.value)), at = listed.indexOf(state.neuron);
   const n = at < 0 ? listed[0] : listed[at + by_];
   if (by("neuron").disabled || n === undefined) return null;
-  return show(n, nearest(n, state.stim));
+  return showNear(n);
 }
 
-function nearest(n, s) {
-  if (has(n, s)) return s;
-  const all = state.data.stims.map((_, i) => i).filter(i => has(n, i));
-  return all.length ? all.reduce((a, b) => Math.abs(b - s) < Math.abs(a - s) ? b : a) : s;
+// Another neuron with the same stimulus, or with the nearest of which the page has its response
+async function showNear(n) {
+  const turn = ++state.drawing, s = state.stim, own = await block("n" + n, responses);
+  if (turn !== state.drawing) return null;
+  const all = state.data.stims.map((_, i) => i), there = all.filter(i => holds(own, i));
+  const near = there.length ? there : all.filter(i => has(n, i));
+  return show(n, near.length ? near.reduce((a, b) => Math.abs(b - s) < Math.abs(a - s) ? b : a) : s);
 }
 
 function asked() {
@@ -602,11 +609,18 @@ function asked() {
   return n >= 0 && s >= 0 ? [n, s] : null;
 }
 
-function first() {
-  const S = state.data.stims.length;
+// The first pair with most repeats; where the page has none of it, one of the first neuron of which it has any
+async function first() {
+  const S = state.data.stims.length, N = state.data.neurons.length;
   let best = 0;
   for (let i = 1; i < state.repeats.length; i++) if (state.repeats[i] > state.repeats[best]) best = i;
-  return [Math.floor(best / S), best % S];
+  const pair = [Math.floor(best / S), best % S];
+  for (const n of [pair[0], ...Array(N).keys()]) {
+    const own = await block("n" + n, responses);
+    if (holds(own, pair[1])) return [n, pair[1]];
+    if (own && own.size) return [n, [...own.keys()].reduce((a, b) => state.repeats[n * S + b] > state.repeats[n * S + a] ? b : a)];
+  }
+  return pair;
 }
 
 function redraw() {
@@ -617,7 +631,7 @@ function redraw() {
 }
 
 function listen() {
-  by("neuron").addEventListener("change", e => { const n = Number(e.target.value); show(n, nearest(n, state.stim)); });
+  by("neuron").addEventListener("change", e => { showNear(Number(e.target.value)); });
   by("stim").addEventListener("change", e => show(state.neuron, Number(e.target.value)));
   by("smooth").addEventListener("change", e => { state.smooth = Number(e.target.value); drawPair(); });
   for (const [id, axis, step] of [["neuron-before", "neuron", -1], ["neuron-after", "neuron", 1], ["stim-before", "stim", -1], ["stim-after", "stim", 1]]) by(id).addEventListener("click", () => moved(axis, step));
@@ -625,7 +639,7 @@ function listen() {
     fillNeurons();
     const listed = [...by("neuron").options].map(o => o.value);
     if (listed.includes(String(state.neuron))) by("neuron").value = String(state.neuron);
-    else if (!by("neuron").disabled) { const n = Number(listed[0]); show(n, nearest(n, state.stim)); }
+    else if (!by("neuron").disabled) showNear(Number(listed[0]));
   });
   by("search").addEventListener("input", listFindings);
   document.addEventListener("keydown", e => {
@@ -660,7 +674,7 @@ async function begin() {
   fillNeurons();
   drawQuality();
   listFindings();
-  await show(...(asked() || first()));
+  await show(...(asked() || await first()));
   listen();
   document.body.dataset.ready = String(Math.round(performance.now()));
 }

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
+    from strfcube.analysis.plot.levels import Limits
     from strfcube.progress import Progress
 
 MEGABYTES = 60.0
@@ -130,7 +131,7 @@ def _title(ds: xr.Dataset) -> str:
 
 def _parts(
     ds: xr.Dataset, path: str, responses: Responses, held: NDArray[np.bool_], levels: list[str],
-    spans: list[tuple[float, float] | None], most: int,
+    spans: list[Limits | None], most: int,
 ) -> dict[str, str]:  # fmt: skip
     """The texts of the page."""
     attrs = ds.attrs
@@ -190,7 +191,7 @@ def _what(ds: xr.Dataset) -> list[tuple[str, str]]:
 
 
 def _holds(
-    responses: Responses, held: NDArray[np.bool_], levels: list[str], spans: list[tuple[float, float] | None], most: int
+    responses: Responses, held: NDArray[np.bool_], levels: list[str], spans: list[Limits | None], most: int
 ) -> list[str]:
     """What of the cube is in the page, and how finely."""
     heard, exact = responses.repeats > 0, responses.exact
@@ -211,7 +212,7 @@ def _holds(
     if (heard & ~exact).any():
         rounded.append(f"responses without exact times are the bins of the cube, membrane potentials to {MV_STEP:g} mV")
     if any(levels):
-        rounded.append("each spectrogram has 255 levels between its lowest and its highest value")
+        rounded.append("each spectrogram has 255 levels from its lowest, or 90 dB below its highest, up to this")
     if rounded:
         out.append("In this page " + "; ".join(rounded) + ".")
     lost = sum(span is not None and not text for span, text in zip(spans, levels, strict=True))
