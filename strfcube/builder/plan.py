@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from strfcube.builder.spool import Summary
 
 CHUNK_BYTES = 1_000_000  # decoded, of the response
-BLANK_BYTES = 1_300_000  # decoded, with blank repeats: beyond it, other readers' floats leave the processor's cache
+BLANK_BYTES = 900_000  # decoded, with blank repeats: beyond it, other readers' floats leave the processor's cache
 CHUNK_COST = 30_000  # bytes that could be decoded in the time that one more chunk costs
 SHARD_BYTES = 512_000_000  # decoded, of chunks that exist; some 100 times less on disk
 BLOCK_NEURONS = 1024  # more neurons than this are at least two blocks, so that two workers share them
