@@ -94,33 +94,43 @@ def _power_columns(x: NDArray[Any], prediction: NDArray[Any] | None = None) -> N
 def _columns_of_stored(values: NDArray[Any], fill: int, out: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
     """As `_power_columns`, of counts (..., repeat, time) in which `fill` is what was not observed."""
     out = np.empty((*values.shape[:-2], _OWN)) if out is None else out
+    every = values.shape[-2]
     for at in blocks(values.shape, 4 * BLOCK_VALUES):
         part = values[at]
-        used = part.min(-2) != fill
+        missing = part == fill
+        lacking = np.add.reduce(missing.view(np.uint8), axis=-2, dtype=np.uint8 if every < 256 else np.uint32)
+        used = lacking != every
         # Nothing is to be done with bins past the end of the stimulus
         end = int(np.flatnonzero(used.reshape(-1, used.shape[-1]).any(0)).max(initial=-1)) + 1
-        part, used = part[..., :end], used[..., :end]
-        present = part.min(-1, initial=fill) != fill
+        part, missing, used = part[..., :end], missing[..., :end], used[..., :end]
+        n_missing, bins = lacking[..., :end].sum(-1, dtype=np.int64), used.sum(-1)
+        # Where no used bin lacks a repeat, all are there
+        present = np.repeat((bins > 0)[..., None], every, -1)
+        some = n_missing != every * (end - bins)
+        if some.any():
+            present[some] = ~missing[some].all(-1)
         repeats = present.sum(-1)
         table = np.full((*repeats.shape, _OWN), np.nan)
-        table[..., 0], table[..., 1] = repeats, used.sum(-1)
+        table[..., 0], table[..., 1] = repeats, bins
         several = repeats >= 2
         if several.any():
-            table[several] = _counted(part[several], present[several], used[several], fill, values.shape[-1])
+            unequal = (n_missing != every * end - repeats * bins)[several]
+            pairs = (array[several] for array in (part, missing, present, used))
+            table[several] = _counted(*pairs, unequal, values.shape[-1])
         out[at] = table
     return out
 
 
 def _counted(
-    counts: NDArray[Any], present: NDArray[np.bool_], used: NDArray[np.bool_], fill: int, size: int
-) -> NDArray[np.float64]:
-    """`_powers` of counts, without the last of `size` bins, that nobody observed."""
-    missing = counts == fill
-    n_missing = np.add.reduce(missing.view(np.uint8), axis=-2, dtype=np.uint16).sum(-1)
+    counts: NDArray[Any], missing: NDArray[np.bool_], present: NDArray[np.bool_], used: NDArray[np.bool_],
+    unequal: NDArray[np.bool_], size: int,
+) -> NDArray[np.float64]:  # fmt: skip
+    """`_powers` of counts, a copy of the caller's, without the last of `size` bins, that nobody observed.
+
+    `unequal` are the pairs whose repeats observed different bins.
+    """
     repeats, bins = counts.shape[-2:]
-    unequal = n_missing != repeats * bins - present.sum(-1) * used.sum(-1)
-    if n_missing.any():
-        np.copyto(counts, 0, where=missing)  # in a copy, of the pairs that have several repeats
+    np.copyto(counts, 0, where=missing)
     # Whole numbers are added without loss, in float32 too as long as it holds them
     exact = int(counts.max(initial=0)) ** 2 * repeats * bins < 1 << 24
     x = counts.astype(np.float32 if exact else np.float64)
@@ -170,7 +180,7 @@ def _equal_windows(
         signal_power = rows.sum(-1) / freedom
         total_power = own.sum(-1) / (repeats * (bins - 1.0))
         psth_power = ((repeats - 1.0) * signal_power + total_power) / repeats
-        null = 2 * _noise_moment(x, present, used, size) / freedom
+        null = 2 * _noise_moment(x, sums, present, used, size) / freedom
         noise_power = total_power - signal_power
         variance = _jackknife(rows, present, signal_power, noise_power, repeats, bins, null)
         columns = [repeats, bins, signal_power, total_power, psth_power, null, variance]
@@ -201,7 +211,7 @@ def _jackknife(
 
 
 def _noise_moment(
-    x: NDArray[Any], present: NDArray[np.bool_], used: NDArray[np.bool_], size: int
+    x: NDArray[Any], sums: NDArray[np.float64], present: NDArray[np.bool_], used: NDArray[np.bool_], size: int
 ) -> NDArray[np.float64]:
     """``tr(N^2) / T`` of the covariance N of the noise over time, from differences of neighbouring repeats.
 
@@ -213,6 +223,7 @@ def _noise_moment(
     if not (present[..., :-1] >= present[..., 1:]).all():  # repeats that are there, first
         order = np.argsort(~present, axis=-1, kind="stable")
         x, present = np.take_along_axis(x, order[..., None], -2), np.take_along_axis(present, order, -1)
+        sums = np.take_along_axis(sums, order, -1)
     half = min(_DIFFERENCES, x.shape[-2] // 2)
     if not half:
         return np.full(present.shape[:-1], np.nan)
@@ -221,11 +232,13 @@ def _noise_moment(
     difference = whole[..., : x.shape[-1]]
     np.subtract(x[..., 0 : 2 * half : 2, :], x[..., 1 : 2 * half : 2, :], out=difference, casting="same_kind")
     bins = np.maximum(used.sum(-1), 1).astype(np.float32)
+    mean = ((sums[..., 0 : 2 * half : 2] - sums[..., 1 : 2 * half : 2]) / bins[..., None]).astype(np.float32)
     if not there.all():
         difference *= there[..., None]
+        mean *= there
     # Of a whole series the mean is frequency 0, which is left out.
     if size > x.shape[-1] or not used.all():
-        difference -= (whole.sum(-1) / bins[..., None])[..., None]
+        difference -= mean[..., None]
         if not used.all():
             difference *= used[..., None, :]
     parts = rfft(whole, axis=-1).view(np.float32)

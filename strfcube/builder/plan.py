@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from strfcube.builder.spool import Summary
 
 CHUNK_BYTES = 1_000_000  # decoded, of the response
-BLANK_BYTES = 1_300_000  # decoded, with blank repeats: beyond it, other readers' floats leave the processor's cache
+BLANK_BYTES = 900_000  # decoded, with blank repeats: beyond it, other readers' floats leave the processor's cache
 CHUNK_COST = 30_000  # bytes that could be decoded in the time that one more chunk costs
 SHARD_BYTES = 512_000_000  # decoded, of chunks that exist; some 100 times less on disk
 BLOCK_NEURONS = 1024  # more neurons than this are at least two blocks, so that two workers share them
@@ -130,8 +130,8 @@ def repeat_chunk(repeats: Sequence[int] | NDArray[Any], row_bytes: int) -> int:
 def with_blanks(size: int, most: int, row_bytes: int) -> int:
     """Repeats in a chunk that may have blank ones at its end, which only other readers decode.
 
-    At the size of NAT4 chunks of 10 repeats instead of 1 take a mean over repeats by `xr.open_zarr` from 26 to 8 s
-    of processor time; 20 take 12 s, since what is worked on is too large for the cache.
+    At the size of NAT4 chunks of 7 repeats instead of 1 halve the processor time of a mean over repeats by
+    `xr.open_zarr`; of 10 and 20, what is worked on is too large for the cache.
 
     Parameters
     ----------
@@ -146,22 +146,24 @@ def with_blanks(size: int, most: int, row_bytes: int) -> int:
     return -(-most // -(-most // fitting))
 
 
-def shuffled(neurons: int, values: int) -> int:
+def shuffled(neurons: int, row_bytes: int, itemsize: int) -> int:
     """Neurons in a chunk, rounded up so that blosc can shuffle its bits.
 
-    It does so with whole groups of eight values. At the size of AA4 that is 29.7 instead of 44.3 MB of responses, of
-    NAT4 8.3 instead of 12.0 MB, for one row in 200 and three in 849 that hold nothing; decoding AA4's takes 16 % more
-    processor time (0.09 s of an epoch of 2 s), and NAT4's no more: bytes that are not read from a disk or a server
-    are worth it. A chunk that would grow by more than an eighth stays as it is.
+    It does so with whole groups of eight values, of which bytes are taken two by two. At the size of AA4 that is 32.6
+    instead of 44.3 MB of responses, of NAT4 8.3 instead of 12.0 MB, for few rows that hold nothing, and decoding takes
+    as long as that of bits that are not shuffled. A chunk that would grow by more than an eighth stays as it is.
 
     Parameters
     ----------
     neurons : int
         Wanted.
-    values : int
-        Values of each.
+    row_bytes : int
+        Of each.
+    itemsize : int
+        Bytes of a value.
     """
-    step = 8 // math.gcd(8, values)
+    group = 8 * max(2, itemsize)
+    step = group // math.gcd(group, row_bytes)
     rounded = -(-neurons // step) * step
     return rounded if 8 * rounded <= 9 * neurons else neurons
 
@@ -190,7 +192,7 @@ def response_layout(
     neurons = -(-n_neurons // blocks)
     more = with_blanks(size, most, neurons * bin_bytes)
     recorded = n if more > size else -(-n // size) * size
-    neurons = shuffled(neurons, n_time if more > size else size * n_time)
+    neurons = shuffled(neurons, bin_bytes if more > size else size * bin_bytes, np.dtype(dtype).itemsize)
     chunk = (1, neurons, max(more, size), n_time)
     stored = np.cumsum(recorded * neurons * bin_bytes)
     stims = max(1, int(np.searchsorted(stored, SHARD_BYTES, side="right")))

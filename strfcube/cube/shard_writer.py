@@ -94,6 +94,7 @@ def create(store: str, layout: Layout) -> None:
     parent = zarr.open_group(store, path=group, mode="a")
     if name in parent:
         return
+    dtype = np.dtype(layout.dtype)
     parent.create_array(
         name,
         shape=layout.shape,
@@ -102,7 +103,7 @@ def create(store: str, layout: Layout) -> None:
         dtype=layout.dtype,
         fill_value=layout.fill,
         filters=codecs.of_order(repeats_first=layout.repeats_first),
-        compressors=codecs.of_chunks(layout.shuffle),
+        compressors=codecs.of_chunks(layout.shuffle, math.prod(layout.chunk) * dtype.itemsize, dtype.itemsize),
         dimension_names=layout.dims,
         attributes=dict(layout.attrs),
     )
@@ -174,11 +175,14 @@ def _encoded(values: NDArray[Any], layout: Layout) -> bytes:
         first = codecs.compressed(recorded, layout.shuffle, recorded.nbytes)
         blank = partial(_blank, layout.dtype, layout.fill, layout.shuffle)
         size = math.prod(whole) * recorded.itemsize
-        frame = blosc_frame.extended(first, blank, size) if recorded.nbytes % (8 * recorded.itemsize) == 0 else None
+        shuffled = recorded.nbytes % _group(recorded, layout.shuffle) == 0
+        frame = blosc_frame.extended(first, blank, size) if shuffled else None
         if frame is not None:
             return frame
     values = _filled(values, whole, layout)
-    return codecs.compressed(values, layout.shuffle, _block_bytes(values))
+    # A block with a rest would be stored without its bits being shuffled at all
+    group = _group(values, layout.shuffle)
+    return codecs.compressed(values, layout.shuffle, values.nbytes // group * group or values.nbytes)
 
 
 def _filled(values: NDArray[Any], shape: tuple[int, ...], layout: Layout) -> NDArray[Any]:
@@ -195,13 +199,9 @@ def _blank(dtype: str, fill: int | float, shuffle: codecs.Shuffle, size: int) ->
     return codecs.compressed(values, shuffle, size)
 
 
-def _block_bytes(values: NDArray[Any]) -> int:
-    """Bytes of the block that blosc shuffles: a chunk without what is left over of whole groups of eight values.
-
-    A block that has such a rest is stored without its bits being shuffled at all.
-    """
-    group = 8 * values.itemsize
-    return values.nbytes // group * group or values.nbytes
+def _group(values: NDArray[Any], shuffle: codecs.Shuffle) -> int:
+    """Bytes of which blosc shuffles whole multiples."""
+    return 8 * codecs.stride(shuffle, values.nbytes, values.itemsize)
 
 
 def put(store: str, key: str, data: bytes) -> None:

@@ -217,6 +217,10 @@ class BatchReader:
         """
         return self._spectrogram(item)[0]
 
+    @cached_property
+    def _published(self) -> bool:
+        return bool(self.source.cube["stimulus"].attrs.get("front_end") == "published")
+
     def _spectrogram(self, item: int) -> tuple[NDArray[Any], bool]:
         """The same, and whether there is a NaN in it."""
         stim, bins = int(self.stim[item]), int(self.n_bins[item])
@@ -226,8 +230,7 @@ class BatchReader:
         here = values[:, :bins]
         unknown = np.isnan(here)
         some = bool(unknown.any())
-        computed = self.source.cube["stimulus"].attrs.get("front_end") != "published"
-        if computed and some and not unknown.all():
+        if some and not self._published and not unknown.all():
             unknown &= ~unknown.all(1, keepdims=True)
         holes = unknown
         if some and holes.any():

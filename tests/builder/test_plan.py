@@ -52,12 +52,13 @@ def test_most_stimuli_heard_once():
 
 
 @pytest.mark.parametrize(
-    ("neurons", "values", "rounded"),
-    [(849, 150, 852), (201, 4500, 202), (398, 150, 400), (40, 7, 40), (3, 333, 3), (9, 1, 9), (15, 1, 16), (1, 8, 1)],
-)
-def test_chunks_are_whole_groups_of_eight_values(neurons, values, rounded):
-    assert shuffled(neurons, values) == rounded
-    assert rounded * values % 8 == 0 or rounded == neurons
+    ("neurons", "row_bytes", "itemsize", "rounded"),
+    [(849, 150, 1, 856), (201, 4500, 1, 204), (398, 150, 1, 400), (40, 7, 1, 40), (3, 333, 1, 3), (15, 1, 1, 16),
+     (1, 16, 1, 1), (849, 300, 2, 852), (201, 18_000, 4, 202), (15, 4, 4, 16)],
+)  # fmt: skip
+def test_chunks_are_whole_groups_of_eight_values(neurons, row_bytes, itemsize, rounded):
+    assert shuffled(neurons, row_bytes, itemsize) == rounded
+    assert rounded * row_bytes % (8 * max(2, itemsize)) == 0 or rounded == neurons
 
 
 def test_a_small_set_is_one_block():
