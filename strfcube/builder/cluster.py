@@ -36,6 +36,7 @@ log = logging.getLogger("strfcube")
 _TRIES = 3  # times that a task's process may be ended from outside
 _EVERY = 1.0  # s between two looks at who is there
 _CONNECT = 10.0  # s
+_ANSWER = 30.0  # s in which an answer comes from where it is
 _WAITING = 5.0  # s without a worker, after which that is said
 _KILLED = getattr(signal, "SIGKILL", signal.SIGTERM)
 
@@ -149,8 +150,8 @@ class Cluster:
     """
 
     lost = (
-        f"{{task}}: {_TRIES} workers that were given it were ended from outside, perhaps for want of memory: the same "
-        "command goes on where this one ended"
+        "{task}: all workers that were given it were ended from outside, perhaps for want of memory: the same command "
+        "goes on where this one ended"
     )
 
     def __init__(self, client: Any, raw: str, work: Path) -> None:
@@ -237,7 +238,7 @@ class Cluster:
         self._threads = {address: self._threads[address] for address in there if address in self._threads}
         for call in list(self._running):
             if call.where.isdisjoint(self._threads):  # all that it could go to are gone
-                self._again(call)
+                self._lost(call, EndedError(-_KILLED))
         if self._threads:
             self._missed = math.inf
         elif self._missed == math.inf:
@@ -264,11 +265,16 @@ class Cluster:
             call.at.add_done_callback(lambda at, call=call: self._events.put((call, at)))
             free -= 1
 
-    def _again(self, call: _Call) -> None:
+    def _lost(self, call: _Call, error: Exception) -> None:
+        """Let another worker do what one that ended was doing, unless it had enough of them."""
         self._running.discard(call)
+        call.deaths += 1
         call.at, gone = None, call.at
-        self._waiting.appendleft(call)
         gone.cancel()
+        if call.deaths < _TRIES:
+            self._waiting.appendleft(call)
+        else:
+            self._give(call, error)
 
     def _take(self, call: _Call, at: Any) -> None:
         """A new task, or one that is done."""
@@ -282,25 +288,22 @@ class Cluster:
         self._running.discard(call)
         error: Exception | None
         try:
-            how, value = at.result()
+            how, value = at.result(timeout=_ANSWER)
             error = EndedError(value) if how == crew.ENDED else None
         except (Exception, asyncio.CancelledError) as raised:  # of the cluster, not of the task
             if self._client.status != "running":
                 raise ConnectionError(self._client.status) from None
-            killed = isinstance(raised, _distributed().KilledWorker | asyncio.CancelledError | CancelledError)
+            lost = asyncio.CancelledError | CancelledError | TimeoutError  # with the worker that held the answer
+            killed = isinstance(raised, _distributed().KilledWorker | lost)
             error = EndedError(-_KILLED) if killed else LostWorkerError(f"a worker of the cluster: {raised}")
-            call.deaths += (
-                _TRIES if isinstance(raised, _distributed().KilledWorker) else 0
-            )  # dask tried it often enough
+            if isinstance(raised, _distributed().KilledWorker):  # dask tried it often enough
+                call.deaths = _TRIES
         if error is None:
             self._answer(call, value)
         elif isinstance(error, EndedError) and not error.from_outside:
             self._give(call, error)
-        elif (deaths := call.deaths + 1) < _TRIES:
-            call.deaths = deaths
-            self._waiting.appendleft(call)
         else:
-            self._give(call, error)
+            self._lost(call, error)
 
     def _answer(self, call: _Call, answer: bytes) -> None:
         try:

@@ -189,6 +189,8 @@ class _Crew:
             self._over = True
             for worker in list(self._all):
                 worker.process.kill()  # who asked it cleans up after it
+            for worker in self._idle:
+                worker.end()
 
 
 _crews: dict[str, _Crew] = {}
