@@ -1,7 +1,7 @@
 """The workers of a dask.distributed cluster as those of a build: each task goes to one that sees its files.
 
-Tasks wait here, and no more are handed out than the cluster has threads: a worker that joins late finds work, and one
-that dies was doing what it is blamed for. What it was doing is done by another.
+Tasks wait here, and no more than two a thread are handed out: a worker that joins late finds work, and one that dies
+had little to do but what it is blamed for. What it was doing is done by another.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ log = logging.getLogger("strfcube")
 _TRIES = 3  # times that a task's process may be ended from outside
 _EVERY = 1.0  # s between two looks at who is there
 _CONNECT = 10.0  # s
+_AHEAD = 2  # tasks a thread: the next lies there when one is done
 _ANSWER = 30.0  # s in which an answer comes from where it is
 _WAITING = 5.0  # s without a worker, after which that is said
 _KILLED = getattr(signal, "SIGKILL", signal.SIGTERM)
@@ -128,7 +129,8 @@ class _Call:
     answer: Future[Any] = field(default_factory=Future)
     at: Any = None  # the cluster's own future
     where: frozenset[str] = frozenset()
-    deaths: int = 0
+    ended: bool = False  # once, although its answer may have been lost with the worker that held it
+    deaths: float = 0.0
 
 
 class Cluster:
@@ -249,7 +251,7 @@ class Cluster:
         return unfit
 
     def _hand_out(self) -> None:
-        free = sum(self._threads.values()) - len(self._running)
+        free = _AHEAD * sum(self._threads.values()) - len(self._running)
         while self._waiting and free > 0:
             call = self._waiting.popleft()
             if call.answer.cancelled():
@@ -268,7 +270,7 @@ class Cluster:
     def _lost(self, call: _Call, error: Exception) -> None:
         """Let another worker do what one that ended was doing, unless it had enough of them."""
         self._running.discard(call)
-        call.deaths += 1
+        call.deaths += 0.1 if call.ended else 1.0  # what came to its end does not end workers
         call.at, gone = None, call.at
         gone.cancel()
         if call.deaths < _TRIES:
@@ -286,6 +288,7 @@ class Cluster:
         if self._client.status != "running":
             raise ConnectionError(self._client.status)
         self._running.discard(call)
+        call.ended = call.ended or at.status == "finished"
         error: Exception | None
         try:
             how, value = at.result(timeout=_ANSWER)
