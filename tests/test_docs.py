@@ -142,6 +142,8 @@ def test_page(page, home, tmp_path_factory, monkeypatch):
         (tmp_path / "raw" / folder.name).symlink_to(folder.resolve())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    if shutil.which("sbatch") is None:  # a batch system of one machine
+        monkeypatch.setenv("PATH", str(ROOT / "tests" / "slurm"), prepend=os.pathsep)
     monkeypatch.setenv("MPLBACKEND", "agg")
     # What a page installs goes into its folder, not into this environment.
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from strfcube.builder import copies, finalise, ingest, plan, spool, tasks, write
+from strfcube.builder import copies, finalise, ingest, parts, plan, spool, tasks, write
 from strfcube.builder.checks import bins_of, checked, one_source_each, refuse_many, sound_of, usual_rate
 from strfcube.builder.ledger import DamagedError, Ledger, keep_only, lost, settle
 from strfcube.builder.listing import survey_of
@@ -25,11 +25,13 @@ from strfcube.builder.plan import stimulus_layout, trial_layouts
 from strfcube.builder.request import Request, Standing, chosen, prepare
 from strfcube.builder.workplace import (
     discard,
+    in_turn,
     locked,
     place_of,
     publish,
     recover,
     resume_or_restart,
+    sharing,
     slug,
     standing,
     store_of,
@@ -39,7 +41,7 @@ from strfcube.builder.workplace import (
 from strfcube.catalog import WIDTH
 from strfcube.cube.findings import told
 from strfcube.cube.shard_writer import create
-from strfcube.cube.store import no_consolidation_warning
+from strfcube.cube.store import local, no_consolidation_warning
 from strfcube.errors import RawDataError, StoreError, StrfcubeError, UsageError
 from strfcube.progress import Progress, shown
 from strfcube.records import Finding, Pipeline, Survey, counted
@@ -49,10 +51,13 @@ from strfcube.sound.spectrogram import FrontEnd, Published, holds, resolve
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+
+    import distributed
 
     from strfcube import catalog
     from strfcube.builder.recipe import Recipe
-    from strfcube.builder.worker import Pool
+    from strfcube.builder.worker import Workers
     from strfcube.grid import Align
     from strfcube.sound.kernels import Kernel
 
@@ -75,6 +80,10 @@ def build(
     fetch: bool | None = None,
     extra: Sequence[str] = (),
     accept_terms: bool = False,
+    client: distributed.Client | None = None,
+    spool: str | os.PathLike[str] | None = None,
+    part: str | None = None,
+    finalise: bool = False,
     progress: bool | Progress | None = None,
     **flags: Any,
 ) -> str:
@@ -112,6 +121,16 @@ def build(
         Files to fetch that a default build does without (``["wav"]`` of NAT4).
     accept_terms : bool
         Accept the terms of the data set that is fetched.
+    client : distributed.Client, optional
+        Of a dask cluster whose workers do what worker processes of this machine do else. They must see the raw files
+        and the folder of the store under the same paths.
+    spool : path, optional
+        Folder for what is read from the raw files, until the cube is written; default is beside the store.
+    part : str, optional
+        ``"2/4"`` for the second of four parts of the build, which may run at the same time on several machines. It
+        reads its share of the raw files; once all are read, the same call writes its share of the cube.
+    finalise : bool
+        Make the cube of what the parts did; what they did not write is written, what they did not read is an error.
     progress : bool or callable, optional
         Whether to show how far it is, on standard error; by default in a terminal and in a notebook. A callable is
         called with stage (fetch, survey, ingest, write), done and total (0 where it is not known). What was odd about
@@ -151,7 +170,7 @@ def build(
         if plan:
             carry_out(plan, Visit.begin(), progress=tell)
 
-    see_jobs(jobs)
+    see_jobs(jobs, client)
     with shown(progress) as tell:
         try:
             request = prepare(
@@ -160,7 +179,8 @@ def build(
             )  # fmt: skip
         except Standing as found:
             return found.path
-        return run(request, jobs=jobs, force=force, strict=strict, progress=tell)
+        return run(request, jobs=jobs, force=force, strict=strict, client=client, spool=spool, part=part,
+                   finish=finalise, progress=tell)  # fmt: skip
 
 
 def run(
@@ -169,10 +189,19 @@ def run(
     jobs: int | None = None,
     force: bool = False,
     strict: bool = False,
+    client: distributed.Client | None = None,
+    spool: str | os.PathLike[str] | None = None,
+    part: str | None = None,
+    finish: bool = False,
     progress: Progress | None = None,
 ) -> str:
     """Build what was requested; `build` and `rebin` end here. Parameters, result and errors as there."""
-    see_jobs(jobs)
+    see_jobs(jobs, client)
+    share = None if part is None else parts.Part.parse(part)
+    if share and (finish or client is not None):
+        raise UsageError("a part runs in processes of its own machine: leave out --finalise and --cluster")
+    if spool is not None:
+        spool = see_spool(spool)
     asked = request.target
     with writable(asked):
         request = dataclasses.replace(request, target=place_of(asked))
@@ -181,16 +210,21 @@ def run(
     if _up_to_date(request, force) and not work.exists():
         _say_up_to_date(asked)
         return asked
+    if share:
+        return _run_part(request, share, asked, jobs, force, strict, spool, progress)
     with writable(target), locked(work):
         recover(work, target)
+        if finish:
+            parts.see_same(request, work)
         try:
             if _up_to_date(request, force):  # another build finished it while this one waited
                 discard(work)
                 _say_up_to_date(asked)
                 return asked
-            resume_or_restart(work, target, request.recipe, request.fingerprint, request.command)
-            with tasks.workers(_jobs(request, jobs)) as pool:
-                built = _build(request, work, pool, strict, progress)
+            resume_or_restart(work, target, request.recipe, request.fingerprint, request.command, spool)
+            with _workers(request, jobs, client, work) as pool:
+                built = _build(request, work, pool, strict, progress, finish=finish)
+                assert built is not None
                 now = pool.submit(_state, request.current) if pool else None  # beside what is left to do here
                 findings = finalise.finalise(built, request)
                 _settle(built, work)
@@ -198,7 +232,8 @@ def run(
             _up_to_date(request, force)  # nobody put anything else there meanwhile
         except BaseException as error:
             # Nothing that a resumed build could use, or the same command would end here again.
-            final = isinstance(error, StrfcubeError) and not isinstance(error, tasks.LostWorkerError | DamagedError)
+            lasting = tasks.LostWorkerError | DamagedError | parts.PartsError
+            final = isinstance(error, StrfcubeError) and not isinstance(error, lasting)
             if final or not any((work / "spool").glob("*")):
                 discard(work)
             raise
@@ -213,16 +248,63 @@ def _say_up_to_date(path: str) -> None:
     log.info("%s is up to date: nothing to do", path.rpartition("/")[2])
 
 
-def see_jobs(jobs: int | None) -> None:
+def _run_part(
+    request: Request,
+    part: parts.Part,
+    asked: str,
+    jobs: int | None,
+    force: bool,
+    strict: bool,
+    spool: str | None,
+    progress: Progress | None,
+) -> str:
+    """Do a part; what others did stays, whatever happens."""
+    work = work_folder(request.target)
+
+    def begin() -> bool:
+        if _up_to_date(request, force):
+            return False
+        parts.begin(request, part, work, spool)
+        return True
+
+    with writable(request.target), sharing(work, part.file_name, begin) as due:
+        if not due:
+            discard(work)
+            _say_up_to_date(asked)
+            return asked
+        with tasks.workers(_jobs(request, jobs)) as pool:
+            _build(request, work, pool, strict, progress, part)
+        return asked
+
+
+def see_jobs(jobs: int | None, cluster: object = None) -> None:
     """Refuse a number of workers that is none.
 
     Raises
     ------
     UsageError
-        If it is negative.
+        If it is negative, or a cluster has a number of its own.
     """
     if jobs is not None and jobs < 0:
         raise UsageError(f"jobs={jobs}: give 0 or more")
+    if jobs is not None and cluster is not None:
+        raise UsageError(f"jobs={jobs}: a cluster has its own number of workers; leave it out")
+
+
+def see_spool(folder: str | os.PathLike[str]) -> str:
+    """Absolute path of a folder that spools can be put into.
+
+    Raises
+    ------
+    UsageError
+        If it is none.
+    """
+    place = local(folder)
+    if "://" in place or not Path(place).is_dir():
+        raise UsageError(
+            f"--spool {place}: give a folder that exists, and that all workers share; a URL cannot be used"
+        )
+    return place
 
 
 def _state(_: Any, current: Callable[[], str]) -> str:
@@ -246,12 +328,29 @@ def _see_unchanged(request: Request, now: str) -> None:
         )  # fmt: skip
 
 
+def _in_memory(request: Request) -> bool:
+    """Whether the cube lies, or what it is made of, in the memory of this process."""
+    return any(place.startswith("memory://") for place in (request.target, str(getattr(request.pipeline, "path", ""))))
+
+
 def _jobs(request: Request, asked: int | None) -> int:
-    """Worker processes: none where the cube lies, or what it is made of, in the memory of this process."""
-    source = str(getattr(request.pipeline, "path", ""))
-    if any(place.startswith("memory://") for place in (request.target, source)):
+    """Worker processes; none where nobody else sees the cube."""
+    if _in_memory(request):
         return 0
     return tasks.default_jobs() if asked is None else asked
+
+
+def _workers(
+    request: Request, jobs: int | None, client: distributed.Client | None, work: Path
+) -> AbstractContextManager[Workers | None]:
+    """Those of the cluster, or processes of this machine."""
+    if client is None:
+        return tasks.workers(_jobs(request, jobs))
+    from strfcube.builder.cluster import Cluster
+
+    if _in_memory(request):
+        raise UsageError(f"{request.target}: no worker of a cluster sees what lies in the memory of this process")
+    return Cluster(client, str(request.pipeline.raw), work)
 
 
 def _up_to_date(request: Request, force: bool) -> bool:
@@ -271,7 +370,16 @@ def _up_to_date(request: Request, force: bool) -> bool:
     return True
 
 
-def _build(request: Request, work: Path, pool: Pool | None, strict: bool, progress: Progress | None) -> finalise.Built:
+def _build(
+    request: Request,
+    work: Path,
+    pool: Workers | None,
+    strict: bool,
+    progress: Progress | None,
+    part: parts.Part | None = None,
+    finish: bool = False,
+) -> finalise.Built | None:
+    """Both stages; of a part its share of the one that is due, and None."""
     pipeline, recipe, target = request.pipeline, request.recipe, request.target
     findings: list[Finding] = []
 
@@ -300,7 +408,16 @@ def _build(request: Request, work: Path, pool: Pool | None, strict: bool, progre
         tasks.Task(slug(s.id), ingest.ingest, (s, p), partial(ingest.without, context, s, p), cells[s.id])
         for s, p in zip(sources, spools, strict=True)
     ]
-    tasks.run("ingest", parse, context, pool, Ledger(work / "ingest", str(work / "spool")), progress)
+    ingested = Ledger(work / "ingest", str(work / "spool"))
+    if finish:
+        parts.see_complete(request, parse, ingested.names(), work)
+    reading = part is not None and not {t.name for t in parse} <= ingested.names()
+    tasks.run("ingest", part.of(parse) if part and reading else parse, context, pool, ingested, progress)
+    if part and reading:
+        left = len({t.name for t in parse} - ingested.names())
+        what = f"{left} of {len(parse)} sources are left to the others" if left else "all sources are read"
+        log.info("part %s has read its share; %s", part, what)
+        return None
     summaries = [spool.summary(p) for p in spools]
     one_source_each(survey, summaries)
     for s in summaries:
@@ -328,11 +445,16 @@ def _build(request: Request, work: Path, pool: Pool | None, strict: bool, progre
     job = write.Job(store, made, stimulus, rows, times, stimuli, front_end, kernels, recipe.align, recipe.dt_ns,
                     survey.ready_made, pipeline.raw)  # fmt: skip
     record = Ledger(work / "write", store)
-    keep_only(store, [key for entry in record.read().values() for key in entry["files"]])
-    with no_consolidation_warning():
+    if part is None:
+        keep_only(store, [key for entry in record.read().values() for key in entry["files"]])
+    with no_consolidation_warning(), in_turn(work):
         for layout in (made.response, stimulus, *rows.values(), times):
             create(store, layout)
     todo = _write_tasks(job, recipe.audio)
+    if part:
+        tasks.run("write", part.of(todo), job, pool, record, progress)
+        log.info("part %s has written its share", part)
+        return None
     results = tasks.run("write", todo, job, pool, record, progress)
     written = [write.Written.of(results[t.name]) for t in todo]
     with no_consolidation_warning():

@@ -18,7 +18,7 @@ from uuid import uuid4
 from strfcube.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
 Files = dict[str, list[int]]  # key below the ledger's root: size in bytes, CRC-32C (0 at a URL)
 _PIECE = 1 << 20
@@ -40,15 +40,23 @@ class Ledger:
     folder: Path
     root: str
 
-    def read(self) -> dict[str, dict[str, Any]]:
-        """Results of the tasks that are done, by name."""
+    def names(self) -> set[str]:
+        """The tasks that are entered, without a look at what they wrote."""
+        return {path.name.removesuffix(".done") for path in self.folder.glob("*.done")}
+
+    def read(self, names: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
+        """Results of the tasks that are done, by name; of these only, where any are given."""
         results = {}
-        for path in sorted(self.folder.glob("*.done")):
-            result = _unpacked(path.read_bytes())
+        for name in sorted(self.names() if names is None else self.names() & set(names)):
+            path = self.folder / f"{name}.done"
+            try:
+                result = _unpacked(path.read_bytes())
+            except FileNotFoundError:  # another part found it damaged
+                continue
             if result is not None and not lost(self.root, result["files"]):
-                results[path.name.removesuffix(".done")] = result
+                results[name] = result
             else:
-                path.unlink()
+                path.unlink(missing_ok=True)
         return results
 
     def write(self, name: str, result: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from strfcube.builder.request import Request
-    from strfcube.builder.worker import Pool
+    from strfcube.builder.worker import Workers
     from strfcube.raw_files import Missing
     from strfcube.records import Finding, Pipeline, Report, Survey
 
@@ -41,14 +41,14 @@ def preview(request: Request) -> dict[str, int]:
     return {"stimuli": sum(keep_stim), "neurons": sum(keep_neuron), "sources": len(sources), "findings": len(findings)}
 
 
-def survey_of(request: Request, pool: Pool | None, work: Path | None, report: Report) -> Survey:
+def survey_of(request: Request, pool: Workers | None, work: Path | None, report: Report) -> Survey:
     """What a request's pipeline lists.
 
     A file over which the worker hangs or crashes is left out by the next worker, with a finding of the pipeline's.
 
     Parameters
     ----------
-    pool : Pool or None
+    pool : Workers or None
         Where it runs; None is this process.
     work : Path or None
         Folder in which a worker notes what it reads.
@@ -71,7 +71,7 @@ def survey_of(request: Request, pool: Pool | None, work: Path | None, report: Re
     return survey
 
 
-def _in_worker(request: Request, pool: Pool, note: Path) -> tuple[Survey, list[Finding]]:
+def _in_worker(request: Request, pool: Workers, note: Path) -> tuple[Survey, list[Finding]]:
     limit = tasks.seconds()
     without: dict[str, str] = {}
     while True:
@@ -83,7 +83,7 @@ def _in_worker(request: Request, pool: Pool, note: Path) -> tuple[Survey, list[F
             return listed
         except EndedError as end:
             if end.from_outside:
-                raise tasks.LostWorkerError(tasks.FROM_OUTSIDE) from end
+                raise tasks.LostWorkerError(pool.lost.format(task="listing the raw files")) from end
             what = f"took more than {limit:g} s of processor time" if end.over_limit else f"crashed ({end.how})"
             file = note.read_text("utf-8", "surrogateescape")
             if not file or file in without or len(without) == MOST_FILES:

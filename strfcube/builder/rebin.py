@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
+    import distributed
     import xarray as xr
     from numpy.typing import NDArray
 
@@ -62,6 +63,8 @@ def rebin(
     out: str | os.PathLike[str] | None = None,
     jobs: int | None = None,
     force: bool = False,
+    client: distributed.Client | None = None,
+    spool: str | os.PathLike[str] | None = None,
     progress: bool | Progress | None = None,
 ) -> str:
     """Make a cube at another bin width from the trials and the audio that a cube holds.
@@ -76,7 +79,7 @@ def rebin(
         New bin width in ms.
     out : path, optional
         Default: beside the cube, under the name of the recipe.
-    jobs, force, progress
+    jobs, force, client, spool, progress
         As in `build`.
 
     Returns
@@ -93,16 +96,15 @@ def rebin(
         If there is no cube, or one that lacks what a cube has.
     """
     with shown(progress) as tell:
-        return _rebin(store, dt, out, jobs, force, tell)
+        return _rebin(store, dt, out, tell, jobs=jobs, force=force, client=client, spool=spool)
 
 
 def _rebin(
     store: str | os.PathLike[str],
     dt: float,
     out: str | os.PathLike[str] | None,
-    jobs: int | None,
-    force: bool,
     tell: Progress | None,
+    **how: Any,
 ) -> str:
     path, dt_ns = locate(store), dt_to_ns(dt)
     out = None if out is None else local(out)  # now: what is called meanwhile may change the folder
@@ -146,7 +148,7 @@ def _rebin(
     request = Request(
         pipeline, recipe, target, attrs["digest"], current, time.time_ns(), entry, {}, made, command=command
     )
-    return run(request, jobs=jobs, force=force, progress=tell)
+    return run(request, progress=tell, **how)
 
 
 class StoredCube(Pipeline):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from strfcube.builder.ledger import Ledger
+    from strfcube.builder.worker import Workers
     from strfcube.progress import Progress
 
 log = logging.getLogger("strfcube")
@@ -25,14 +26,10 @@ SECONDS_VARIABLE = "STRFCUBE_SOURCE_SECONDS"
 
 
 WRITING = 10  # times as long may writing a part of the cube take
-FROM_OUTSIDE = (
-    "a worker process was ended from outside, perhaps for want of memory: the same command goes on where this one "
-    "ended; with fewer --jobs it needs less memory"
-)
 
 
 class LostWorkerError(StrfcubeError):
-    """A worker process ended before its task did."""
+    """A worker ended before its task did, or cannot do it: the same command goes on from what is done."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,12 @@ def workers(jobs: int) -> AbstractContextManager[Pool | None]:
 
 
 def run(
-    stage: str, tasks: Sequence[Task], shared: Any, pool: Pool | None, ledger: Ledger, progress: Progress | None = None
+    stage: str,
+    tasks: Sequence[Task],
+    shared: Any,
+    pool: Workers | None,
+    ledger: Ledger,
+    progress: Progress | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Results of all tasks by name; those that the ledger already has are not run again.
 
@@ -87,7 +89,7 @@ def run(
     Exception
         The first that a task raises; what others finished stays in the ledger.
     """
-    results = ledger.read()
+    results = ledger.read([task.name for task in tasks])
     waiting = [task for task in tasks if task.name not in results]
     total = sum(task.size for task in tasks)
     finished = total - sum(task.size for task in waiting)
@@ -125,7 +127,7 @@ def run(
                     done(task, future.result())
                 except EndedError as end:
                     if end.from_outside:
-                        raise LostWorkerError(FROM_OUTSIDE) from end
+                        raise LostWorkerError(pool.lost.format(task=f"{stage} {task.name}")) from end
                     if task.ended and end.over_limit:
                         done(task, task.ended(f"took more than {limit:g} s of processor time"))
                     elif end.over_limit:

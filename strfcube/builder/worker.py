@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import pickle
+import platform
 import queue
 import signal
 import subprocess
@@ -18,7 +19,8 @@ import threading
 import traceback
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import IO, TYPE_CHECKING, Any
+from functools import cached_property
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from strfcube.errors import StrfcubeError
 from strfcube.fetching.credentials import VARIABLES
@@ -67,6 +69,27 @@ class EndedError(Exception):
         return f"ended with code {self.code}"
 
 
+class Workers(Protocol):
+    """Who carries out tasks: worker processes of this machine, or those of a cluster.
+
+    Attributes
+    ----------
+    lost : str
+        What to say of a ``{task}`` whose worker was ended from outside.
+    """
+
+    lost: str
+
+    def share(self, value: Any) -> None:
+        """Give every worker the first argument of the tasks that follow."""
+
+    def submit(
+        self, function: Callable[..., Any], *args: Any, limit: float = math.inf, fresh: bool = False
+    ) -> Future[Any]:
+        """Call ``function(shared, *args)`` in a worker; as in `Pool`."""
+        ...
+
+
 def _without_secrets() -> dict[str, str]:
     """The environment of a worker: none has a use for a password."""
     return {name: value for name, value in os.environ.items() if name not in VARIABLES}
@@ -81,11 +104,16 @@ class Pool:
         How many.
     """
 
+    lost = (
+        "a worker process was ended from outside, perhaps for want of memory: the same command goes on where this one "
+        "ended; with fewer --jobs it needs less memory"
+    )
+
     def __init__(self, jobs: int) -> None:
         self._threads = ThreadPoolExecutor(jobs, "strfcube-worker")
         self._mine = threading.local()
         self._lock = threading.Lock()
-        self._all: list[_Worker] = []
+        self._all: list[Worker] = []
         self._closed = False
         self._shared: tuple[int, bytes] = (0, b"")
         for _ in range(jobs):
@@ -93,7 +121,7 @@ class Pool:
 
     def share(self, value: Any) -> None:
         """Give every worker the first argument of the tasks that follow; it travels once to each."""
-        self._shared = (self._shared[0] + 1, _dumps(value))
+        self._shared = (self._shared[0] + 1, dumps(value))
 
     def submit(
         self, function: Callable[..., Any], *args: Any, limit: float = math.inf, fresh: bool = False
@@ -118,29 +146,25 @@ class Pool:
         if fresh:
             self._drop()
         worker, (version, shared) = self._worker(), self._shared
-        request = _dumps((function, args, limit))
         try:
-            ok, value = worker.ask(version, shared, request)
-        except (OSError, EOFError, ValueError):  # ValueError: the pool was closed meanwhile
-            code = worker.process.wait()
+            answer = worker.ask(version, shared, dumps((function, args, limit)))
+        except EndedError:
             self._drop()
-            raise EndedError(code) from None
-        if not ok:
-            raise value
-        return value
+            raise
+        return value_of(answer)
 
-    def _worker(self) -> _Worker:
-        worker: _Worker | None = getattr(self._mine, "worker", None)
+    def _worker(self) -> Worker:
+        worker: Worker | None = getattr(self._mine, "worker", None)
         if worker is None:
             with self._lock:
                 if self._closed:
                     raise StrfcubeError("the workers were ended")
-                worker = self._mine.worker = _Worker()
+                worker = self._mine.worker = Worker()
                 self._all.append(worker)
         return worker
 
     def _drop(self) -> None:
-        worker: _Worker | None = getattr(self._mine, "worker", None)
+        worker: Worker | None = getattr(self._mine, "worker", None)
         if worker is not None:
             worker.end()
             self._mine.worker = None
@@ -169,7 +193,7 @@ def _folder() -> str | None:
     return None
 
 
-class _Worker:
+class Worker:
     """One process, seen from its parent."""
 
     def __init__(self) -> None:
@@ -181,16 +205,24 @@ class _Worker:
         )  # fmt: skip
         self._version = 0
 
-    def ask(self, version: int, shared: bytes, request: bytes) -> tuple[bool, Any]:
-        """Send one task and wait for its answer."""
+    def ask(self, version: int, shared: bytes, request: bytes) -> bytes:
+        """Send one task and wait for its answer, which `value_of` reads.
+
+        Raises
+        ------
+        EndedError
+            If the process ends before it answers.
+        """
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        if version != self._version:
-            _send(self.process.stdin, b"s" + shared)
-            self._version = version
-        _send(self.process.stdin, b"t" + request)
-        ok, value = pickle.loads(_receive(self.process.stdout))
-        return bool(ok), value
+        try:
+            if version != self._version:
+                _send(self.process.stdin, b"s" + shared)
+                self._version = version
+            _send(self.process.stdin, b"t" + request)
+            return _receive(self.process.stdout)
+        except (OSError, EOFError, ValueError):  # ValueError: it was ended meanwhile
+            raise EndedError(self.process.wait()) from None
 
     def end(self) -> None:
         """End it, and wait until it is gone."""
@@ -200,6 +232,14 @@ class _Worker:
             if stream is not None:
                 with suppress(OSError):  # what was not sent any more
                     stream.close()
+
+
+def value_of(answer: bytes) -> Any:
+    """What the task gave; or raise what it raised."""
+    ok, value = pickle.loads(answer)
+    if not ok:
+        raise value
+    return value
 
 
 def main(parent: int) -> None:
@@ -218,21 +258,36 @@ def main(parent: int) -> None:
         import strfcube.builder.ingest
         import strfcube.builder.write  # noqa: F401
 
-    shared: Any = None
+    shared = _Shared(pickle.dumps(None))
     while True:
         message = message or waiting.get()
         if message[:1] == b"s":
-            shared = pickle.loads(message[1:])
+            shared = _Shared(message[1:])
         else:
             _send(replies, _answer(shared, message[1:]))
         message = None
 
 
-def _answer(shared: Any, request: bytes) -> bytes:
+class _Shared:
+    """What all tasks are given, unpickled by the first of them, so that it is a task that fails where it cannot be."""
+
+    def __init__(self, pickled: bytes) -> None:
+        self.pickled = pickled
+
+    @cached_property
+    def value(self) -> Any:
+        return pickle.loads(self.pickled)
+
+
+def _answer(shared: _Shared, request: bytes) -> bytes:
     try:
-        function, args, limit = pickle.loads(request)
+        try:
+            (function, args, limit), first = pickle.loads(request), shared.value
+        except ImportError as error:
+            what = f"a worker process on {platform.node()} cannot load the pipeline ({error}): install it there"
+            raise StrfcubeError(what) from error
         _limit(limit)
-        return pickle.dumps((True, function(shared, *args)))
+        return pickle.dumps((True, function(first, *args)))
     except Exception as error:
         if not isinstance(error, StrfcubeError):  # those say it all in one line
             error.add_note(traceback.format_exc())
@@ -280,7 +335,7 @@ def _limit(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft, hard))
 
 
-def _dumps(value: Any) -> bytes:
+def dumps(value: Any) -> bytes:
     """Pickle, by value where something comes from a script or a notebook."""
     import cloudpickle
 

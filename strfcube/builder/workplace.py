@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -19,12 +19,15 @@ from strfcube.cube.store import REPLACED, RESUME, beside, existing_cube
 from strfcube.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from filelock import BaseFileLock
 
     from strfcube.builder.recipe import Recipe
 
 STAGES = ("spool", "ingest", "write")
 MARKER = "recipe.json"
+_PART = "part-"
 
 
 def work_folder(target: str) -> Path:
@@ -191,13 +194,29 @@ def recover(work: Path, target: str) -> None:
         os.rename(old, target)
 
 
-def resume_or_restart(work: Path, target: str, recipe: Recipe, fingerprint: str, command: str = "") -> None:
-    """Keep what an unfinished build of the same recipe and raw files left; clear anything else away."""
+def same_as_begun(work: Path, recipe: Recipe, fingerprint: str) -> bool | None:
+    """Whether the unfinished build that lies here is of this recipe and these raw files; None where none lies here."""
+    marker = work / MARKER
+    return marker.read_bytes() == _stamp(recipe, fingerprint) if marker.exists() else None
+
+
+def _stamp(recipe: Recipe, fingerprint: str) -> bytes:
     from strfcube.version import __version__
 
-    stamp = json.dumps([__version__, recipe.to_json(), fingerprint])
-    marker = work / MARKER
-    if not marker.exists() or marker.read_bytes() != stamp.encode():
+    return json.dumps([__version__, recipe.to_json(), fingerprint]).encode()
+
+
+def resume_or_restart(
+    work: Path, target: str, recipe: Recipe, fingerprint: str, command: str = "", spool: str | None = None
+) -> None:
+    """Keep what an unfinished build of the same recipe and raw files left; clear anything else away.
+
+    Parameters
+    ----------
+    spool : str, optional
+        Folder for the spools, where it is not the work folder itself; one that was given before stays.
+    """
+    if not same_as_begun(work, recipe, fingerprint):
         clear(work)
         if "://" in target:
             import fsspec
@@ -205,10 +224,38 @@ def resume_or_restart(work: Path, target: str, recipe: Recipe, fingerprint: str,
             fs, inner = fsspec.url_to_fs(target)
             if fs.exists(inner):
                 fs.rm(inner, recursive=True)
+    link = work / "spool"
+    if link.is_symlink() and not link.exists():  # what it leads to was cleared away
+        link.unlink()
+    if spool is not None:
+        if not spools_in(work, spool):
+            _clear_spools(link)
+        make_private(_spools(work, spool))
+        if not link.is_symlink():
+            link.symlink_to(_spools(work, spool))
     for name in STAGES:
         (work / name).mkdir(exist_ok=True)
-    marker.write_bytes(stamp.encode())
+    (work / MARKER).write_bytes(_stamp(recipe, fingerprint))
     (work / RESUME).write_bytes(os.fsencode(command))
+
+
+def spools_in(work: Path, folder: str) -> bool:
+    """Whether the spools of an unfinished build lie in this folder."""
+    link = work / "spool"
+    return link.is_symlink() and Path(os.readlink(link)) == _spools(work, folder)
+
+
+def _spools(work: Path, folder: str) -> Path:
+    """A folder of ours within another, which the work folder links to."""
+    return Path(folder, f"{work.name}-{hashlib.sha256(os.fsencode(work.absolute())).hexdigest()[:8]}")
+
+
+def _clear_spools(path: Path) -> None:
+    if path.is_symlink():
+        shutil.rmtree(os.readlink(path), ignore_errors=True)
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
 
 
 def clear(work: Path) -> None:
@@ -220,7 +267,9 @@ def clear(work: Path) -> None:
     for path in work.iterdir():
         if path.name in ("lock", REPLACED):
             continue
-        if path.is_dir() and not path.is_symlink():
+        if path.name == "spool":
+            _clear_spools(path)
+        elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
@@ -248,29 +297,89 @@ def writable(target: str) -> Iterator[None]:
 
 @contextmanager
 def locked(work: Path) -> Iterator[None]:
-    """One build of a store at a time; the second waits. The lock goes with its process, however that ends.
+    """One build of a store at a time; the second waits, also for parts. A lock goes with its process, however it ends.
 
     Raises
     ------
     StoreError
         If the work folder is not this user's own.
     """
+    from filelock import FileLock
+
+    with _alone(work), ExitStack() as parts:
+        for path in sorted(work.glob(f"{_PART}*.lock")):
+            lock = FileLock(path)
+            _acquire(lock, f"a part of this build is writing {work}")
+            parts.callback(lock.release)
+        yield
+
+
+@contextmanager
+def sharing(work: Path, part: str, begin: Callable[[], bool]) -> Iterator[bool]:
+    """A part of a build, beside others; the same part at another place waits.
+
+    Parameters
+    ----------
+    part : str
+        Its name.
+    begin : callable
+        Called while nobody else is at work on the folder as a whole; gives whether there is anything to do.
+    """
     from filelock import FileLock, Timeout
 
-    lock, patience = FileLock(work / "lock"), 0.0
+    lock = FileLock(work / f"{_PART}{part}.lock")
+    while True:
+        with _alone(work):
+            if not begin():
+                yield False
+                return
+            with suppress(Timeout):
+                lock.acquire(timeout=0)
+        if lock.is_locked:
+            break
+        with suppress(FileNotFoundError):  # the build is done, and took its folder with it
+            _acquire(lock, f"part {part} is at work elsewhere")
+        lock.release()
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+@contextmanager
+def in_turn(work: Path) -> Iterator[None]:
+    """One part after the other, for what two of them cannot do at once."""
+    from filelock import FileLock
+
+    with FileLock(work / "turn.lock"):
+        yield
+
+
+def _acquire(lock: BaseFileLock, why: str) -> None:
+    """Take a lock; say why it takes time, if it does."""
+    from filelock import Timeout
+
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"strfcube: {why}; waiting for it", file=sys.stderr)
+        lock.acquire()
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    from filelock import FileLock
+
+    lock = FileLock(work / "lock")
     while True:
         make_private(work)
         try:
-            lock.acquire(timeout=patience)
-        except Timeout:
-            print(f"strfcube: another build is writing {work}; waiting for it", file=sys.stderr)
-            patience = -1
+            _acquire(lock, f"another build is writing {work}")
         except FileNotFoundError:
             continue  # the other build is done, and took its folder with it
-        else:
-            if (work / "lock").exists():
-                break
-            lock.release()
+        if (work / "lock").exists():
+            break
+        lock.release()
     try:
         yield
     finally:

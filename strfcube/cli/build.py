@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,7 +18,7 @@ from strfcube.fetching.fetch import Visit, carry_out, lacking, refusal
 from strfcube.progress import Display
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
 
@@ -46,6 +47,9 @@ def _build_command(e: catalog.Entry) -> click.Command:
                      help="Spectrogram window around the bin's centre, or ending with it."),
         click.Option(["--audio/--no-audio"], default=True, help="Keep the waveforms in the cube."),
         click.Option(["--jobs"], type=int, help="Worker processes; 0: this one. [default: all processors]"),
+        *cluster_options(),
+        click.Option(["--part"], metavar="I/N", help="Do one of N parts, as a job of an array."),
+        click.Option(["--finalise"], is_flag=True, help="Make the cube of what the parts did."),
         click.Option(["--dry-run"], is_flag=True, help="Say what would be built, and stop."),
         click.Option(["--strict"], is_flag=True, help="Stop at the first warning."),
         click.Option(["--force"], is_flag=True, help="Build again, replace another recipe."),
@@ -68,6 +72,26 @@ def _build_command(e: catalog.Entry) -> click.Command:
     text = f"Build {e.title}.\n\n\b\nExample:\n  strfcube build {e.name}"
     return click.Command(e.name, params=[*common, *own, *front], callback=callback, help=text, short_help=e.title,
                          context_settings=CONTEXT)  # fmt: skip
+
+
+def cluster_options() -> list[click.Parameter]:
+    """The options of whatever can be done by a cluster."""
+    return [
+        click.Option(["--cluster"], metavar="ADDRESS", help="Dask scheduler, its file, or local[:N]; not --jobs."),
+        click.Option(["--spool"], type=click.Path(), help="Shared folder for what is read, instead of beside --out."),
+    ]
+
+
+@contextmanager
+def client_of(cluster: str | None) -> Iterator[Any]:
+    """A client of the cluster that was given; None without one."""
+    if cluster is None:
+        yield None
+        return
+    from strfcube.builder.cluster import connected
+
+    with connected(cluster) as client:
+        yield client
 
 
 def _flag(name: str, type_: type, text: str, choices: Sequence[str] = ()) -> click.Option:
@@ -96,19 +120,20 @@ def _front_end_flags() -> list[tuple[str, type, str, tuple[str, ...]]]:
 
 
 def _build(e: catalog.Entry, values: dict[str, Any]) -> None:
-    how = {key: values.pop(key) for key in ("jobs", "force", "strict")}
+    how = {key: values.pop(key) for key in ("jobs", "force", "strict", "spool", "part")}
+    cluster, finish = values.pop("cluster"), values.pop("finalise")
     consent = {key: values.pop(key, False) for key in ("yes", "accept_terms", "keep_archives")}
     fetch, extra, dry_run = values.pop("fetch", None), values.pop("extra", ()), values.pop("dry_run")
     given = {key: value for key, value in values.items() if value is not None}
     only = fetching.parse_only(values["only"])
-    with Display(always=True) as progress:
+    with Display(always=True) as progress, client_of(None if dry_run else cluster) as client:
         if not dry_run:
             progress("survey", 0, 0)  # at once: what follows takes a moment to load
         from strfcube.builder.build import run, see_jobs
         from strfcube.builder.listing import preview
         from strfcube.builder.request import Standing, prepare
 
-        see_jobs(how["jobs"])
+        see_jobs(how["jobs"], cluster)
         command = as_given(without=("--dry-run", "--fetch", "--no-fetch", "--yes", "--accept-terms"))
 
         def bring(entry: catalog.Entry) -> None:
@@ -140,8 +165,9 @@ def _build(e: catalog.Entry, values: dict[str, Any]) -> None:
             click.echo(f"would build {request.target} from {request.pipeline.raw}")
             click.echo(", ".join(f"{count:,} {what}" for what, count in seen.items()))
             return
-        path = run(request, progress=progress, **how)
-    report(path)
+        path = run(request, progress=progress, client=client, finish=finish, **how)
+    if how["part"] is None:
+        report(path)
 
 
 def report(path: str) -> None:
