@@ -7,6 +7,7 @@ import os
 import stat
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,11 +148,13 @@ class _Rows:
 
     @property
     def names(self) -> copies.Names:
-        """What the numbers in the columns mean."""
-        stims, neurons = (
-            {at: label for label, at in known.items()} for known in (self.context.stims, self.context.neurons)
-        )
-        return copies.Names(list(self.files), stims.__getitem__, neurons.__getitem__)
+        """What the numbers in the columns mean; looked up where one is told, for few sources have anything to tell."""
+
+        def named(known: Mapping[str, int], wanted: int) -> str:
+            return next(label for label, at in known.items() if at == wanted)
+
+        stims, neurons = self.context.stims, self.context.neurons
+        return copies.Names(list(self.files), partial(named, stims), partial(named, neurons))
 
     def add(self, record: Trial | Trials) -> None:
         neuron = self._index("neuron", record.neuron, self.context.neurons)

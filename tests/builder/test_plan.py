@@ -139,7 +139,7 @@ def test_the_survey_sets_the_order():
     assert plan.n_repeats.tolist() == [[4, 2], [1, 0]]
     assert plan.n_rejected.tolist() == [[0, 0], [1, 0]]
     assert plan.n_bins.tolist() == [10, 30]
-    assert [w.spool for w in plan.where] == [1, 0]
+    assert plan.where.spool.tolist() == [1, 0]
     assert plan.row_start.tolist() == [0, 6, 8]
     assert plan.spike_start.tolist() == [0, 20, 30]
     assert plan.response.shape == (2, 2, 4, 30)

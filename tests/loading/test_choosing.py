@@ -2,9 +2,11 @@
 
 import os
 import pickle
+import shutil
 
 import numpy as np
 import pytest
+import xarray as xr
 from cubes import make_cube, strings
 from stores import make_store
 
@@ -261,3 +263,43 @@ def test_a_view_finds_its_store_from_another_folder(tmp_path, monkeypatch):
     for there in (view, pickle.loads(sent), pickle.loads(pickle.dumps(view.sel(area="MLd")))):
         np.testing.assert_array_equal(there.batch([0, 1])["stims"], wanted["stims"])
     np.testing.assert_array_equal(view.ds["response"].isel(stim=0).values[:, :2, :20], wanted["responses"][0])
+
+
+def sent_and_read(view):
+    there = pickle.loads(pickle.dumps(view))
+    xr.testing.assert_identical(there.ds.drop_vars(["response", "stimulus"]), view.ds.drop_vars(["response", "stimulus"]))
+    for name in ("response", "stimulus"):
+        assert there.ds[name].identical(view.ds[name])
+    got, wanted = there.batch([0, 1]), view.batch([0, 1])
+    np.testing.assert_array_equal(got["responses"], wanted["responses"])
+    np.testing.assert_array_equal(got["stims"], wanted["stims"])
+    assert got["neuron"].tolist() == wanted["neuron"].tolist()
+    return there
+
+
+def test_a_process_reads_labels_and_coverage_itself(tmp_path):
+    _, path = make_store(tmp_path, stim=60, neuron=4000, repeat=1, bins=2, bands=2, holes=False)
+    view = CubeView(path)
+    some = sum(v.nbytes for n, v in view._source.cube.variables.items() if n not in ("response", "stimulus"))
+    assert some > 1_000_000
+    view.batch([0])
+    assert len(pickle.dumps(view)) < some / 20
+    assert len(pickle.dumps(view.sel(animal="gg", split="train"))) < some / 20
+    sent_and_read(view.sel(animal="gg", split="train")[1:40])
+    ds = strfcube.open(path)
+    for cube in (
+        ds.isel(neuron=np.arange(4000)[::-2], stim=slice(3, 30), time=slice(0, 1)),
+        ds.assign_coords(depth=("neuron", np.arange(4000.0))).drop_vars("animal"),
+        ds.assign(n_rejected=ds["n_rejected"] + 1).assign_attrs(note="mine"),
+        ds.assign_coords(neuron=[f"other{n}" for n in range(4000)]),
+    ):
+        sent_and_read(CubeView(cube, extra=("stim_type",)))
+    lazily = CubeView(ds.assign(response=ds["response"] * 2))  # of values that no store holds
+    assert lazily._source._sent is None
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(lazily))[0]["responses"], 2 * view[0]["responses"])
+    sent = pickle.dumps(view)
+    make_store(tmp_path / "other", stim=60, neuron=4000, repeat=1, bins=2, bands=2, holes=False, seed=9)
+    shutil.rmtree(path)
+    (tmp_path / "other" / "cube.zarr").rename(path)
+    with pytest.raises(StoreError, match="was built again while it was open"):
+        pickle.loads(sent)
