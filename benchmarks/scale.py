@@ -208,7 +208,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="for the cubes; default: a temporary one")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--sources", type=int, default=2000, help="that the neurons are shared out among")
-    parser.add_argument("--keep", action="store_true", help="leave the cubes in the folder, and read those that are there")
+    parser.add_argument(
+        "--keep", action="store_true", help="leave the cubes in the folder, and read those that are there"
+    )
     parser.add_argument("--stage", choices=("build", "read"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.stage:

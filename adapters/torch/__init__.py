@@ -54,8 +54,8 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
         Where batches go; counts lie there or travel as bytes, and become floats and mask there. A worker process of a
         DataLoader of one's own leaves batches in its own memory.
     **options
-        ``mode``, ``audio_fs``, ``average_repeats``, ``smooth_ms``, ``cache``, ``extra``, ``allow_mixed``, ``layout`` and
-        ``cache_dir``: those of `strfcube.loading.CubeView`, which also says what items and batches hold.
+        ``mode``, ``audio_fs``, ``average_repeats``, ``smooth_ms``, ``cache``, ``extra``, ``allow_mixed``,
+        ``layout`` and ``cache_dir``: those of `strfcube.loading.CubeView`, which also says what items and batches hold.
 
     Raises
     ------

@@ -109,7 +109,8 @@ def _known(there: Mapping[Any, Any], flat: list[Any], value: Any) -> bool:
 def told(wanted: Any) -> str:
     """What was asked for, in a message: of many values the first."""
     if isinstance(wanted, Sequence | np.ndarray) and not isinstance(wanted, str | bytes) and len(wanted) > _SHOWN:
-        return f"[{', '.join(repr(v) for v in list(wanted[:3]))}, ...] ({len(wanted):,} values)"
+        first = wanted[:3].tolist() if isinstance(wanted, np.ndarray) else wanted[:3]
+        return f"[{', '.join(map(repr, first))}, ...] ({len(wanted):,} values)"
     return repr(wanted)
 
 

@@ -322,8 +322,8 @@ def _build(request: Request, work: Path, pool: Pool | None, strict: bool, progre
     made = dataclasses.replace(made, response=dataclasses.replace(made.response, attrs=attrs))
     stimulus = stimulus_layout(len(stimuli), len(frequencies), made.response.shape[3], spec_attrs)
     rows, times = trial_layouts(int(made.row_start[-1]), int(made.spike_start[-1]), made.tests)
-    job = write.Job(store, made.without_coverage(), stimulus, rows, times, stimuli, front_end, kernels, recipe.align, recipe.dt_ns,
-                    survey.ready_made, pipeline.raw)  # fmt: skip
+    job = write.Job(store, made.without_coverage(), stimulus, rows, times, stimuli, front_end, kernels, recipe.align,
+                    recipe.dt_ns, survey.ready_made, pipeline.raw)  # fmt: skip
     record = Ledger(work / "write", store)
     keep_only(store, [key for entry in record.read().values() for key in entry["files"]])
     with no_consolidation_warning():

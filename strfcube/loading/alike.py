@@ -34,7 +34,7 @@ def refuse_unlike(what: str, first: CubeView, second: CubeView, *, batch: bool =
         return
     a, b = first._labels, second._labels
     if not np.array_equal(a, b):
-        only = _lacking(b, a) or _lacking(a, b)
+        only = lacking(b, a) or lacking(a, b)
         told = f", such as {only[0]!r}" if only else " in another order"
         raise UsageError(
             f"{what}: the views show different neurons, {len(a)} and {len(b)}{told}; take both from "
@@ -59,7 +59,8 @@ def refuse_unlike(what: str, first: CubeView, second: CubeView, *, batch: bool =
             raise UsageError(f"{what}: the views are read differently: {field.name} is not the same")
 
 
-def _lacking(labels: NDArray[Any], others: NDArray[Any]) -> list[Any]:
+def lacking(labels: NDArray[Any], others: NDArray[Any]) -> list[Any]:
+    """Those of some labels that are not among others."""
     known = set(others.tolist())
     return [label for label in labels.tolist() if label not in known]
 

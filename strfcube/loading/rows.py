@@ -60,7 +60,11 @@ class Rows:
 
 
 def mean_over_repeats(
-    values: NDArray[np.float32], seen: NDArray[np.bool_], repeat: Index, out: NDArray[np.float32], mask: NDArray[np.bool_]
+    values: NDArray[np.float32],
+    seen: NDArray[np.bool_],
+    repeat: Index,
+    out: NDArray[np.float32],
+    mask: NDArray[np.bool_],
 ) -> None:
     """Mean of what was observed of each neuron of one stimulus.
 

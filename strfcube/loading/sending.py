@@ -1,4 +1,4 @@
-"""A cube on its way to another process: where it is stored, which part of it, and what it holds that the store does not.
+"""A cube on its way to another process: where it is stored, which part of it, and what it holds beside the store.
 
 The labels and the coverage of 70,000 neurons are hundreds of megabytes, and a worker that is started anew would be sent
 all of them. It can read them itself.
