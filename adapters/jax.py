@@ -35,8 +35,8 @@ class CubeDataset(CubeView):
         travel to it as bytes and become floats and mask there.
     **options
         ``mode``, ``audio_fs``, ``average_repeats``, ``smooth_ms``, ``cache``, ``extra``, ``allow_mixed``,
-        ``layout`` and ``cache_dir``: those of `strfcube.loading.CubeView`, which also says what items and batches hold, and whose
-        `loader` iterates.
+        ``layout`` and ``cache_dir``: those of `strfcube.loading.CubeView`, which also says what items and batches hold,
+        and whose `loader` iterates.
 
     Raises
     ------

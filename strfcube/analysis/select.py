@@ -49,6 +49,10 @@ class Choice:
         """All stimuli and neurons of a cube, with data or without."""
         return cls(np.arange(ds.sizes["stim"]), np.arange(ds.sizes["neuron"]))
 
+    def __reduce__(self) -> Any:  # it travels to every worker of a loader
+        pairs = None if self.pairs is None else (self.pairs.shape, np.packbits(self.pairs))
+        return _unpacked, (as_slice(self.stim), as_slice(self.neuron), pairs)
+
     def counts(self, n_repeats: NDArray[Any]) -> NDArray[Any]:
         """Trials of the shown pairs, 0 where a pair is not chosen.
 
@@ -108,6 +112,16 @@ class Choice:
             stim=self.stim if stim is None else self.stim[positions(stim, len(self.stim), "stim")],
             neuron=self.neuron if neuron is None else self.neuron[positions(neuron, len(self.neuron), "neuron")],
         )
+
+
+def _unpacked(
+    stim: slice | Index, neuron: slice | Index, pairs: tuple[tuple[int, ...], NDArray[np.uint8]] | None
+) -> Choice:
+    found = [np.arange(i.start, i.stop) if isinstance(i, slice) else i for i in (stim, neuron)]
+    if pairs is None:
+        return Choice(*found)
+    shape, bits = pairs
+    return Choice(*found, np.unpackbits(bits, count=shape[0] * shape[1]).view(bool).reshape(shape))
 
 
 def known_keep(keep: Any) -> None:

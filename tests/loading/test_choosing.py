@@ -288,6 +288,10 @@ def test_a_process_reads_labels_and_coverage_itself(tmp_path):
     assert len(pickle.dumps(view)) < some / 20
     assert len(pickle.dumps(view.sel(animal="gg", split="train"))) < some / 20
     sent_and_read(view.sel(animal="gg", split="train")[1:40])
+    marked = view.where(lambda ds: (ds["n_repeats"] > 0) & (ds["stim_type"] == "flatrip"))  # pairs
+    assert marked._choice.pairs is not None
+    assert len(pickle.dumps(marked)) < some / 20
+    np.testing.assert_array_equal(sent_and_read(marked)._choice.pairs, marked._choice.pairs)
     ds = strfcube.open(path)
     for cube in (
         ds.isel(neuron=np.arange(4000)[::-2], stim=slice(3, 30), time=slice(0, 1)),
