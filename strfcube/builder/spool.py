@@ -205,6 +205,12 @@ def columns(path: str, rows: slice, spikes: slice, values: slice) -> Columns:
         )
 
 
+def times(path: str, spikes: slice) -> NDArray[np.int64]:
+    """Spike times of a part of a spool file, in ns."""
+    with _Spool(path) as spool:
+        return spool.part("times", spikes)
+
+
 def _write(path: str, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
     table, offset = {}, 0
     for name, values in arrays.items():

@@ -288,9 +288,15 @@ def write_trial_rows(job: Job, shard: int) -> dict[str, Any]:
 def write_spike_times(job: Job, shard: int) -> dict[str, Any]:
     """One shard of the spike times."""
     layout = job.spike_time
-    low, high, first, last = _neurons_of(job.plan.spike_start, layout, shard)
-    times = read_trials(job.plan, first, last).times
-    start = int(job.plan.spike_start[first])
+    plan, where = job.plan, job.plan.where
+    low, high, first, last = _neurons_of(plan.spike_start, layout, shard)
+    # Without the rows of their trials, which are more than the spikes where neurons are quiet
+    parts = [
+        spool.times(plan.spools[where.spool[a]], slice(int(where.spikes[a, 0]), int(where.spikes[b - 1, 1])))
+        for a, b in _runs(where, first, last)
+    ]
+    times = np.concatenate(parts) if parts else np.empty(0, np.int64)
+    start = int(plan.spike_start[first])
     written = Written()
     written.add(job.store, layout, (shard,), _slices(times[low - start : high - start], low, layout))
     return written.entry()

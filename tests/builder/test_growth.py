@@ -6,10 +6,12 @@ from concurrent.futures import Future
 
 import numpy as np
 import pytest
-from toy import make_neuron, make_stim, write_toy
+from toy import FAST, make_neuron, make_stim, random_toy, write_toy
 
-from strfcube.builder import ingest, spool, tasks
+import strfcube
+from strfcube.builder import ingest, spool, tasks, write
 from strfcube.builder.ledger import Ledger
+from strfcube.cube.trials import trials_of
 from strfcube.records import Trial, Trials
 
 
@@ -117,3 +119,23 @@ def test_who_waits_for_tasks_looks_at_each_a_few_times(tmp_path):
     results = tasks.run("ingest", todo, None, Pool(), Ledger(tmp_path / "ledger", str(tmp_path)))
     assert sorted(r["n"] for r in results.values()) == list(range(200))
     assert Looked.looks <= 10 * 200
+
+
+def test_spike_times_are_written_without_the_rows_of_their_trials(tmp_path, monkeypatch):
+    """Of neurons that hardly fire, these are far more."""
+    pipeline, truth = random_toy(tmp_path / "raw")
+    asked = []
+    columns = spool.columns
+    monkeypatch.setattr(spool, "columns", lambda *args: asked.append(args[2]) or columns(*args))
+    kept = write.write_spike_times
+
+    def spike_times(*args):
+        asked.clear()
+        result = kept(*args)
+        assert not asked
+        return result
+
+    monkeypatch.setattr(write, "write_spike_times", spike_times)
+    path = strfcube.build(pipeline, out=tmp_path / "cube.zarr", **FAST)
+    found = sum(map(len, trials_of(strfcube.open(path)).spikes()))
+    assert found == sum(len(times) for trials in truth.values() for times in trials) > 100
