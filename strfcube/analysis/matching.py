@@ -108,7 +108,8 @@ def _known(there: Mapping[Any, Any], flat: list[Any], value: Any) -> bool:
 
 def told(wanted: Any) -> str:
     """What was asked for, in a message: of many values the first."""
-    if isinstance(wanted, Sequence | np.ndarray) and not isinstance(wanted, str | bytes) and len(wanted) > _SHOWN:
+    several = isinstance(wanted, Sequence) and not isinstance(wanted, str | bytes)
+    if (several or (isinstance(wanted, np.ndarray) and wanted.ndim == 1)) and len(wanted) > _SHOWN:
         first = wanted[:3].tolist() if isinstance(wanted, np.ndarray) else wanted[:3]
         return f"[{', '.join(map(repr, first))}, ...] ({len(wanted):,} values)"
     return repr(wanted)

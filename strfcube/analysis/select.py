@@ -115,13 +115,13 @@ class Choice:
 
 
 def _unpacked(
-    stim: slice | Index, neuron: slice | Index, pairs: tuple[tuple[int, ...], NDArray[np.uint8]] | None
+    stim: slice | Index, neuron: slice | Index, pairs: tuple[tuple[int, int], NDArray[np.uint8]] | None
 ) -> Choice:
-    found = [np.arange(i.start, i.stop) if isinstance(i, slice) else i for i in (stim, neuron)]
+    at: list[Any] = [np.arange(i.start, i.stop) if isinstance(i, slice) else i for i in (stim, neuron)]
     if pairs is None:
-        return Choice(*found)
+        return Choice(at[0], at[1])
     shape, bits = pairs
-    return Choice(*found, np.unpackbits(bits, count=shape[0] * shape[1]).view(bool).reshape(shape))
+    return Choice(at[0], at[1], np.unpackbits(bits, count=shape[0] * shape[1]).view(bool).reshape(shape))
 
 
 def known_keep(keep: Any) -> None:

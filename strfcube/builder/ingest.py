@@ -144,7 +144,9 @@ class _Rows:
     def __init__(self, context: Context, report: Any, source: str) -> None:
         self.context, self.report, self.source = context, report, source
         # A trial is as many bytes as its columns and spikes are: an object for each of them would be thousands
-        self.lists = {name: array("d" if name in _FLOATS else "q") for name in spool.ROW_COLUMNS if name != "repeat"}
+        self.lists: dict[str, array[Any]] = {
+            name: array("d" if name in _FLOATS else "q") for name in spool.ROW_COLUMNS if name != "repeat"
+        }
         self.times, self.values = array("d"), array("f")
         self.files: dict[str, int] = {}
         self.tests: dict[str, int] = {}

@@ -103,8 +103,7 @@ class BatchReader:
 
     def window(self, batch_size: int) -> int:
         """Batches that may be asked for ahead of their time."""
-        trials = len(self.neuron) * int(self.n_repeats.max(initial=1))
-        each = trials * self.source.cube.sizes["time"] * batch_size
+        each = len(self.neuron) * int(self.n_repeats.max(initial=1)) * self.source.cube.sizes["time"] * batch_size
         return max(1, _AHEAD_BYTES // max(1, each))
 
     def fetch(self, items: Sequence[int]) -> None:
@@ -182,7 +181,7 @@ class BatchReader:
                 mask[b][:, 0] = count > 0
                 responses[b][:, 0] = np.nan
                 np.divide(total, count, out=responses[b][:, 0], where=mask[b][:, 0])
-            self._scale(responses[b].reshape(len(self.neuron), -1), slice(None))
+            self._scale(responses[b], slice(None))
 
         return {"responses": responses} | ({} if mask is None else {"valid_mask": mask}), fill
 
@@ -232,9 +231,10 @@ class BatchReader:
             values[...] = smooth(named, self.dt_ms, self.reading.smooth_ms).values
 
     def _scale(self, values: NDArray[Any], neuron: slice | NDArray[np.intp]) -> None:
-        """Normalise, in place: values [shape=(row, ...)], and the visible neuron of each row."""
+        """Normalise, in place: values [shape=(row, ..., time)], and the visible neuron of each row."""
         if self.reading.normalize is not None:
-            shift, scale = (v[self.neuron][neuron, None].astype(np.float32) for v in self.reading.normalize)
+            each_row = (slice(None), *(None,) * (values.ndim - 1))
+            shift, scale = (v[self.neuron][neuron][each_row].astype(np.float32) for v in self.reading.normalize)
             np.subtract(values, shift, out=values)
             np.divide(values, scale, out=values)
 

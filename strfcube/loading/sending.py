@@ -98,13 +98,14 @@ def sent(cube: xr.Dataset) -> Sent | None:
     if here.store != there.store or not np.array_equal(here.stim, there.stim) or (here.stim < 0).any():
         return None
     sizes = dict(zip(("repeat", "frequency", "time"), (len(responses.rest[0]), *map(len, sounds.rest)), strict=True))
-    part = {name: slice(0, size) for name, size in sizes.items()}
+    part: dict[str, Any] = {name: slice(0, size) for name, size in sizes.items()}
     part |= {"stim": as_slice(here.stim), "neuron": as_slice(here.neuron)}
     here.store.check()
     again = _part(open_cube(here.store.path, cache_dir=here.store.cache_dir), part)
     if dict(again.sizes) != dict(cube.sizes):
         return None
-    same = [n for n, v in cube.variables.items() if n in again.variables and again.variables[n].identical(v)]
+    variables: Mapping[Any, Any] = again.variables  # whose `identical` has no types
+    same = [n for n, v in cube.variables.items() if n in variables and variables[n].identical(v)]
     own = cube.drop_vars({*same, *_STORED})
     own.attrs, own.encoding = {}, {}
     attrs = {name: dict(cube[name].attrs) for name in _STORED}

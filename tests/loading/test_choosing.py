@@ -280,7 +280,8 @@ def sent_and_read(view):
 
 
 def test_a_process_reads_labels_and_coverage_itself(tmp_path):
-    _, path = make_store(tmp_path, stim=60, neuron=4000, repeat=1, bins=2, bands=2, holes=False)
+    sizes = {"stim": 60, "neuron": 4000, "repeat": 1, "bins": 2, "bands": 2, "holes": False}
+    path = strfcube.save(make_cube(**sizes), tmp_path / "cube.zarr")
     view = CubeView(path)
     some = sum(v.nbytes for n, v in view._source.cube.variables.items() if n not in ("response", "stimulus"))
     assert some > 1_000_000
@@ -304,9 +305,8 @@ def test_a_process_reads_labels_and_coverage_itself(tmp_path):
     assert lazily._source._sent is None
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(lazily))[0]["responses"], 2 * view[0]["responses"])
     sent = pickle.dumps(view)
-    make_store(tmp_path / "other", stim=60, neuron=4000, repeat=1, bins=2, bands=2, holes=False, seed=9)
     shutil.rmtree(path)
-    (tmp_path / "other" / "cube.zarr").rename(path)
+    strfcube.save(make_cube(**sizes, seed=9), path)
     with pytest.raises(StoreError, match="was built again while it was open"):
         pickle.loads(sent)
 

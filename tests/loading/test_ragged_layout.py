@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from cubes import make_cube
 from stores import make_store, rewrite
 
 import strfcube
@@ -127,7 +128,7 @@ def test_memory_is_of_what_was_recorded(tmp_path):
     """A batch of a cube of which one pair in forty was recorded is a thirtieth of the dense one."""
     import tracemalloc
 
-    cube, _ = make_store(tmp_path, stim=2, neuron=4000, repeat=2, bins=50, bands=2, holes=False)
+    cube = make_cube(stim=2, neuron=4000, repeat=2, bins=50, bands=2, holes=False)
     counts = np.zeros((2, 4000), "u2")
     counts[:, ::40] = 2
     path = strfcube.save(cube.assign(
