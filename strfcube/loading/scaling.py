@@ -65,7 +65,7 @@ def response_scaling(reader: BatchReader, method: Literal["max", "zscore"], thre
     tuple of ndarray [shape=(visible neuron,)]
         0 and 1 for neurons without data.
     """
-    plain = _plain(reader, normalize=None, layout="ragged")
+    plain = _plain(reader, normalize=None, layout="ragged", cache="none")  # read by the host, whoever else keeps what
     size = len(plain.neuron)
     moments, top = _Moments(), np.zeros(size)
     for item in range(len(plain.stim)):
