@@ -34,9 +34,9 @@ class CubeDataset(CubeView):
         Where batches go (``"cpu"``, ``"gpu"``: the first of its kind); default: where JAX puts new arrays. Counts
         travel to it as bytes and become floats and mask there.
     **options
-        ``mode``, ``audio_fs``, ``average_repeats``, ``smooth_ms``, ``cache``, ``extra``, ``allow_mixed`` and
-        ``cache_dir``: those of `strfcube.loading.CubeView`, which also says what items and batches hold, and whose
-        `loader` iterates.
+        ``mode``, ``audio_fs``, ``average_repeats``, ``smooth_ms``, ``cache``, ``extra``, ``allow_mixed``,
+        ``layout`` and ``cache_dir``: those of `strfcube.loading.CubeView`, which also says what items and batches hold,
+        and whose `loader` iterates.
 
     Raises
     ------

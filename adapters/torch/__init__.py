@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
@@ -16,6 +17,7 @@ from strfcube.adapters.torch.decode import decoded
 from strfcube.errors import UsageError
 from strfcube.loading.alike import refuse_unlike
 from strfcube.loading.loader import Epochs, ahead, ask_ahead, batches_of, checked_prefetch, order_of
+from strfcube.loading.rows import OF_TRIALS
 from strfcube.loading.view import CubeView
 
 if TYPE_CHECKING:
@@ -52,8 +54,8 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
         Where batches go; counts lie there or travel as bytes, and become floats and mask there. A worker process of a
         DataLoader of one's own leaves batches in its own memory.
     **options
-        ``mode``, ``audio_fs``, ``average_repeats``, ``smooth_ms``, ``cache``, ``extra``, ``allow_mixed`` and
-        ``cache_dir``: those of `strfcube.loading.CubeView`, which also says what items and batches hold.
+        ``mode``, ``audio_fs``, ``average_repeats``, ``smooth_ms``, ``cache``, ``extra``, ``allow_mixed``,
+        ``layout`` and ``cache_dir``: those of `strfcube.loading.CubeView`, which also says what items and batches hold.
 
     Raises
     ------
@@ -104,6 +106,10 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
         return None if get_worker_info() is not None else self._place["device"]
 
     @property
+    def _ragged(self) -> bool:
+        return self._reading.layout == "ragged"
+
+    @property
     def _raw(self) -> bool:
         return self._carries and get_worker_info() is None
 
@@ -120,9 +126,6 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
         """Makes batches on the device."""
         return Carrier(self._reader, self._place["device"], self._place["dtype"])
 
-    def __getstate__(self) -> dict[str, Any]:  # what lies on a device does not leave the process
-        return {k: v for k, v in self.__dict__.items() if k != "_carrier"}
-
     def to(self, device: torch.device | str) -> CubeDataset:
         """Send batches to a device: counts travel as bytes, floats and mask are made there."""
         return self.using(device=device)
@@ -138,9 +141,9 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
         return Items(self, indices)
 
     def _read(self, indices: Iterable[int], *, raw: bool, take: Take | None = None) -> Batch:
-        if not raw:
+        if not raw or self._ragged:
             # Other floats are made of the counts, not of floats of four bytes that need their memory as well
-            raw = self._place["dtype"] != torch.float32 and take is None and self._reader.raw_fill == 255
+            raw = (raw or self._place["dtype"] != torch.float32) and take is None and self._reader.raw_fill == 255
             return super()._read(indices, raw=raw, take=take)
         items = self._items(indices)
         bins = int(self._reader.n_bins[items].max(initial=1))
@@ -148,7 +151,7 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
         return {"staged": staged} | self._reader.extras(items, bins) | self._told(items)
 
     def _fetch(self, items: Sequence[int]) -> None:
-        if self._carries:
+        if self._carries and not self._ragged:
             items = np.asarray(items, np.intp)[~self._carrier.there(items)].tolist()
         super()._fetch(items)
 
@@ -288,9 +291,18 @@ def collate(items: Sequence[Batch]) -> Batch:
         _refuse_unlike_arrays(first, other)
     padding = {"stims": 0.0, "responses": torch.nan, "valid_mask": False}
     batch: Batch = {}
+    ragged = "repeat_index" in first
+    if ragged:
+        sizes = torch.tensor([len(item["repeat_index"]) for item in items])
+        batch["stim_index"] = torch.arange(len(items)).repeat_interleave(sizes).to(first["repeat_index"].device)
     for key, one in first.items():
         values = [item[key] for item in items]
-        if key in padding:
+        if ragged and key in OF_TRIALS:
+            if key in padding:
+                longest = max(v.shape[1] for v in values)
+                values = [pad(v, (0, longest - v.shape[1]), value=padding[key]) for v in values]
+            batch[key] = torch.cat(values)
+        elif key in padding:
             shape = torch.tensor([v.shape for v in values]).max(0).values.tolist()
             batch[key] = torch.full((len(values), *shape), padding[key], dtype=one.dtype, device=one.device)
             for b, value in enumerate(values):
@@ -306,7 +318,8 @@ def _refuse_unlike_arrays(first: Batch, other: Batch) -> None:
     """Refuse what can be told without the views: items that were made into other dicts on their way."""
     if first.keys() != other.keys():
         raise UsageError(f"collate: the items hold different keys, {', '.join(first)} and {', '.join(other)}")
-    for key, axes in (("responses", (0,)), ("stims", tuple(range(first["stims"].ndim - 1)))):
+    of_neurons = () if "repeat_index" in first else (0,)
+    for key, axes in (("responses", of_neurons), ("stims", tuple(range(first["stims"].ndim - 1)))):
         shapes = [tuple(item[key].shape[axis] for axis in axes) for item in (first, other)]
         if shapes[0] != shapes[1] or first[key].device != other[key].device:
             what = f"{shapes[0]} on {first[key].device} and {shapes[1]} on {other[key].device}"

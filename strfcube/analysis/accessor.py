@@ -294,7 +294,7 @@ class StrfAccessor:
         beside, whole = aligned(pred, whole, self._reached_bins())
         response = self._repeated()
         if "stim" in beside.dims:
-            both = np.isin(response["stim"].values, beside["stim"].values)
+            both = response.get_index("stim").isin(beside.get_index("stim"))  # of objects, NumPy compares all with all
             response = response.isel(stim=np.flatnonzero(both)) if both.any() else whole
             beside = beside.sel(stim=response["stim"])
         if "neuron" in beside.dims:
@@ -340,7 +340,7 @@ class StrfAccessor:
         if trials is None:
             whole, trials = self._stored_trials()
         for dim in ("stim", "neuron"):
-            if not np.isin(self._ds[dim].values, whole[dim].values).all():
+            if not self._ds.get_index(dim).isin(whole.get_index(dim)).all():
                 store = self._ds.encoding.get("source")
                 raise StoreError(
                     f"the trials of {store} are of other {dim}s: give trials=, or ask each cube for its own"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,7 +56,7 @@ def matches(key: str, coord: xr.DataArray, wanted: Any) -> Bools:
     else:
         return _among(key, coord, values, wanted)
     if not mask.any():
-        raise SelectionError(f"nothing has {key}={wanted!r}; there is {_listed(values)}")
+        raise SelectionError(f"nothing has {key}={told(wanted)}; there is {_listed(values)}")
     return mask
 
 
@@ -79,30 +79,37 @@ def _among(key: str, coord: xr.DataArray, values: NDArray[Any], wanted: Any) -> 
     else:
         several = [wanted]
     flat = values.ravel().tolist()
-    there = Counter(flat)
-    mask = np.zeros(len(flat), bool)
+    there = dict.fromkeys(flat)
+    chosen, missing = set(), False  # a value that is no number equals nothing, not even itself
     for value in several:
         if isinstance(value, float) and math.isnan(value):
-            hit = np.array([v != v for v in flat], bool)
-        else:
-            hit = _equal(flat, there, value)
-        if not hit.any():
+            missing = known = any(v != v for v in flat)
+        elif known := _known(there, flat, value):
+            chosen.add(value)
+        if not known:
             which = " and ".join(dims_of(coord))
             hint = did_you_mean(value, there)
             raise SelectionError(f"no {which} has {key}={value!r}; {hint}there is {_listed(values)}")
-        mask |= hit
+    mask = np.array([v in chosen or (missing and v != v) for v in flat], bool)
     return mask.reshape(values.shape)
 
 
-def _equal(flat: list[Any], there: Mapping[Any, int], value: Any) -> Bools:
+def _known(there: Mapping[Any, Any], flat: list[Any], value: Any) -> bool:
     try:
         known = value in there
     except TypeError:
-        known = False
+        return False
     # A bool equals 1 or 0 in Python; electrode=True is a slip, not electrode 1.
-    if not known or (isinstance(value, bool | np.bool_) and not isinstance(flat[0], bool)):
-        return np.zeros(len(flat), bool)
-    return np.array([v == value for v in flat], bool)
+    return known and not (isinstance(value, bool | np.bool_) and not isinstance(flat[0], bool))
+
+
+def told(wanted: Any) -> str:
+    """What was asked for, in a message: of many values the first."""
+    several = isinstance(wanted, Sequence) and not isinstance(wanted, str | bytes)
+    if (several or (isinstance(wanted, np.ndarray) and wanted.ndim == 1)) and len(wanted) > _SHOWN:
+        first = wanted[:3].tolist() if isinstance(wanted, np.ndarray) else wanted[:3]
+        return f"[{', '.join(map(repr, first))}, ...] ({len(wanted):,} values)"
+    return repr(wanted)
 
 
 def _listed(values: NDArray[Any]) -> str:

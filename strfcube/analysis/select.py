@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from strfcube.analysis.matching import coordinate, dims_of, matches, predicate
+from strfcube.analysis.matching import coordinate, dims_of, matches, predicate, told
 from strfcube.cube.normalise import check, with_own_units
 from strfcube.errors import SelectionError, UsageError, did_you_mean
 
@@ -49,6 +49,10 @@ class Choice:
         """All stimuli and neurons of a cube, with data or without."""
         return cls(np.arange(ds.sizes["stim"]), np.arange(ds.sizes["neuron"]))
 
+    def __reduce__(self) -> Any:  # it travels to every worker of a loader
+        pairs = None if self.pairs is None else (self.pairs.shape, np.packbits(self.pairs))
+        return _unpacked, (as_slice(self.stim), as_slice(self.neuron), pairs)
+
     def counts(self, n_repeats: NDArray[Any]) -> NDArray[Any]:
         """Trials of the shown pairs, 0 where a pair is not chosen.
 
@@ -60,9 +64,10 @@ class Choice:
         Returns
         -------
         ndarray of int [shape=(len(self.stim), len(self.neuron))]
+            Perhaps a part of `n_repeats` itself, not to be written to.
         """
-        kept = n_repeats if self.pairs is None else np.where(self.pairs, n_repeats, 0)
-        return np.asarray(kept[np.ix_(self.stim, self.neuron)])
+        found = _block(n_repeats, self.stim, self.neuron)
+        return found if self.pairs is None else np.where(_block(self.pairs, self.stim, self.neuron), found, 0)
 
     def heard(self, n_repeats: NDArray[Any], keep: Keep | None = None) -> Choice:
         """Hide the stimuli and the neurons that have no data.
@@ -107,6 +112,16 @@ class Choice:
             stim=self.stim if stim is None else self.stim[positions(stim, len(self.stim), "stim")],
             neuron=self.neuron if neuron is None else self.neuron[positions(neuron, len(self.neuron), "neuron")],
         )
+
+
+def _unpacked(
+    stim: slice | Index, neuron: slice | Index, pairs: tuple[tuple[int, int], NDArray[np.uint8]] | None
+) -> Choice:
+    at: list[Any] = [np.arange(i.start, i.stop) if isinstance(i, slice) else i for i in (stim, neuron)]
+    if pairs is None:
+        return Choice(at[0], at[1])
+    shape, bits = pairs
+    return Choice(at[0], at[1], np.unpackbits(bits, count=shape[0] * shape[1]).view(bool).reshape(shape))
 
 
 def known_keep(keep: Any) -> None:
@@ -267,13 +282,21 @@ def positions(indexer: Any, size: int, dim: str) -> Index:
     if not index.size:
         return np.zeros(0, np.intp)
     if index.ndim != 1 or index.dtype.kind not in "iu":
-        raise SelectionError(f"{dim}={indexer!r}: expected an int, a slice, a list of int, or {size} bools")
+        raise SelectionError(f"{dim}={told(indexer)}: expected an int, a slice, a list of int, or {size} bools")
     if index.min() < -size or index.max() >= size:
-        raise IndexError(f"{dim}={indexer!r}: index past the end, there are {size}")
+        raise IndexError(f"{dim}={told(indexer)}: index past the end, there are {size}")
     index = np.where(index < 0, index + size, index).astype(np.intp)
     if len(np.unique(index)) < len(index):
-        raise SelectionError(f"{dim}={indexer!r} names a position twice")
+        raise SelectionError(f"{dim}={told(indexer)} names a position twice")
     return index
+
+
+def _block(values: NDArray[Any], stim: Index, neuron: Index) -> NDArray[Any]:
+    """Rows and columns of an array, without a copy where they follow one another."""
+    rows, columns = as_slice(stim), as_slice(neuron)
+    if isinstance(rows, slice) or isinstance(columns, slice):
+        return np.asarray(values[rows, columns])
+    return np.asarray(values[np.ix_(rows, columns)])
 
 
 def as_slice(index: Index) -> slice | Index:
@@ -293,8 +316,8 @@ def some(choice: Choice, keys: Mapping[str, Any], where: Any = None, heard: Any 
     """
     if len(choice.stim) and len(choice.neuron):
         return choice
-    asked = [f"{key}={value!r}" for key, value in keys.items()]
-    asked += [f"{name}={value!r}" for name, value in (("where", where), ("heard", heard)) if value is not None]
+    asked = [f"{key}={told(value)}" for key, value in keys.items()]
+    asked += [f"{name}={told(value)}" for name, value in (("where", where), ("heard", heard)) if value is not None]
     raise SelectionError(
         f"{', '.join(asked) or 'the selection'}: leaves no stimulus that a chosen neuron heard; "
         f"loosen it, or see ds.strf.coverage()"

@@ -428,6 +428,7 @@ def _build(
     if recipe.post_ns:
         _report_windows(recipe, summaries, tell)
     made, unheard, unplayed = plan.make_plan(summaries, spools, bins, len(survey.neurons))
+    del summaries
     if not len(made.stims) and request.missing.files:
         raise RawDataError(f"{request.missing.what()}: {request.missing.remedy()}", pipeline.raw)
     if not len(made.stims):
@@ -442,8 +443,8 @@ def _build(
     made = dataclasses.replace(made, response=dataclasses.replace(made.response, attrs=attrs))
     stimulus = stimulus_layout(len(stimuli), len(frequencies), made.response.shape[3], spec_attrs)
     rows, times = trial_layouts(int(made.row_start[-1]), int(made.spike_start[-1]), made.tests)
-    job = write.Job(store, made, stimulus, rows, times, stimuli, front_end, kernels, recipe.align, recipe.dt_ns,
-                    survey.ready_made, pipeline.raw)  # fmt: skip
+    job = write.Job(store, made.without_coverage(), stimulus, rows, times, stimuli, front_end, kernels, recipe.align,
+                    recipe.dt_ns, survey.ready_made, pipeline.raw)  # fmt: skip
     record = Ledger(work / "write", store)
     if part is None:
         keep_only(store, [key for entry in record.read().values() for key in entry["files"]])

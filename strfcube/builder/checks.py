@@ -35,7 +35,7 @@ def checked(survey: Survey, report: Report) -> Survey:
     """
     for kind, ids in (("stimulus", [s.id for s in survey.stimuli]), ("neuron", [n.id for n in survey.neurons])):
         if len(set(ids)) < len(ids):
-            twice = sorted({i for i in ids if ids.count(i) > 1})[:3]
+            twice = sorted(i for i, count in Counter(ids).items() if count > 1)[:3]
             raise StrfcubeError(f"the pipeline lists a {kind} twice: {', '.join(twice)}")
     sources = {s.id for s in survey.sources}
     for neuron in survey.neurons:

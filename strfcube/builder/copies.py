@@ -79,18 +79,28 @@ def between(summaries: Sequence[spool.Summary], neurons: Sequence[str]) -> Itera
     """What is equal in the trials of two neurons: one finding for each two."""
     if not summaries:
         return
-    marks = np.concatenate([s.prints for s in summaries])
-    neuron = np.concatenate([s.pairs[:, 0] for s in summaries])
-    files = [s.files[code] for s in summaries for code in s.pair_files.tolist()]
-    at = np.flatnonzero(marks)
-    order = at[np.lexsort((neuron[at], marks[at]))]
+    ends = np.cumsum([len(s.prints) for s in summaries])
+    marks, neuron, at = (
+        np.concatenate(parts)
+        for parts in zip(*(_telling(s, int(end)) for s, end in zip(summaries, ends, strict=True)), strict=True)
+    )
+    order = np.lexsort((neuron, marks))
     groups: dict[tuple[int, int], list[int]] = {}
     same = (np.diff(marks[order]) == 0) & (np.diff(neuron[order]) != 0)
     for i in np.flatnonzero(same).tolist():
         groups.setdefault((int(neuron[order[i]]), int(neuron[order[i + 1]])), []).append(int(order[i + 1]))
     for (first, copy), found in groups.items():
+        pair = int(at[found[0]])
+        of = int(np.searchsorted(ends, pair, side="right"))
+        file = summaries[of].files[summaries[of].pair_files[pair - int(ends[of])]]  # from the end: a negative position
         what = f"neuron {neurons[copy]} has the same responses as {neurons[first]}, to {len(found)} of its stimuli"
-        yield Finding("warning", files[found[0]], what, "both are kept; if one was copied, it is one neuron")
+        yield Finding("warning", file, what, "both are kept; if one was copied, it is one neuron")
+
+
+def _telling(summary: spool.Summary, end: int) -> tuple[NDArray[np.uint64], NDArray[np.int32], NDArray[np.int64]]:
+    """Print, neuron and number of the pairs of a source that hold enough to tell, counted up to `end`."""
+    there = np.flatnonzero(summary.prints)
+    return summary.prints[there], summary.pairs[there, 0], there + (end - len(summary.prints))
 
 
 def _trial(r: dict[str, NDArray[Any]], row: int, names: Names, file: int = -1) -> str:

@@ -6,7 +6,9 @@ import math
 import os
 import stat
 import time
+from array import array
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+
+_FLOATS = ("start", "stop", "value")
 
 
 @dataclass(frozen=True)
@@ -138,20 +143,24 @@ class _Rows:
 
     def __init__(self, context: Context, report: Any, source: str) -> None:
         self.context, self.report, self.source = context, report, source
-        self.lists: dict[str, list[Any]] = {name: [] for name in spool.ROW_COLUMNS if name not in ("repeat",)}
-        self.times: list[NDArray[Any]] = []
-        self.values: list[NDArray[np.float32]] = []
+        # A trial is as many bytes as its columns and spikes are: an object for each of them would be thousands
+        self.lists: dict[str, array[Any]] = {
+            name: array("d" if name in _FLOATS else "q") for name in spool.ROW_COLUMNS if name != "repeat"
+        }
+        self.times, self.values = array("d"), array("f")
         self.files: dict[str, int] = {}
         self.tests: dict[str, int] = {}
         self.unknown: set[str] = set()
 
     @property
     def names(self) -> copies.Names:
-        """What the numbers in the columns mean."""
-        stims, neurons = (
-            {at: label for label, at in known.items()} for known in (self.context.stims, self.context.neurons)
-        )
-        return copies.Names(list(self.files), stims.__getitem__, neurons.__getitem__)
+        """What the numbers in the columns mean; looked up where one is told, for few sources have anything to tell."""
+
+        def named(known: Mapping[str, int], wanted: int) -> str:
+            return next(label for label, at in known.items() if at == wanted)
+
+        stims, neurons = self.context.stims, self.context.neurons
+        return copies.Names(list(self.files), partial(named, stims), partial(named, neurons))
 
     def add(self, record: Trial | Trials) -> None:
         neuron = self._index("neuron", record.neuron, self.context.neurons)
@@ -197,9 +206,9 @@ class _Rows:
             "exact": trial.trace is None and not trial.sampled,
         }  # fmt: skip
         for name, value in one.items():
-            self.lists[name].append(np.array([value]))
-        self.times.append(spikes)
-        self.values.append(values)
+            self.lists[name].append(value)
+        self.times.frombytes(spikes.tobytes())
+        self.values.frombytes(values.tobytes())
 
     def _add_many(self, trials: Trials, neuron: int) -> None:
         n = len(trials.stimuli)
@@ -225,8 +234,9 @@ class _Rows:
             "start": start, "stop": stop, "value": math.nan, "spikes": sizes, "bins": 0, "test": 0, "exact": 1,
         }  # fmt: skip
         for name, value in many.items():
-            self.lists[name].append(np.broadcast_to(np.asarray(value), n)[chosen])
-        self.times.append(spikes if chosen.all() else spikes[np.repeat(chosen, sizes)])
+            column = np.broadcast_to(np.asarray(value, np.float64 if name in _FLOATS else np.int64), n)[chosen]
+            self.lists[name].frombytes(column.tobytes())
+        self.times.frombytes((spikes if chosen.all() else spikes[np.repeat(chosen, sizes)]).tobytes())
 
     def _tell(self, file: str, what: str, consequence: str) -> None:
         self.report(Finding("error", file or self.source, what, consequence))
@@ -290,19 +300,12 @@ class _Rows:
 
     def columns(self) -> spool.Columns:
         """Everything collected, sorted, with repeats numbered and spikes ascending."""
-        empty = np.empty(0)
-        rows: dict[str, NDArray[Any]] = {
-            name: np.concatenate(parts) if parts else empty for name, parts in self.lists.items()
-        }
-        for name in ("start", "stop", "value"):
-            rows[name] = rows[name].astype(np.float64)
-        for name in set(rows) - {"start", "stop", "value"}:
-            rows[name] = rows[name].astype(np.int64)
-        times = np.concatenate(self.times) if self.times else empty
+        rows: dict[str, NDArray[Any]] = {name: np.asarray(column) for name, column in self.lists.items()}
+        times = np.asarray(self.times)
         times = self._possible(times, rows)
         for finding in far.suspects(times, rows, self.context.n_bins, self.context.dt_ns, list(self.files)):
             self.report(finding)
-        values = np.concatenate(self.values) if self.values else np.empty(0, np.float32)
+        values = np.asarray(self.values)
         order = self._not_too_many(rows, np.lexsort((rows["test"] > 0, rows["stim"], rows["neuron"])))
         spike_order = _ragged_order(rows["spikes"], order)
         value_order = _ragged_order(rows["bins"], order)

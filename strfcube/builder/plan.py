@@ -10,7 +10,7 @@ stimuli of a block of neurons, so that whoever writes a block needs no other blo
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,20 +38,20 @@ STIM_SHARDS = 8  # spectrogram shards of a large set
 
 @dataclass(frozen=True)
 class NeuronRows:
-    """Where one neuron's trials lie in its spool.
+    """Where each neuron's trials lie in its spool.
 
     Attributes
     ----------
-    spool : int
+    spool : ndarray of int32 [shape=(neuron,)]
         Number of the spool.
-    rows, spikes, values : tuple of int
+    rows, spikes, values : ndarray of int64 [shape=(neuron, 2)]
         Half-open ranges within it.
     """
 
-    spool: int
-    rows: tuple[int, int]
-    spikes: tuple[int, int]
-    values: tuple[int, int]
+    spool: NDArray[np.int32]
+    rows: NDArray[np.int64]
+    spikes: NDArray[np.int64]
+    values: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class Plan:
         Bins of each stimulus.
     n_repeats, n_rejected : ndarray of uint16 [shape=(stim, neuron)]
         The coverage.
-    where : tuple of NeuronRows
-        One a neuron.
+    where : NeuronRows
+        The trials of each neuron of the cube.
     spools : tuple of str
         Spool files.
     file_codes : tuple of tuple of int
@@ -87,7 +87,7 @@ class Plan:
     n_bins: NDArray[np.int64]
     n_repeats: NDArray[np.uint16]
     n_rejected: NDArray[np.uint16]
-    where: tuple[NeuronRows, ...]
+    where: NeuronRows
     spools: tuple[str, ...]
     file_codes: tuple[tuple[int, ...], ...]
     files: tuple[str, ...]
@@ -98,12 +98,20 @@ class Plan:
     @property
     def row_start(self) -> NDArray[np.int64]:
         """First row of the trials group of each neuron, and their number."""
-        return np.cumsum([0] + [w.rows[1] - w.rows[0] for w in self.where])
+        return _starts(self.where.rows)
 
     @property
     def spike_start(self) -> NDArray[np.int64]:
         """First spike of the trials group of each neuron, and their number."""
-        return np.cumsum([0] + [w.spikes[1] - w.spikes[0] for w in self.where])
+        return _starts(self.where.spikes)
+
+    def without_coverage(self) -> Plan:
+        """The same for those that write shards: it travels to each of them, and the coverage is most of it."""
+        return replace(self, n_repeats=self.n_repeats[:, :0], n_rejected=self.n_rejected[:, :0])
+
+
+def _starts(ranges: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(ranges[:, 1] - ranges[:, 0])])
 
 
 def repeat_chunk(repeats: Sequence[int] | NDArray[Any], row_bytes: int) -> int:
@@ -279,36 +287,39 @@ def make_plan(
     unheard, unplayed : list of int
         Survey indices of the stimuli and the neurons that no trial names, and that the cube leaves out.
     """
-    kept = np.zeros((len(survey_bins), n_survey_neurons), np.int64)
-    rejected = np.zeros_like(kept)
-    reach = np.zeros(len(survey_bins), np.int64)
-    where: dict[int, NeuronRows] = {}
     # In alphabetical order, so that a cube does not depend on how its trials are split into sources.
     files = sorted({f for s in summaries for f in s.files})
     tests = ["kept", *sorted({t for s in summaries for t in s.tests})]
     if len(tests) > limits.TESTS:
         raise StrfcubeError(f"the pipeline rejects trials by {len(tests) - 1} tests, {limits.TESTS - 1} are the most")
     file_at, test_at = ({name: i for i, name in enumerate(names)} for names in (files, tests))
-    for number, s in enumerate(summaries):
-        ends = np.cumsum(s.neurons[:, 1:], axis=0)
-        begins = ends - s.neurons[:, 1:]
-        for neuron, begin, end in zip(s.neurons[:, 0].tolist(), begins.tolist(), ends.tolist(), strict=True):
-            ranges = [(b, e) for b, e in zip(begin, end, strict=True)]
-            where[neuron] = NeuronRows(number, *ranges)
-        kept[s.pairs[:, 1], s.pairs[:, 0]] += s.pairs[:, 2]
-        rejected[s.pairs[:, 1], s.pairs[:, 0]] += s.pairs[:, 3]
+    reach = np.zeros(len(survey_bins), np.int64)
+    stim_at, neuron_at = np.full(len(survey_bins), -1), np.full(n_survey_neurons, -1)
+    for s in summaries:
         np.maximum.at(reach, s.pairs[:, 1], s.reach)
-    any_trial = (kept + rejected) > 0
-    stims, neurons = np.flatnonzero(any_trial.any(1)), np.flatnonzero(any_trial.any(0))
+        heard = s.pairs[:, 2:].any(1)
+        stim_at[s.pairs[heard, 1]] = neuron_at[s.pairs[heard, 0]] = 0
+    stims, neurons = np.flatnonzero(stim_at == 0), np.flatnonzero(neuron_at == 0)
+    stim_at[stims], neuron_at[neurons] = np.arange(len(stims)), np.arange(len(neurons))
+    # The only arrays of all pairs that there could be
+    n_repeats, n_rejected = (np.zeros((len(stims), len(neurons)), np.uint16) for _ in range(2))
+    where = NeuronRows(np.zeros(len(neurons), np.int32), *(np.zeros((len(neurons), 2), np.int64) for _ in range(3)))
+    for number, s in enumerate(summaries):
+        pairs = s.pairs[s.pairs[:, 2:].any(1)]
+        at = stim_at[pairs[:, 1]], neuron_at[pairs[:, 0]]
+        n_repeats[at], n_rejected[at] = pairs[:, 2], pairs[:, 3]
+        ends = np.cumsum(s.neurons[:, 1:], axis=0)
+        mine = neuron_at[s.neurons[:, 0]]
+        where.spool[mine] = number
+        for column, ranges in enumerate((where.rows, where.spikes, where.values)):
+            ranges[mine] = np.stack([ends[:, column] - s.neurons[:, 1 + column], ends[:, column]], 1)
     n_bins = np.where(survey_bins > 0, survey_bins, np.maximum(reach, 1))[stims]
-    n_repeats = kept[np.ix_(stims, neurons)]
     most = max((s.max_count for s in summaries), default=0)
     counts = all(not s.traces or s.whole for s in summaries) and most < np.iinfo("u2").max
     dtype = ("u1" if most < 255 else "u2") if counts else "f4"
     response = response_layout(n_repeats.max(1, initial=0), len(neurons), int(n_bins.max(initial=1)), dtype, {})
     plan = Plan(
-        stims, neurons, n_bins, n_repeats.astype(np.uint16), rejected[np.ix_(stims, neurons)].astype(np.uint16),
-        tuple(where[int(n)] for n in neurons), tuple(spools),
+        stims, neurons, n_bins, n_repeats, n_rejected, where, tuple(spools),
         tuple(tuple(file_at[f] for f in s.files) for s in summaries), tuple(files),
         tuple((0, *(test_at[t] for t in s.tests)) for s in summaries),
         tuple(tests), response,

@@ -69,9 +69,9 @@ class Summary:
     ----------
     neurons : ndarray of int64 [shape=(neuron, 4)]
         Survey index, rows, spikes and trace bins of each neuron, in the spool's order.
-    pairs : ndarray of int64 [shape=(pair, 4)]
+    pairs : ndarray of int32 [shape=(pair, 4)]
         Neuron, stimulus, trials kept, trials rejected.
-    reach : ndarray of int64 [shape=(pair,)]
+    reach : ndarray of int32 [shape=(pair,)]
         Bins that reach the last kept spike or trace bin of the pair.
     files, tests : tuple of str
         What the file and test codes mean.
@@ -86,13 +86,13 @@ class Summary:
         recorded for less than the bins of their stimulus.
     prints : ndarray of uint64 [shape=(pair,)]
         As `strfcube.builder.copies.of_pairs` has them.
-    pair_files : ndarray of int64 [shape=(pair,)]
+    pair_files : ndarray of int32 [shape=(pair,)]
         Code of the file of each pair's first trial.
     """
 
     neurons: NDArray[np.int64]
-    pairs: NDArray[np.int64]
-    reach: NDArray[np.int64]
+    pairs: NDArray[np.int32]
+    reach: NDArray[np.int32]
     files: tuple[str, ...]
     tests: tuple[str, ...]
     max_count: int
@@ -102,7 +102,7 @@ class Summary:
     unstated: int = 0
     short: int = 0
     prints: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
-    pair_files: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    pair_files: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
 
 
 def save(
@@ -171,12 +171,13 @@ def save(
         "whole": bool((finite == np.rint(finite)).all() and (finite >= 0).all()),
         "findings": [asdict(f) for f in findings],
     }  # fmt: skip
+    # What all sources together have of these is in the memory of one process
     arrays = {
-        "pairs": pairs,
+        "pairs": pairs.astype(np.int32),
         "neurons": neurons,
-        "reach": np.maximum.reduceat(reach, starts) if len(starts) else reach,
+        "reach": (np.maximum.reduceat(reach, starts) if len(starts) else reach).astype(np.int32),
         "prints": copies.of_pairs(marks, starts),
-        "pair_files": r["file"][starts],
+        "pair_files": r["file"][starts].astype(np.int32),
         "times": columns.times,
         "values": columns.values,
     }
@@ -185,23 +186,29 @@ def save(
 
 def summary(path: str) -> Summary:
     """What the planner needs of a spool file."""
-    spool = _Spool(path)
-    meta = spool.meta
-    findings = tuple(Finding(**f) for f in meta.pop("findings"))
-    files, tests = tuple(meta.pop("files")), tuple(meta.pop("tests"))
-    neurons, pairs = spool["neurons"].reshape(-1, 4), spool["pairs"].reshape(-1, 4)
-    return Summary(neurons, pairs, spool["reach"], files, tests, findings=findings, prints=spool["prints"],
-                   pair_files=spool["pair_files"], **meta)  # fmt: skip
+    with _Spool(path) as spool:
+        meta = spool.meta
+        findings = tuple(Finding(**f) for f in meta.pop("findings"))
+        files, tests = tuple(meta.pop("files")), tuple(meta.pop("tests"))
+        neurons, pairs = spool["neurons"].reshape(-1, 4), spool["pairs"].reshape(-1, 4)
+        return Summary(neurons, pairs, spool["reach"], files, tests, findings=findings, prints=spool["prints"],
+                       pair_files=spool["pair_files"], **meta)  # fmt: skip
 
 
 def columns(path: str, rows: slice, spikes: slice, values: slice) -> Columns:
     """A part of a spool file."""
-    spool = _Spool(path)
-    return Columns(
-        {name: spool.part(f"row_{name}", rows) for name in ROW_COLUMNS},
-        spool.part("times", spikes),
-        spool.part("values", values),
-    )
+    with _Spool(path) as spool:
+        return Columns(
+            {name: spool.part(f"row_{name}", rows) for name in ROW_COLUMNS},
+            spool.part("times", spikes),
+            spool.part("values", values),
+        )
+
+
+def times(path: str, spikes: slice) -> NDArray[np.int64]:
+    """Spike times of a part of a spool file, in ns."""
+    with _Spool(path) as spool:
+        return spool.part("times", spikes)
 
 
 def _write(path: str, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any]) -> None:
@@ -219,16 +226,21 @@ def _write(path: str, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, Any
 
 
 class _Spool:
-    """An open spool file's header; arrays, or parts of them, on demand."""
+    """An open spool file: its header, and arrays, or parts of them, on demand."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
-        with open(path, "rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size))
+        self._file = open(path, "rb")  # noqa: SIM115 (closed by whoever enters)
+        size = int.from_bytes(self._file.read(8), "little")
+        header = json.loads(self._file.read(size))
         self.meta: dict[str, Any] = header["meta"]
         self._arrays: dict[str, tuple[str, int, int]] = header["arrays"]
         self._start = 8 + size
+
+    def __enter__(self) -> _Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self.part(name, slice(0, self._arrays[name][1]))
@@ -236,5 +248,5 @@ class _Spool:
     def part(self, name: str, which: slice) -> NDArray[Any]:
         """Values [which.start, which.stop) of an array, flat."""
         dtype, _, offset = self._arrays[name]
-        start = self._start + offset + which.start * np.dtype(dtype).itemsize
-        return np.fromfile(self.path, dtype, max(0, which.stop - which.start), offset=start)
+        self._file.seek(self._start + offset + which.start * np.dtype(dtype).itemsize)
+        return np.fromfile(self._file, dtype, max(0, which.stop - which.start))

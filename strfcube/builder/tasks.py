@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from concurrent.futures import FIRST_COMPLETED, wait
-from contextlib import nullcontext
+import queue
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,8 @@ from strfcube.builder.worker import EndedError, Pool
 from strfcube.errors import StrfcubeError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Future
     from contextlib import AbstractContextManager
 
     from strfcube.builder.ledger import Ledger
@@ -114,14 +115,19 @@ def run(
     pool.share(shared)
     limit = seconds()
 
-    def submit(task: Task, *, fresh: bool = False) -> Any:
-        return pool.submit(task.function, *task.args, limit=limit if task.ended else WRITING * limit, fresh=fresh)
+    ended: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
+
+    def submit(task: Task, *, fresh: bool = False) -> Future[Any]:
+        seconds = limit if task.ended else WRITING * limit
+        future = pool.submit(task.function, *task.args, limit=seconds, fresh=fresh)
+        future.add_done_callback(ended.put)
+        return future
 
     futures = {submit(task): task for task in waiting}
     again: set[str] = set()
     try:
         while futures:
-            for future in wait(futures, return_when=FIRST_COMPLETED).done:
+            for future in _next(ended):
                 task = futures.pop(future)
                 try:
                     done(task, future.result())
@@ -145,6 +151,14 @@ def run(
             future.cancel()
         raise
     return results
+
+
+def _next(ended: queue.SimpleQueue[Future[Any]]) -> Iterator[Future[Any]]:
+    """Wait for one that ends, and give all that did: nothing looks at those that wait, which may be very many."""
+    yield ended.get()
+    with suppress(queue.Empty):
+        while True:
+            yield ended.get_nowait()
 
 
 def seconds() -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from strfcube.builder import ledger, spool
 from strfcube.builder.checks import doubts, sound_of
-from strfcube.builder.plan import RAGGED_PER_SHARD, SAMPLES_CHUNK, Plan, samples_layout
+from strfcube.builder.plan import RAGGED_PER_SHARD, SAMPLES_CHUNK, NeuronRows, Plan, samples_layout
 from strfcube.cube.digest import Leaf
 from strfcube.cube.shard_writer import Layout, write_shard
 from strfcube.errors import RawDataError
@@ -120,19 +121,19 @@ def read_trials(plan: Plan, first: int, last: int, responses: bool = True) -> sp
     stim_of = np.full(int(plan.stims.max(initial=-1)) + 1, -1)
     stim_of[plan.stims] = np.arange(len(plan.stims))
     parts: list[spool.Columns] = []
-    for group in _runs(plan, first, last):
-        begin, end = plan.where[group[0]], plan.where[group[-1]]
+    where = plan.where
+    for a, b in _runs(where, first, last):
+        number, none = int(where.spool[a]), slice(0, 0)
         part = spool.columns(
-            plan.spools[begin.spool],
-            slice(begin.rows[0], end.rows[1]),
-            slice(begin.spikes[0], end.spikes[1] if responses else begin.spikes[0]),
-            slice(begin.values[0], end.values[1] if responses else begin.values[0]),
-        )
+            plan.spools[number], slice(int(where.rows[a, 0]), int(where.rows[b - 1, 1])),
+            slice(int(where.spikes[a, 0]), int(where.spikes[b - 1, 1])) if responses else none,
+            slice(int(where.values[a, 0]), int(where.values[b - 1, 1])) if responses else none,
+        )  # fmt: skip
         r = part.rows
-        r["neuron"] = np.repeat(group, [plan.where[n].rows[1] - plan.where[n].rows[0] for n in group])
+        r["neuron"] = np.repeat(np.arange(a, b), np.diff(where.rows[a:b], axis=1).ravel())
         r["stim"] = stim_of[r["stim"]]
-        r["file"] = np.asarray(plan.file_codes[begin.spool])[r["file"]]
-        r["test"] = np.asarray(plan.test_codes[begin.spool])[r["test"]]
+        r["file"] = np.asarray(plan.file_codes[number])[r["file"]]
+        r["test"] = np.asarray(plan.test_codes[number])[r["test"]]
         parts.append(part)
     if not parts:
         return spool.Columns({name: np.empty(0, np.int64) for name in spool.ROW_COLUMNS}, np.empty(0, np.int64),
@@ -144,17 +145,11 @@ def read_trials(plan: Plan, first: int, last: int, responses: bool = True) -> sp
     )
 
 
-def _runs(plan: Plan, first: int, last: int) -> Iterator[list[int]]:
-    """Neurons that lie one after the other in one spool, so that it is read once."""
-    run: list[int] = []
-    for neuron in range(first, last):
-        at = plan.where[neuron]
-        if run and (plan.where[run[-1]].spool != at.spool or plan.where[run[-1]].rows[1] != at.rows[0]):
-            yield run
-            run = []
-        run.append(neuron)
-    if run:
-        yield run
+def _runs(where: NeuronRows, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Half-open ranges of neurons that lie one after the other in one spool, so that it is read once."""
+    spools, rows = where.spool[first:last], where.rows[first:last]
+    ends = 1 + np.flatnonzero((spools[1:] != spools[:-1]) | (rows[1:, 0] != rows[:-1, 1]))
+    yield from itertools.pairwise((first + np.unique([0, *ends, len(spools)])).tolist())
 
 
 def write_response(job: Job, block: int) -> dict[str, Any]:
@@ -293,9 +288,15 @@ def write_trial_rows(job: Job, shard: int) -> dict[str, Any]:
 def write_spike_times(job: Job, shard: int) -> dict[str, Any]:
     """One shard of the spike times."""
     layout = job.spike_time
-    low, high, first, last = _neurons_of(job.plan.spike_start, layout, shard)
-    times = read_trials(job.plan, first, last).times
-    start = int(job.plan.spike_start[first])
+    plan, where = job.plan, job.plan.where
+    low, high, first, last = _neurons_of(plan.spike_start, layout, shard)
+    # Without the rows of their trials, which are more than the spikes where neurons are quiet
+    parts = [
+        spool.times(plan.spools[where.spool[a]], slice(int(where.spikes[a, 0]), int(where.spikes[b - 1, 1])))
+        for a, b in _runs(where, first, last)
+    ]
+    times = np.concatenate(parts) if parts else np.empty(0, np.int64)
+    start = int(plan.spike_start[first])
     written = Written()
     written.add(job.store, layout, (shard,), _slices(times[low - start : high - start], low, layout))
     return written.entry()

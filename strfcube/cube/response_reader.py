@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from strfcube.cube.stored_rows import decode, pieces
+from strfcube.cube.stored_rows import as_span, decode, pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import xarray as xr
 
@@ -52,6 +53,7 @@ class ResponseReader:
                 here = slice(at.start + first, at.stop + first, at.step) if isinstance(at, slice) else at + first
                 self._blocks.append((part.source, part.stim, block, here, there))
             first += len(part.neuron)
+        self._size = first
 
     @property
     def remote(self) -> bool:
@@ -129,6 +131,57 @@ class ResponseReader:
                 if mask is not None:
                     mask[here] = seen
 
+    def read_rows(
+        self, stim: int, neuron: Index, repeat: Index, n_bins: int, out: NDArray[Any],
+        mask: NDArray[np.bool_] | None = None,
+    ) -> None:  # fmt: skip
+        """Decode some trials of one stimulus; chunks of which none is asked for are not read.
+
+        Parameters
+        ----------
+        stim : int
+            Position.
+        neuron, repeat : ndarray of int [shape=(trial,)]
+            Positions.
+        n_bins, mask
+            As for `read`.
+        out : ndarray [shape=(trial, time)]
+            As for `read`.
+        """
+        missing = np.nan if out.dtype.kind == "f" else self.fill
+        out[:, n_bins:] = missing
+        if mask is not None:
+            mask[:, n_bins:] = False
+        of_block, in_block = self._places
+        for number, mine in _groups(of_block[neuron]):
+            source, stored, block, _, _ = self._blocks[number]
+            step, at = source.array.chunk[2], int(stored[stim])
+            for k, some in _groups(repeat[mine] // step):
+                which = mine[some]
+                chunk = None if at < 0 else source.read((at, block, k, 0))
+                values = None
+                if chunk is not None:
+                    rows, places = in_block[neuron[which]], repeat[which] - k * step
+                    held = places < chunk.shape[2]  # the others are blank
+                    values = np.full((len(which), n_bins), source.array.fill, chunk.dtype)
+                    values[held] = chunk[0, rows[held], places[held], :n_bins]
+                span = as_span(which)
+                to = out[span, :n_bins]  # views, or copies that go back below
+                seen = None if mask is None else mask[span, :n_bins]
+                _decode(values, source.array.fill, missing, to, seen)
+                if not isinstance(span, slice):
+                    out[span, :n_bins] = to
+                    if mask is not None:
+                        mask[span, :n_bins] = seen
+
+    @cached_property
+    def _places(self) -> tuple[Index, Index]:
+        """Of each neuron, the number of its block and its row in a chunk."""
+        of_block, in_block = np.zeros(self._size, np.intp), np.zeros(self._size, np.intp)
+        for number, (source, _, _, here, there) in enumerate(self._blocks):
+            of_block[here], in_block[here] = number, np.arange(source.array.chunk[1])[there]
+        return of_block, in_block
+
 
 class LazyReader:
     """The same, of any ``response``, through dask: one task a read block, stimuli by slices.
@@ -170,6 +223,14 @@ class LazyReader:
                 _decode(values[a:b, :count, :n_bins], math.nan, np.nan, out[a:b, :count, :n_bins],
                         mask[a:b, :count, :n_bins])  # fmt: skip
 
+    def place_rows(
+        self, values: NDArray[Any], neuron: Index, repeat: Index, n_bins: int, out: NDArray[Any],
+        mask: NDArray[np.bool_],
+    ) -> None:  # fmt: skip
+        """Put some trials of fetched values into `out` and `mask`, as `ResponseReader.read_rows` does."""
+        out[:, n_bins:], mask[:, n_bins:] = np.nan, False
+        _decode(values[neuron, repeat, :n_bins], math.nan, np.nan, out[:, :n_bins], mask[:, :n_bins])
+
 
 def computed(arrays: list[xr.DataArray], *, threads: bool) -> list[NDArray[Any]]:
     """Values of lazy arrays, in one computation.
@@ -185,6 +246,14 @@ def computed(arrays: list[xr.DataArray], *, threads: bool) -> list[NDArray[Any]]
     return [
         np.asarray(v) for v in compute(*(a.data for a in arrays), scheduler="threads" if threads else "synchronous")
     ]
+
+
+def _groups(numbers: Index) -> Iterator[tuple[int, Index]]:
+    """Each of some numbers, rising, and the positions that have it, rising."""
+    order = np.argsort(numbers, kind="stable")
+    edges = np.flatnonzero(np.diff(numbers[order])) + 1
+    for mine in np.split(order, edges) if len(order) else ():
+        yield int(numbers[mine[0]]), mine
 
 
 def _clear(

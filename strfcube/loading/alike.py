@@ -10,6 +10,8 @@ import numpy as np
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from strfcube.loading.view import CubeView
 
 
@@ -32,8 +34,7 @@ def refuse_unlike(what: str, first: CubeView, second: CubeView, *, batch: bool =
         return
     a, b = first._labels, second._labels
     if not np.array_equal(a, b):
-        only = [label for label in b.tolist() if label not in set(a.tolist())]
-        only = only or [label for label in a.tolist() if label not in set(b.tolist())]
+        only = lacking(b, a) or lacking(a, b)
         told = f", such as {only[0]!r}" if only else " in another order"
         raise UsageError(
             f"{what}: the views show different neurons, {len(a)} and {len(b)}{told}; take both from "
@@ -56,6 +57,12 @@ def refuse_unlike(what: str, first: CubeView, second: CubeView, *, batch: bool =
     for field in dataclasses.fields(first._reading):
         if field.name != "cache" and not _same(*(getattr(view._reading, field.name) for view in (first, second))):
             raise UsageError(f"{what}: the views are read differently: {field.name} is not the same")
+
+
+def lacking(labels: NDArray[Any], others: NDArray[Any]) -> list[Any]:
+    """Those of some labels that are not among others."""
+    known = set(others.tolist())
+    return [label for label in labels.tolist() if label not in known]
 
 
 def _axes(view: CubeView) -> tuple[str, str]:

@@ -12,9 +12,10 @@ from strfcube.analysis.transform import smooth
 from strfcube.cube.response_reader import LazyReader, ResponseReader
 from strfcube.errors import UsageError
 from strfcube.loading.memory import each
+from strfcube.loading.rows import Rows, mean_over_repeats
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from strfcube.loading.memory import Take
     from strfcube.loading.reading import Reading
     from strfcube.loading.source import Source
+
+    Made = tuple[dict[str, NDArray[Any]], Callable[[int], None]]
 
 _AHEAD_BYTES = 256_000_000  # decoded, of the chunks that a remote cube is asked for ahead; some tenth of it encoded
 _PARALLEL_BYTES = 1_000_000  # a smaller batch is not worth a thread
@@ -130,56 +133,110 @@ class BatchReader:
         -------
         dict
             ``stims`` [shape=(B, 1, frequency or 1, time)], ``responses`` and ``valid_mask``
-            [shape=(B, neuron, repeat, time)], and the extra variables.
+            [shape=(B, neuron, repeat, time)], and the extra variables. Where the layout is ragged, ``responses`` and
+            ``valid_mask`` [shape=(trial, time)], and ``stim_index``, ``neuron_index`` and ``repeat_index``.
         """
         index = np.asarray(items, np.intp)
         self.fetch(items)
-        n_bins = self.n_bins[index]
-        shape = (len(index), len(self.neuron), int(self.n_repeats[index].max(initial=1)), int(n_bins.max(initial=1)))
-        if self.reading.average_repeats:
-            shape = (shape[0], shape[1], 1, shape[3])
+        n_time = int(self.n_bins[index].max(initial=1))
         take = self.source.buffers.take if take is None else take
-        responses = take(shape, np.uint8 if raw else np.float32)
-        mask = None if raw else take(shape, bool)
-        stims = take(self._stims_shape(len(index), shape[3]), np.float32)
-        parallel = threads > 1 and len(index) > 1 and responses.nbytes > _PARALLEL_BYTES
-        reader: Any = self._responses
-        lazy = isinstance(reader, LazyReader)
-        fetched = reader.fetch(self.stim[index].tolist(), threads=threads > 1) if lazy else None
+        stims = take(self._stims_shape(len(index), n_time), np.float32)
+        made = self._rows if self.reading.layout == "ragged" else self._box
+        arrays, fill = made(index, n_time, raw, take, threads)
 
         def one(b: int) -> None:
-            item = int(index[b])
-            self._stimulus(item, stims[b])
+            self._stimulus(int(index[b]), stims[b])
+            fill(b)
+
+        parallel = threads > 1 and len(index) > 1 and arrays["responses"].nbytes > _PARALLEL_BYTES
+        each(one, len(index), threads if parallel else 1)
+        return {"stims": stims} | arrays | self.extras(items, n_time)
+
+    def _box(self, index: NDArray[np.intp], n_time: int, raw: bool, take: Take, threads: int) -> Made:
+        """Arrays with a place for each trial of each neuron, and what fills those of a stimulus."""
+        shape = (len(index), len(self.neuron), int(self.n_repeats[index].max(initial=1)), n_time)
+        if self.reading.average_repeats:
+            shape = (shape[0], shape[1], 1, shape[3])
+        responses = take(shape, np.uint8 if raw else np.float32)
+        mask = None if raw else take(shape, bool)
+        reader: Any = self._responses
+        fetched = self._fetched(index, threads)
+
+        def fill(b: int) -> None:
+            item, counts = int(index[b]), self.n_repeats[index[b]]
             out, seen = responses[b], None if mask is None else mask[b]
             if self.reading.average_repeats:
-                size = (shape[1], int(self.n_repeats[item].max()), shape[3])
+                size = (shape[1], int(counts.max()), shape[3])
                 out, seen = np.empty(size, np.float32), np.empty(size, bool)
             if fetched is None:
-                reader.read(int(self.stim[item]), self.n_repeats[item], int(n_bins[b]), out, seen)
+                reader.read(int(self.stim[item]), counts, int(self.n_bins[item]), out, seen)
             else:
-                reader.place(fetched[b], self.n_repeats[item], int(n_bins[b]), out, seen)
-            if seen is not None and mask is not None:
-                self._transform(out, seen, responses[b], mask[b])
+                reader.place(fetched[b], counts, int(self.n_bins[item]), out, seen)
+            if seen is None or mask is None:
+                return
+            self._smooth(out)
+            if self.reading.average_repeats:
+                total = np.where(seen, out, 0).sum(1, dtype=np.float32)
+                count = seen.sum(1, dtype=np.float32)
+                mask[b][:, 0] = count > 0
+                responses[b][:, 0] = np.nan
+                np.divide(total, count, out=responses[b][:, 0], where=mask[b][:, 0])
+            self._scale(responses[b], slice(None))
 
-        each(one, len(index), threads if parallel else 1)
-        out = {"stims": stims, "responses": responses} | ({} if mask is None else {"valid_mask": mask})
-        return out | self.extras(items, shape[3])
+        return {"responses": responses} | ({} if mask is None else {"valid_mask": mask}), fill
 
-    def _transform(self, values: NDArray[Any], seen: NDArray[Any], out: NDArray[Any], mask: NDArray[Any]) -> None:
-        """Smooth, average and normalise one stimulus [shape=(neuron, repeat, time)], in this order."""
-        if self.reading.smooth_ms:
-            named = xr.DataArray(values, dims=("neuron", "repeat", "time"))
-            values[...] = smooth(named, self.dt_ms, self.reading.smooth_ms).values
+    def _rows(self, index: NDArray[np.intp], n_time: int, raw: bool, take: Take, threads: int) -> Made:
+        """Arrays with a row for each trial that there is, and what fills those of a stimulus."""
+        trials = rows = Rows.of(self.n_repeats[index])
         if self.reading.average_repeats:
-            total = np.where(seen, values, 0).sum(1, dtype=np.float32)
-            count = seen.sum(1, dtype=np.float32)
-            mask[:, 0] = count > 0
-            out[:, 0] = np.nan
-            np.divide(total, count, out=out[:, 0], where=mask[:, 0])
+            rows = Rows.of(np.minimum(self.n_repeats[index], 1))
+        shape = (len(rows), n_time)
+        responses = take(shape, np.uint8 if raw else np.float32)
+        mask = None if raw else take(shape, bool)
+        reader: Any = self._responses
+        fetched = self._fetched(index, threads)
+
+        def fill(b: int) -> None:
+            item, mine = int(index[b]), rows.of_stimulus(b)
+            out, seen = responses[mine], None if mask is None else mask[mine]
+            asked = trials.of_stimulus(b)
+            if self.reading.average_repeats:
+                size = (asked.stop - asked.start, n_time)
+                out, seen = np.empty(size, np.float32), np.empty(size, bool)
+            which = trials.neuron[asked], trials.repeat[asked], int(self.n_bins[item])
+            if fetched is None:
+                reader.read_rows(int(self.stim[item]), *which, out, seen)
+            else:
+                reader.place_rows(fetched[b], *which, out, seen)
+            if seen is None or mask is None:
+                return
+            self._smooth(out)
+            if self.reading.average_repeats:
+                mean_over_repeats(out, seen, trials.repeat[asked], responses[mine], mask[mine])
+            self._scale(responses[mine], rows.neuron[mine])
+
+        return {"responses": responses} | ({} if mask is None else {"valid_mask": mask}) | rows.indices(), fill
+
+    def _fetched(self, index: NDArray[np.intp], threads: int) -> list[NDArray[Any]] | None:
+        """Responses that are computed by dask, all at once; None of those that are read from shards."""
+        reader = self._responses
+        if isinstance(reader, ResponseReader):
+            return None
+        return reader.fetch(self.stim[index].tolist(), threads=threads > 1)
+
+    def _smooth(self, values: NDArray[Any]) -> None:
+        """Smooth along the last dimension, in place."""
+        if self.reading.smooth_ms and values.size:
+            named = xr.DataArray(values, dims=("neuron", "repeat", "time")[-values.ndim :])
+            values[...] = smooth(named, self.dt_ms, self.reading.smooth_ms).values
+
+    def _scale(self, values: NDArray[Any], neuron: slice | NDArray[np.intp]) -> None:
+        """Normalise, in place: values [shape=(row, ..., time)], and the visible neuron of each row."""
         if self.reading.normalize is not None:
-            shift, scale = (values[self.neuron, None, None].astype(np.float32) for values in self.reading.normalize)
-            np.subtract(out, shift, out=out)
-            np.divide(out, scale, out=out)
+            each_row = (slice(None), *(None,) * (values.ndim - 1))
+            shift, scale = (v[self.neuron][neuron][each_row].astype(np.float32) for v in self.reading.normalize)
+            np.subtract(values, shift, out=values)
+            np.divide(values, scale, out=values)
 
     def _stims_shape(self, count: int, n_time: int) -> tuple[int, ...]:
         fs = self.reading.audio_fs

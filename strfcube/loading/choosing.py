@@ -41,8 +41,11 @@ class Chosen:
 
     def _with(self, **changes: Any) -> Self:
         view = copy.copy(self)
-        view.__dict__ = {k: v for k, v in self.__dict__.items() if k not in self._derived} | changes
+        view.__dict__ = self.__getstate__() | changes
         return view
+
+    def __getstate__(self) -> dict[str, Any]:  # what a view has worked out, each process works out for itself
+        return {k: v for k, v in self.__dict__.items() if k not in self._derived}
 
     @cached_property
     def ds(self) -> xr.Dataset:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Cache = Literal["none", "ram", "device", "auto"]
+Layout = Literal["dense", "ragged"]
 
 
 class Options(TypedDict, total=False):
@@ -29,6 +30,7 @@ class Options(TypedDict, total=False):
     cache: Cache
     extra: Sequence[str]
     allow_mixed: bool
+    layout: Layout
     cache_dir: str | os.PathLike[str] | None
 
 
@@ -52,6 +54,8 @@ class Reading:
         Variables on stim that go into the batch under their own name.
     allow_mixed : bool
         Whether neurons of different units may be read together.
+    layout : {"dense", "ragged"}
+        Whether responses are a box with a place for every trial of every neuron, or a row for each trial that there is.
     standardize : tuple of ndarray [shape=(frequency, 1)], optional
         Mean and standard deviation of the stimuli.
     normalize : tuple of ndarray [shape=(neuron,)], optional
@@ -65,11 +69,15 @@ class Reading:
     cache: Cache = "auto"
     extra: tuple[str, ...] = ()
     allow_mixed: bool = False
+    layout: Layout = "dense"
     standardize: tuple[NDArray[Any], NDArray[Any]] | None = field(default=None, compare=False)
     normalize: tuple[NDArray[Any], NDArray[Any]] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        for name, allowed in (("mode", ("spectrogram", "waveform")), ("cache", ("none", "ram", "device", "auto"))):
+        for name, allowed in (
+            ("mode", ("spectrogram", "waveform")), ("cache", ("none", "ram", "device", "auto")),
+            ("layout", ("dense", "ragged")),
+        ):  # fmt: skip
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name}={getattr(self, name)!r}, expected one of {', '.join(allowed)}")
         if (self.mode == "waveform") != (self.audio_fs is not None):
@@ -80,6 +88,8 @@ class Reading:
         if self.smooth_ms is not None and not (number and 0 <= self.smooth_ms <= limits.SECONDS * 1000):
             most = f"{limits.SECONDS * 1000:.0f}"
             raise UsageError(f"smooth_ms={self.smooth_ms!r}, expected the width of the window in ms, 0 to {most}")
+        if self.layout == "ragged" and self.cache == "device":
+            raise UsageError("cache='device' makes dense batches: with layout='ragged', expected none, ram or auto")
         if isinstance(self.extra, str):
             raise UsageError(f"extra={self.extra!r}, expected a sequence of names: extra=({self.extra!r},)")
         if self.mode == "waveform" and self.standardize is not None:

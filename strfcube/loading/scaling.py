@@ -65,16 +65,18 @@ def response_scaling(reader: BatchReader, method: Literal["max", "zscore"], thre
     tuple of ndarray [shape=(visible neuron,)]
         0 and 1 for neurons without data.
     """
-    plain = _plain(reader, normalize=None)
-    moments, top = _Moments(), np.zeros(len(plain.neuron))
+    plain = _plain(reader, normalize=None, layout="ragged", cache="none")  # read by the host, whoever else keeps what
+    size = len(plain.neuron)
+    moments, top = _Moments(), np.zeros(size)
     for item in range(len(plain.stim)):
         batch = plain.batch([item], threads=threads)
-        values, seen = batch["responses"][0].astype(np.float64), batch["valid_mask"][0]
+        values, seen, neuron = batch["responses"].astype(np.float64), batch["valid_mask"], batch["neuron_index"]
         values[~seen] = 0
-        top = np.maximum(top, np.abs(values).max((1, 2)))
-        count = seen.sum((1, 2))
-        mean = values.sum((1, 2)) / np.maximum(count, 1)
-        moments.add(count, mean, (np.where(seen, values - mean[:, None, None], 0) ** 2).sum((1, 2)))
+        np.maximum.at(top, neuron, np.abs(values).max(1))
+        count = np.bincount(neuron, seen.sum(1), size)
+        mean = np.bincount(neuron, values.sum(1), size) / np.maximum(count, 1)
+        squares = (np.where(seen, values - mean[neuron, None], 0) ** 2).sum(1)
+        moments.add(count, mean, np.bincount(neuron, squares, size))
     if method == "zscore":
         return np.asarray(moments.mean), np.asarray(moments.deviation)
     return np.zeros(len(top)), np.where(top > 0, top, 1)

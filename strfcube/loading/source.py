@@ -9,6 +9,7 @@ import numpy as np
 
 from strfcube.cube.response_reader import LazyReader, ResponseReader, computed
 from strfcube.loading.memory import Buffers
+from strfcube.loading.sending import Sent, sent
 from strfcube.loading.waveform import Waveforms
 
 if TYPE_CHECKING:
@@ -41,6 +42,14 @@ class Source:
         self.n_bins: NDArray[Any] = cube["n_bins"].values
         self.buffers = Buffers()
         self._waveforms: dict[float, Waveforms] = {}
+
+    def __reduce__(self) -> Any:
+        found = self._sent
+        return (_received, (found, self.cache)) if found is not None else (Source, (self.cube, self.cache))
+
+    @cached_property
+    def _sent(self) -> Sent | None:
+        return sent(self.cube)
 
     @cached_property
     def keep(self) -> bool:
@@ -145,3 +154,7 @@ class Source:
         rows: Any = self._stimuli
         part = next(p for p in rows.parts if p.stim[stim] >= 0)
         return part.source, (int(part.stim[stim]), 0, 0)
+
+
+def _received(found: Sent, cache: Cache) -> Source:
+    return Source(found.cube(), cache)

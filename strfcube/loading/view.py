@@ -24,7 +24,8 @@ from strfcube.loading.batch import BatchReader
 from strfcube.loading.choosing import Chosen
 from strfcube.loading.loader import BatchLoader, order_of
 from strfcube.loading.order import position_of
-from strfcube.loading.reading import Cache, Reading
+from strfcube.loading.reading import Cache, Layout, Reading
+from strfcube.loading.rows import OF_TRIALS
 from strfcube.loading.scaling import response_scaling, stimulus_moments
 from strfcube.loading.source import Source
 
@@ -56,6 +57,8 @@ class CubeView(Chosen):
         Variables or coordinates on stim that go into items and batches under their own name.
     allow_mixed : bool
         Read neurons of different units (spikes and mV) together.
+    layout : {"dense", "ragged"}
+        ``"ragged"``: a row for each trial that there is, for cubes whose neurons heard few of the stimuli.
     cache_dir : path, optional
         Folder that keeps what was read of a cube behind a URL, for the next epoch and the next process; see
         `strfcube.open`.
@@ -73,6 +76,10 @@ class CubeView(Chosen):
     missing, ``valid_mask`` [shape=(N, R, T)], True where not, ``stim_meta``, a dict, and ``neuron`` [shape=(N,)], the
     labels. A batch has a leading dimension, T and R of its longest item and the most repeats in it, a list in
     ``stim_meta``, and the labels once. The adapters give the same in the arrays of their framework.
+
+    With ``layout="ragged"`` ``responses`` and ``valid_mask`` are [shape=(trial, T)], of trials that were recorded only,
+    and ``stim_index`` (in batches), ``neuron_index`` and ``repeat_index`` [shape=(trial,)] say where each of them
+    stands in the arrays that the other layout gives.
 
     Examples
     --------
@@ -95,10 +102,12 @@ class CubeView(Chosen):
         cache: Cache = "auto",
         extra: Sequence[str] = (),
         allow_mixed: bool = False,
+        layout: Layout = "dense",
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         names: Any = extra if isinstance(extra, str) else tuple(extra)
-        self._reading = self._suited(Reading(mode, audio_fs, average_repeats, smooth_ms, cache, names, allow_mixed))
+        reading = Reading(mode, audio_fs, average_repeats, smooth_ms, cache, names, allow_mixed, layout)
+        self._reading = self._suited(reading)
         if not isinstance(source, xr.Dataset | str | os.PathLike):
             raise UsageError(f"expected a path, a URL or an xarray.Dataset, got {type(source).__name__}")
         if isinstance(source, xr.Dataset) and cache_dir is not None:
@@ -127,8 +136,9 @@ class CubeView(Chosen):
         single = position_of(index)
         if single is None:
             return self.isel(stim=[None] if index is None else index)
-        shared = ("neuron",)
-        return {key: values if key in shared else values[0] for key, values in self.batch([single]).items()}
+        batch = self.batch([single])
+        shared = ("neuron", *OF_TRIALS) if batch.pop("stim_index", None) is not None else ("neuron",)
+        return {key: values if key in shared else values[0] for key, values in batch.items()}
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[i] for i in range(len(self)))

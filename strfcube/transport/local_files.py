@@ -11,7 +11,7 @@ from stat import S_ISDIR, S_ISREG
 
 from strfcube.errors import StoreError
 
-DESCRIPTORS = 128  # open at once in a process; macOS allows 256 of all kinds
+DESCRIPTORS = 128  # open at once in a process, and half of what it may have of all kinds; macOS allows 256
 PREAD = hasattr(os, "pread")  # Windows has none
 _FLAGS = ("O_CLOEXEC", "O_BINARY", "O_NONBLOCK")  # a pipe that nobody writes to must not be waited for
 
@@ -60,6 +60,16 @@ class _Descriptor:
             return os.read(self.fd, size)
 
 
+def _room() -> int:
+    """Files that may stay open: others of this process, zarr among them, need descriptors, too."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return DESCRIPTORS
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return DESCRIPTORS if allowed == resource.RLIM_INFINITY else min(DESCRIPTORS, max(1, allowed // 2))
+
+
 class Descriptors:
     """Open files of a process; the least recently used are closed.
 
@@ -69,7 +79,7 @@ class Descriptors:
     Parameters
     ----------
     limit : int, optional
-        Files that stay open when nobody reads them; default `DESCRIPTORS`.
+        Files that stay open when nobody reads them; default `DESCRIPTORS`, or half of what the process may have.
     """
 
     def __init__(self, limit: int | None = None) -> None:
@@ -97,7 +107,7 @@ class Descriptors:
                 self._open.clear()
                 found = _Descriptor(path)
             self._open[key] = found
-            while len(self._open) > (DESCRIPTORS if self.limit is None else self.limit):
+            while len(self._open) > (_room() if self.limit is None else self.limit):
                 self._open.popitem(last=False)
             return found
 

@@ -1,12 +1,16 @@
 """The chunk plan, as the pure function that it is."""
 
+import dataclasses
 import math
+import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import strfcube
 from strfcube.builder.plan import make_plan, repeat_chunk, response_layout, shuffled, stimulus_layout, trial_layouts
 from strfcube.builder.spool import Summary
 
@@ -140,7 +144,7 @@ def test_the_survey_sets_the_order():
     assert plan.n_repeats.tolist() == [[4, 2], [1, 0]]
     assert plan.n_rejected.tolist() == [[0, 0], [1, 0]]
     assert plan.n_bins.tolist() == [10, 30]
-    assert [w.spool for w in plan.where] == [1, 0]
+    assert plan.where.spool.tolist() == [1, 0]
     assert plan.row_start.tolist() == [0, 6, 8]
     assert plan.spike_start.tolist() == [0, 20, 30]
     assert plan.response.shape == (2, 2, 4, 30)
@@ -190,3 +194,45 @@ def test_all_trials_rejected():
     plan, _, _ = plan_of(summary([(0, 0, 0, 3)]))
     assert plan.response.shape == (1, 1, 1, 10)
     assert plan.n_repeats.tolist() == [[0]]
+
+
+def test_memory_grows_with_the_pairs_and_two_counts_of_each_place():
+    """Nothing of the size stimuli x neurons is made but what the format holds: n_repeats and n_rejected."""
+    stims, neurons, heard = 400, 5000, 5
+    rng = np.random.default_rng(0)
+    summaries = []
+    for first in range(0, neurons, 50):
+        heard_by = {n: sorted(rng.choice(stims, heard, replace=False)) for n in range(first, first + 50)}
+        summaries.append(summary([(n, s, 1, 0) for n, several in heard_by.items() for s in several]))
+    summaries = [dataclasses.replace(s, pairs=s.pairs.astype(np.int32)) for s in summaries]
+    tracemalloc.start()
+    plan, _, _ = plan_of(*summaries, bins=[10] * stims, neurons=neurons)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert plan.n_repeats.shape == (stims, neurons)
+    places, pairs = stims * neurons, neurons * heard
+    assert most < 2 * 2 * places + 100 * pairs + 1_000_000
+    for_workers = plan.without_coverage()
+    assert len(pickle.dumps(for_workers)) < 100 * neurons + 20_000
+    assert for_workers.response == plan.response
+
+
+def test_a_pair_is_few_bytes_between_the_stages(tmp_path):
+    """All sources' summaries are in the memory of one process."""
+    from toy import FAST, random_toy
+
+    from strfcube.builder import spool
+
+    pipeline, _ = random_toy(tmp_path / "raw", n_stims=20, n_neurons=6)
+    kept, found = spool.save, []
+
+    def save(path, *args):
+        kept(path, *args)
+        found.append(spool.summary(path))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spool, "save", save)
+        strfcube.build(pipeline, out=tmp_path / "cube.zarr", **FAST)
+    for one in found:
+        held = sum(getattr(one, name).nbytes for name in ("pairs", "reach", "prints", "pair_files"))
+        assert held == 32 * len(one.pairs) > 0

@@ -2,15 +2,18 @@
 
 import os
 import pickle
+import shutil
 
 import numpy as np
 import pytest
+import xarray as xr
 from cubes import make_cube, strings
 from stores import make_store
 
 import strfcube
 from strfcube import SelectionError, StoreError, UsageError
 from strfcube.loading import CubeView
+from strfcube.loading.alike import lacking
 
 
 @pytest.fixture(scope="module")
@@ -261,3 +264,65 @@ def test_a_view_finds_its_store_from_another_folder(tmp_path, monkeypatch):
     for there in (view, pickle.loads(sent), pickle.loads(pickle.dumps(view.sel(area="MLd")))):
         np.testing.assert_array_equal(there.batch([0, 1])["stims"], wanted["stims"])
     np.testing.assert_array_equal(view.ds["response"].isel(stim=0).values[:, :2, :20], wanted["responses"][0])
+
+
+def sent_and_read(view):
+    there = pickle.loads(pickle.dumps(view))
+    lazy = ["response", "stimulus"]
+    xr.testing.assert_identical(there.ds.drop_vars(lazy), view.ds.drop_vars(lazy))
+    for name in lazy:
+        assert there.ds[name].identical(view.ds[name])
+    got, wanted = there.batch([0, 1]), view.batch([0, 1])
+    np.testing.assert_array_equal(got["responses"], wanted["responses"])
+    np.testing.assert_array_equal(got["stims"], wanted["stims"])
+    assert got["neuron"].tolist() == wanted["neuron"].tolist()
+    return there
+
+
+def test_a_process_reads_labels_and_coverage_itself(tmp_path):
+    sizes = {"stim": 60, "neuron": 4000, "repeat": 1, "bins": 2, "bands": 2, "holes": False}
+    path = strfcube.save(make_cube(**sizes), tmp_path / "cube.zarr")
+    view = CubeView(path)
+    some = sum(v.nbytes for n, v in view._source.cube.variables.items() if n not in ("response", "stimulus"))
+    assert some > 1_000_000
+    view.batch([0])
+    assert len(pickle.dumps(view)) < some / 20
+    assert len(pickle.dumps(view.sel(animal="gg", split="train"))) < some / 20
+    sent_and_read(view.sel(animal="gg", split="train")[1:40])
+    marked = view.where(lambda ds: (ds["n_repeats"] > 0) & (ds["stim_type"] == "flatrip"))  # pairs
+    assert marked._choice.pairs is not None
+    assert len(pickle.dumps(marked)) < some / 20
+    np.testing.assert_array_equal(sent_and_read(marked)._choice.pairs, marked._choice.pairs)
+    ds = strfcube.open(path)
+    for cube in (
+        ds.isel(neuron=np.arange(4000)[::-2], stim=slice(3, 30), time=slice(0, 1)),
+        ds.assign_coords(depth=("neuron", np.arange(4000.0))).drop_vars("animal"),
+        ds.assign(n_rejected=ds["n_rejected"] + 1).assign_attrs(note="mine"),
+        ds.assign_coords(neuron=[f"other{n}" for n in range(4000)]),
+    ):
+        sent_and_read(CubeView(cube, extra=("stim_type",)))
+    lazily = CubeView(ds.assign(response=ds["response"] * 2))  # of values that no store holds
+    assert lazily._source._sent is None
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(lazily))[0]["responses"], 2 * view[0]["responses"])
+    sent = pickle.dumps(view)
+    shutil.rmtree(path)
+    strfcube.save(make_cube(**sizes, seed=9), path)
+    with pytest.raises(StoreError, match="was built again while it was open"):
+        pickle.loads(sent)
+
+
+def test_other_neurons_are_told_by_looking_labels_up(cube):
+    class Label(str):
+        __slots__ = ()
+        compared = 0
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            Label.compared += 1
+            return str.__eq__(self, other)
+
+    one, other = np.empty(600, object), np.empty(600, object)
+    one[:], other[:] = [Label(f"n{n}") for n in range(600)], [Label(f"n{n}") for n in range(1, 601)]
+    assert lacking(one, other) == ["n0"]
+    assert lacking(other, one) == ["n600"]
+    assert Label.compared < 10 * 600

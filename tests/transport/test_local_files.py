@@ -152,3 +152,18 @@ def test_what_the_system_refuses_is_a_store_error(stored, tmp_path):
     (copy / "c" / shard.relative_to(copy / "there")).mkdir(parents=True)  # a folder where a file should be
     with pytest.raises(StoreError, match=r"cannot be read: Is a directory"):
         ShardedArray(copy).read((0, 0, 0, 0))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a limit of POSIX")
+def test_half_of_what_a_process_may_open_is_left_to_others(tmp_path, monkeypatch):
+    """zarr and the builder open files, too: at a limit of 64 a cube of many shards could not be opened again."""
+    import resource
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (20, 20))
+    pool = local_files.Descriptors()
+    for number in range(30):
+        (tmp_path / str(number)).write_bytes(b"1234")
+        assert pool.get(1, str(tmp_path / str(number))).read(0, 4) == b"1234"
+        assert len(pool._open) <= 10
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
+    assert local_files._room() == local_files.DESCRIPTORS
