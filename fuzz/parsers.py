@@ -230,7 +230,11 @@ def spoil(folder, rng):
             path.unlink()
             path.write_bytes(data)
         elif what == 2:
-            shutil.copy(path, path.with_name(rng.choice(("2", "x", "spike7", "stim7", "Copy of " + path.name))))
+            copy = path.with_name(rng.choice(("2", "x", "spike7", "stim7", "Copy of " + path.name)))
+            data = path.read_bytes()
+            if copy.is_file():
+                copy.unlink()  # a link to the file of all cases
+            copy.is_dir() or copy.write_bytes(data)
         elif what == 3:
             path.unlink()
             kind = rng.randrange(3)
