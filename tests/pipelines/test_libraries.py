@@ -1,11 +1,17 @@
 """Real damaged files that crash the library which reads them: a finding names the file, and the rest is built."""
 
+import struct
+import sys
+
 import numpy as np
+import pytest
 import xarray as xr
 from scipy.io import savemat
 from writers import ac1
 
 import strfcube
+from strfcube.errors import RawDataError
+from strfcube.pipelines import matlab
 
 BYTE, BIT = 1185, 0  # of the file below, over which scipy reads memory that is not its own
 
@@ -18,6 +24,22 @@ def write_crasher(file):
     data = bytearray(file.read_bytes())
     data[BYTE] ^= 1 << BIT
     file.write_bytes(data)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process")
+def test_a_matlab_file_that_claims_to_be_large(tmp_path):
+    """A cell array of a hundred million: scipy took 800 MB and ten seconds before it noticed."""
+    import resource
+
+    file = tmp_path / "large.mat"
+    savemat(file, {"x": np.array([[1.0, "a", 2.0]], object)})
+    data = file.read_bytes()
+    assert data.count(struct.pack("<4I", 5, 8, 1, 3)) == 1  # the size of the array: 1 x 3
+    file.write_bytes(data.replace(struct.pack("<4I", 5, 8, 1, 3), struct.pack("<4I", 5, 8, 1, 10**8)))
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(RawDataError, match=r"cut short or damaged \((Unable to allocate|MemoryError)"):
+        matlab.load(file, "x")
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
 
 
 def test_a_matlab_file_that_crashes_scipy(tmp_path):
