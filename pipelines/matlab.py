@@ -6,11 +6,7 @@ and what they found, for the caller to add the file to.
 
 from __future__ import annotations
 
-import sys
-import threading
 import warnings
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,15 +14,12 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadWarning
 
 from strfcube.errors import RawDataError
-from strfcube.raw_files import reading
+from strfcube.raw_files import bounded, reading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
-
-_BOUNDING = threading.Lock()
-_ROOM, _RATIO = 200_000_000, 300  # bytes, and bytes for each of a file's: packed numbers, and objects of Python
 
 
 def load(path: Path, *names: str) -> dict[str, Any]:
@@ -46,7 +39,7 @@ def load(path: Path, *names: str) -> dict[str, Any]:
     """
     try:
         reading(path)
-        with warnings.catch_warnings(), _bounded(path):
+        with warnings.catch_warnings(), bounded(path.stat().st_size):
             warnings.simplefilter("error", MatReadWarning)  # scipy only warns of a variable that it cannot read
             # mat_dtype: a double that holds whole numbers is a double, not the integers in which MATLAB packs it.
             found = loadmat(str(path), variable_names=names, appendmat=False, mat_dtype=True)  # str: FileNotFoundError
@@ -60,28 +53,6 @@ def load(path: Path, *names: str) -> dict[str, Any]:
         message = f"expected a whole MATLAB file, but it is cut short or damaged ({what}); unpack the archive again"
         raise RawDataError(message, path) from error
     return {name: found[name] for name in names if name in found}
-
-
-@contextmanager
-def _bounded(path: Path) -> Iterator[None]:
-    """Let this process have no more memory than a file of that size can need: scipy makes room for what it claims.
-
-    On Linux; of the whole process, since memory cannot be counted by thread.
-    """
-    if sys.platform != "linux":
-        yield
-        return
-    import resource
-
-    with _BOUNDING:
-        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        most = used + _ROOM + _RATIO * path.stat().st_size
-        try:
-            resource.setrlimit(resource.RLIMIT_AS, (most if soft == resource.RLIM_INFINITY else min(most, soft), hard))
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def elements(value: Any) -> list[Any]:

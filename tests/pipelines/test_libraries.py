@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from scipy.io import savemat
-from writers import ac1
+from writers import aa4, ac1
 
 import strfcube
 from strfcube.errors import RawDataError
@@ -58,3 +58,50 @@ def test_a_matlab_file_that_crashes_scipy(tmp_path):
     assert "reading it crashed (ended by SIG" in what or "it is cut short or damaged" in what
     assert strfcube.open(path).sizes["neuron"] == 5
     assert strfcube.verify(path) == []
+
+
+def places(data, signature):
+    place = -1
+    while (place := data.find(signature, place + 1)) >= 0:
+        yield place
+
+
+def backwards(data):
+    """The second object of a heap of texts is of -16 bytes: libhdf5 goes from one to the other for ever."""
+    for place in places(data, b"GCOL"):
+        struct.pack_into("<Q", data, place + 24, 2**64 - 16)
+
+
+def endless(data):
+    """The free room of a heap is followed by itself: libhdf5 makes a note of it until there is no memory."""
+    for place in places(data, b"HEAP"):
+        size, free, begin = struct.unpack_from("<3Q", data, place + 8)
+        if free < size:
+            struct.pack_into("<Q", data, begin + free, free)
+
+
+def deep(data):
+    """The root of a tree is its own child, five levels high: libhdf5 calls itself until its stack ends."""
+    place = next(places(data, b"TREE"))
+    data[place + 5] = 5
+    struct.pack_into("<Q", data, place + 32, place)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the processor time and the memory of a process")
+def test_hdf5_files_that_never_end(tmp_path, monkeypatch):
+    monkeypatch.setenv("STRFCUBE_SOURCE_SECONDS", "3")
+    raw = tmp_path / "raw"
+    aa4.write_aa4(raw)
+    spoilt = {backwards: "took more than 3 s of processor time", endless: "memory", deep: "crashed (ended by SIGSEGV)"}
+    files = [p for p in sorted(raw.rglob("*.h5")) if p.stat().st_size > 4000][:3]
+    for file, spoil in zip(files, spoilt, strict=True):
+        data = bytearray(file.read_bytes())
+        spoil(data)
+        file.write_bytes(data)
+    path = strfcube.build("aa4", raw=raw, out=tmp_path / "cube.zarr", jobs=1, spec="mel", bands=4)
+    table = xr.open_zarr(path, group="findings", chunks=None).load()
+    said = dict(zip(table["file"].values, table["what"].values, strict=True))
+    for file, what in zip(files, spoilt.values(), strict=True):
+        assert what in said[file.relative_to(raw).as_posix()]
+    assert strfcube.open(path).sizes["neuron"]
