@@ -111,9 +111,8 @@ def _nodes(files: Transport, root: Root, others: list[str]) -> tuple[dict[str, d
     """Metadata of every group and array, and where their own files say something else than the root."""
     found: list[str] = []
     nodes: dict[str, dict[str, Any]] = {}
-    every = dict.fromkeys([*root.nodes, *others])
-    names = [n for n in every if n not in ("", "attributes") and metadata.plain(n)]
-    odd = [n for n in every if n and not metadata.plain(n)]
+    names = [n for n in dict.fromkeys([*root.nodes, *others]) if n not in ("", "attributes") and metadata.plain(n)]
+    odd = [n for n in root.nodes if not metadata.plain(n)]
     found += [f"zarr.json names '{n[:100]}', which nothing in a cube is called" for n in odd[:_NAMED]]
     for name, text in zip(names, _texts(files, names), strict=True):
         listed = root.nodes.get(name)

@@ -114,6 +114,7 @@ REFUSED_BY_ALL = {
     "an absolute name": with_node("/etc/passwd"),
     "a name that no file has": with_node("x" * 5000),
     "a sealed name that is a way out": lambda p: [with_node("x/../n_bins")(p), seal(p)],
+    "a sealed name that is none": lambda p: [with_node("")(p), seal(p)],
     "a name that is no text": with_node("\ud800"),
     "an absurd shape": node_of("response")(lambda m: m.update(shape=[10**12, *m["shape"][1:]])),
     "a shape beyond any integer": node_of("n_bins")(lambda m: m.update(shape=[2**70])),
