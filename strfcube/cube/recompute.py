@@ -46,9 +46,10 @@ def recompute(path: str) -> list[str]:
         return []
     how = dict(recipe["front_end"])
     front_end = FRONT_ENDS[how.pop("kind")](**how)
-    if isinstance(front_end, Published) or not has_group(path, "audio"):
+    lowest_rate = cube["stimulus"].attrs.get("lowest_rate")  # cubes of earlier versions do not say up to where it goes
+    if isinstance(front_end, Published) or lowest_rate is None or not has_group(path, "audio"):
         return []
-    front_end = resolve(front_end, float(cube["stimulus"].attrs["lowest_rate"]))
+    front_end = resolve(front_end, float(lowest_rate))
     own = front_end.frequencies()
     bands = [int(np.argmin(np.abs(own - f))) for f in cube["frequency"].values.tolist()]  # a part may have some of them
     if not np.allclose(own[bands], cube["frequency"].values, rtol=1e-12):
