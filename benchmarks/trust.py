@@ -43,6 +43,7 @@ from strfcube.builder.save import save as write
 
 RUN = """
 import sys, json
+print("begun", flush=True)
 job = json.loads(sys.argv[1])
 if job.get("event") is not None:
     import os, signal
@@ -268,8 +269,10 @@ def prepare(folder):
 
 def begin(job):
     Path(job["out"]).parent.mkdir(exist_ok=True)
-    return subprocess.Popen([sys.executable, "-c", RUN, json.dumps(job)], text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE)  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-c", RUN, json.dumps(job)], text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)  # fmt: skip
+    process.stdout.readline()  # from here on it is the job, and no longer the interpreter, that is killed
+    return process
 
 
 def finish(process):
@@ -305,7 +308,7 @@ def kill(jobs, number, rng):
         last = round_ == (2 if how == "twice" else 1)
         process = begin(job | ({"jobs": 1} if last and how == "other --jobs" else {}))
         if not last:
-            time.sleep(rng.uniform(0.1, 1.0) * job["seconds"])
+            time.sleep(rng.uniform(0.0, 1.0) * job["seconds"])
             mine = children(process.pid)
             workers += mine
             if how == "one worker" and mine:
@@ -335,8 +338,8 @@ def event(jobs, number, rng):
 
 
 def outcome(job, code, said, workers):
-    if any("Traceback" in text for text in said):
-        return "traceback"
+    if traced := [text for text in said if "Traceback" in text]:
+        return f"traceback: {traced[0][-600:]}"
     published = job["kind"] == "pool" and "something already" in said[-1]  # the kill came after its end
     if (code and not published) or not Path(job["out"]).exists():
         return f"failed: {said[-1].strip()[-200:]}"

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 SECONDS, MEGABYTES = 5.0, 500.0  # of the processor, and of memory, that a case may take
@@ -123,6 +124,18 @@ class Child:
         return code
 
 
+class Progress:
+    """Says on standard error, once a minute, where a run is: it can be gone on with from there."""
+
+    def __init__(self):
+        self.next = time.monotonic() + 60
+
+    def __call__(self, what, case):
+        if time.monotonic() > self.next:
+            self.next += 60
+            print(f"{what}: at case {case:,}", file=sys.stderr, flush=True)
+
+
 def scratch():
     """A folder in memory where there is one: cases write thousands of small files."""
     return tempfile.TemporaryDirectory(
@@ -155,23 +168,25 @@ def main(file, doc, kinds, prepare, after=None):
     parser.add_argument("--seconds", type=float, default=float("inf"), help="for each kind")
     parser.add_argument("--kind", choices=kinds, action="append", help="only this, and others so given")
     args = parser.parse_args()
-    faults = 0
+    faults, progress = 0, Progress()
     for kind in args.kind or kinds:
         begun, counts, done = time.monotonic(), collections.Counter(), 0
         with scratch() as folder:
             prepare(kind, Path(folder))
             child = Child([sys.executable, file, "--child", kind, folder])
-            for case in range(args.seed, args.seed + args.count):
-                if time.monotonic() - begun > args.seconds:
-                    break
-                outcome, wrong = child.ask(case)
-                if after and outcome in ("died", "hung"):
-                    wrong = after(kind, Path(folder), case)
-                counts[outcome] += 1
-                done += 1
-                faults += bool(wrong)
-                for what in wrong:
-                    print(f"{kind} {case}: {what}", flush=True)
+            with suppress(KeyboardInterrupt):  # the table is of what was done until then
+                for case in range(args.seed, args.seed + args.count):
+                    if time.monotonic() - begun > args.seconds:
+                        break
+                    progress(kind, case)
+                    outcome, wrong = child.ask(case)
+                    if after and outcome in ("died", "hung"):
+                        wrong = after(kind, Path(folder), case)
+                    counts[outcome] += 1
+                    done += 1
+                    faults += bool(wrong)
+                    for what in wrong:
+                        print(f"{kind} {case}: {what}", flush=True)
             child.end()
         told = ", ".join(f"{n} {outcome}" for outcome, n in counts.most_common())
         print(f"{kind}: {done:,} cases from {args.seed} on in {time.monotonic() - begun:.0f} s: {told}", flush=True)

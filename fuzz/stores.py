@@ -8,29 +8,35 @@ chunks that lie under a right checksum. Of two in five the metadata are sealed a
 The cube is verified, opened, and read by one more reader, in a process of its own that is ended when a case takes too
 long. Prints what every case came to by kind, and each case that is a fault: an error that is not strfcube's own, a
 value that is not in the cube, too much time, too much memory. Exit code 1 if there is any. `--only N` runs one case.
+
+A reader may give the values that were built. Others are a fault, but for one case: where somebody wrote them under
+right checksums (sealed, or into a chunk), `verify` has to tell of them, zarr-python has to read the same, and nothing
+may be made of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import random
-import selectors
 import shutil
 import struct
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+import harness
 
 HERE = Path(__file__).resolve()
 SECONDS, MEGABYTES = 5.0, 300.0  # of a case; the memory beyond what the sound cube takes
 ABSURD = (-1, 0, 1, 7, 2**31, 2**62, 2**63, 1e300, 1.5, "", "x", "../x", "/etc/passwd", "NaN", None, True, [], {}, [[]],
           [2**40, 2**40], [0], {"name": "x"}, "\ud800", "a\x00b", float("nan"))  # fmt: skip
 READERS = ("engine", "inspect", "rebin", "concat", "save", "export", "batch")
+MAKERS = ("rebin", "concat", "save")  # make another cube, which would be verified as good
 
 
 # Mutations ----------------------------------------------------------------------------------------------------
@@ -267,6 +273,24 @@ def mutated(sound, folder, seed):
 # Reading ------------------------------------------------------------------------------------------------------
 
 
+def values(ds):
+    """What is compared of a cube that was opened."""
+    import numpy as np
+
+    small = ("n_repeats", "n_bins", "duration", "time", "frequency")
+    text = [np.array([str(v) for n in ("stim", "neuron", "area") for v in ds[n].values])]
+    return text + [ds[n].values for n in ("response", "stimulus", *small)]
+
+
+def viewed(source):
+    """What is compared of a batch."""
+    from strfcube.loading import CubeView
+
+    view = CubeView(source, cache="none")
+    batch = view.batch(range(len(view)))
+    return [batch["responses"], batch["stims"]]
+
+
 def reading(name, cube, sound, folder):
     """What a reader makes of a cube, as arrays; None where there is nothing to compare."""
     import numpy as np
@@ -275,11 +299,6 @@ def reading(name, cube, sound, folder):
     import strfcube
     from strfcube.builder.save import save as write
     from strfcube.loading import CubeView
-
-    def values(ds):
-        small = ("n_repeats", "n_bins", "duration", "time", "frequency")
-        text = [np.array([str(v) for n in ("stim", "neuron", "area") for v in ds[n].values])]
-        return text + [ds[n].values for n in ("response", "stimulus", *small)]
 
     if name == "open":
         return values(strfcube.open(cube))
@@ -300,12 +319,9 @@ def reading(name, cube, sound, folder):
     if name == "export":
         from strfcube.analysis.export import export
 
-        export(cube, folder / "tables.csv")
-        return None
-    view = CubeView(cube, cache="none")
-    batch = view.batch(range(len(view)))
+        return [np.frombuffer(Path(file).read_bytes(), "u1") for file in export(cube, folder / "tables.csv")]
     waves = CubeView(cube, cache="none", mode="waveform", audio_fs=8000).with_stimulus()
-    return [batch["responses"], batch["stims"], waves.batch(range(len(waves)))["stims"]]
+    return [*viewed(cube), waves.batch(range(len(waves)))["stims"]]
 
 
 def same(found, truth):
@@ -317,35 +333,50 @@ def same(found, truth):
     )
 
 
-def attempt(name, cube, sound, folder, truth, again):
-    """What came of a reader, and the message of a fault."""
+def attempt(name, cube, sound, folder):
+    """What came of a reader, its values, and the message of a fault."""
     import strfcube
 
     try:
-        found = reading(name, cube, sound, folder)
+        return "read", reading(name, cube, sound, folder), ""
     except strfcube.StrfcubeError as error:
         text = str(error)
-        return ("refused", "") if "\n" not in text and len(text) < 3000 else ("FAULT", f"no sentence: {text[:300]!r}")
+        told = "\n" not in text and len(text) < 3000
+        return ("refused", None, "") if told else ("FAULT", None, f"no sentence: {text[:300]!r}")
     except BaseException as error:
-        return "FAULT", f"{type(error).__name__}: {str(error)[:200]}"
-    if found is None or again or same(found, truth[name]):
-        return "read", ""
-    return "FAULT", "other values than were built"
+        return "FAULT", None, f"{type(error).__name__}: {str(error)[:200]}"
 
 
-def peak(reset=False):
-    """Most memory of this process since the last reset, in megabytes."""
-    if reset:
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")
-    with open("/proc/self/status") as file:
-        line = next(line for line in file if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1000
+def judged(name, cube, found, truth, forged, verified):
+    """Why values that were read are a fault; empty where they are none.
+
+    Parameters
+    ----------
+    forged : bool
+        Whether the values of the cube may be others, under right checksums.
+    verified : str
+        What ``verify`` made of the cube.
+    """
+    import xarray as xr
+
+    if found is None or same(found, truth):
+        return ""
+    if not forged or name in MAKERS:
+        return "other values than were built"
+    if verified == "nothing":
+        return "other values than were built, of which verify says nothing"
+    if name == "export":
+        return ""
+    try:  # what somebody wrote there, as another library reads it
+        there = xr.open_zarr(cube, chunks=None)
+        there = [viewed(there), found[2:]] if name == "batch" else [values(there), []]
+    except Exception as error:
+        return f"values that zarr cannot read: {type(error).__name__}: {str(error)[:200]}"
+    return "" if same(found, [*there[0], *there[1]]) else "other values than zarr reads there"
 
 
-def child(sound, scratch):
+def serve(sound, scratch):
     """Read seeds from standard input, and answer each with what came of it."""
-    import contextlib
     import io
     import warnings
 
@@ -357,13 +388,13 @@ def child(sound, scratch):
         folder = Path(tempfile.mkdtemp(dir=scratch))
         with contextlib.redirect_stdout(io.StringIO()):
             truth[name] = reading(name, sound, sound, folder)
-    usual = peak()
+    usual = harness.peak()
     print("ready", flush=True)
     for line in sys.stdin:
         seed = int(line)
         folder = Path(tempfile.mkdtemp(dir=scratch))
         cube, kind, again = mutated(sound, folder, seed)
-        begun, before = time.process_time(), peak(reset=True)
+        begun, before = time.process_time(), harness.peak(reset=True)
         results, faults = {}, []
         with contextlib.redirect_stdout(io.StringIO()):
             try:
@@ -375,91 +406,64 @@ def child(sound, scratch):
                 results["verify"] = "refused"
             except BaseException as error:
                 faults.append(f"verify: {type(error).__name__}: {str(error)[:200]}")
+            given = {}
             for name in ("open", READERS[seed % len(READERS)]):
-                results[name], why = attempt(name, cube, sound, folder, truth, again)
+                results[name], given[name], why = attempt(name, cube, sound, folder)
                 faults += [f"{name}: {why}"] if why else []
-        grown = peak() - max(before, usual)
+        grown, used = harness.peak() - max(before, usual), time.process_time() - begun
         if grown > MEGABYTES:
             faults.append(f"{grown:.0f} MB more than the sound cube takes")
-        if time.process_time() - begun > SECONDS:
-            faults.append(f"{time.process_time() - begun:.1f} s of the processor")
+        if used > SECONDS:
+            faults.append(f"{used:.1f} s of the processor")
+        if results.get("verify") == "nothing" and results["open"] == "refused":
+            faults.append("verify: nothing, of a cube that cannot be opened")
+        for name, found in given.items():
+            forged = again or kind == "frame"
+            if why := judged(name, cube, found, truth[name], forged, results.get("verify", "")):
+                results[name] = "FAULT"
+                faults.append(f"{name}: {why}")
         shutil.rmtree(folder, ignore_errors=True)
-        print(json.dumps([seed, kind + (", sealed" if again else ""), results, faults]), flush=True)
+        what = kind + (", sealed" if again else "")
+        print(json.dumps([results, [f"({what}) {fault}" for fault in faults]]), flush=True)
 
 
 # The parent ---------------------------------------------------------------------------------------------------
 
 
-class Reader:
-    """A process that reads cases, and is started again after one that it did not survive."""
-
-    def __init__(self, sound, scratch):
-        self.sound, self.scratch = sound, scratch
-        self.process = None
-
-    def start(self):
-        command = [sys.executable, str(HERE), "--child", str(self.sound), str(self.scratch)]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, bufsize=1,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        if self.process.stdout.readline() != "ready\n":
-            sys.exit("the sound cube cannot be read")
-
-    def ask(self, seed, patience):
-        if self.process is None:
-            self.start()
-        self.process.stdin.write(f"{seed}\n")
-        with selectors.DefaultSelector() as ready:
-            ready.register(self.process.stdout, selectors.EVENT_READ)
-            line = self.process.stdout.readline() if ready.select(patience) else None
-        if line:
-            return json.loads(line)
-        self.end()
-        return [seed, "?", {}, [f"no answer in {patience:g} s" if line is None else "the process died"]]
-
-    def end(self):
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process.stdin.close()
-            self.process.stdout.close()
-            self.process = None
-
-
 def main():
     if sys.argv[1:2] == ["--child"]:
-        child(*map(Path, sys.argv[2:4]))
+        serve(*map(Path, sys.argv[2:4]))
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0, help="the first case; go on from where a run ended")
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--only", type=int, help="one case")
-    parser.add_argument("--patience", type=float, default=60, help="seconds after which a case hangs")
     args = parser.parse_args()
     sys.path.insert(0, str(HERE.parents[1] / "tests"))
     from toy import FAST, random_toy
 
     import strfcube
 
-    begun, faults, done = time.monotonic(), 0, 0
+    begun, faults, done, progress = time.monotonic(), 0, 0, harness.Progress()
     counts = collections.defaultdict(collections.Counter)
-    with tempfile.TemporaryDirectory() as folder:
+    with harness.scratch() as folder:
         sound = strfcube.build(random_toy(Path(folder) / "raw")[0], out=Path(folder) / "sound.zarr", **FAST)
-        reader = Reader(sound, Path(folder))
+        child = harness.Child([sys.executable, str(HERE), "--child", sound, folder])
         seeds = [args.only] if args.only is not None else range(args.seed, args.seed + args.count)
-        for seed in seeds:
-            if time.monotonic() - begun > args.seconds:
-                break
-            _, kind, results, wrong = reader.ask(seed, args.patience)
-            done += 1
-            faults += bool(wrong)
-            for name, result in results.items():
-                counts[name][result] += 1
-            for what in wrong:
-                print(f"FAULT {seed} ({kind}): {what}", flush=True)
-        reader.end()
+        with contextlib.suppress(KeyboardInterrupt):  # the table is of what was done until then
+            for seed in seeds:
+                if time.monotonic() - begun > args.seconds:
+                    break
+                progress("stores", seed)
+                results, wrong = child.ask(seed)
+                done += 1
+                faults += bool(wrong)
+                for name, result in results.items() if isinstance(results, dict) else [("process", results)]:
+                    counts[name][result] += 1
+                for what in wrong:
+                    print(f"FAULT {seed}: {what}", flush=True)
+        child.end()
     for name, count in sorted(counts.items()):
         print(f"{name:<8} {', '.join(f'{number:,} {what}' for what, number in count.most_common())}")
     print(f"stores: {done:,} cases from seed {args.seed}, {faults} faults, {time.monotonic() - begun:.0f} s")

@@ -14,7 +14,7 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadWarning
 
 from strfcube.errors import RawDataError
-from strfcube.raw_files import reading
+from strfcube.raw_files import bounded, reading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ def load(path: Path, *names: str) -> dict[str, Any]:
     """
     try:
         reading(path)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), bounded(path.stat().st_size):
             warnings.simplefilter("error", MatReadWarning)  # scipy only warns of a variable that it cannot read
             # mat_dtype: a double that holds whole numbers is a double, not the integers in which MATLAB packs it.
             found = loadmat(str(path), variable_names=names, appendmat=False, mat_dtype=True)  # str: FileNotFoundError

@@ -25,6 +25,7 @@ import numpy as np
 
 from strfcube import limits
 from strfcube.errors import RawDataError
+from strfcube.raw_files import bounded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -261,9 +262,10 @@ def read_epochs(stream: IO[bytes], label: str) -> Epochs:
 def open_h5(stream: IO[bytes], label: str) -> Iterator[Any]:
     """Open an HDF5 file in memory; nothing goes to disk."""
     try:
-        with h5py.File(h5py.h5f.open_file_image(stream.read())) as h5:
+        image = stream.read()
+        with bounded(len(image)), h5py.File(h5py.h5f.open_file_image(image)) as h5:
             yield h5
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:  # the last of older h5py
+    except (OSError, KeyError, MemoryError, TypeError, ValueError, RuntimeError) as error:  # the last of older h5py
         raise RawDataError(
             f"expected a whole HDF5 file of plain datasets, but {error}; fetch it again", label
         ) from error

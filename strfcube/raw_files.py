@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
+import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -136,6 +138,8 @@ def _is_cube(folder: Path | str, entries: list[os.DirEntry[str]]) -> bool:
     return b'"strfcube_version"' in Path(folder, "zarr.json").read_bytes()
 
 
+_ROOM, _RATIO = 200_000_000, 300  # bytes, and bytes for each of a file's: packed numbers, objects of Python
+_bounding = threading.RLock()
 _note: int | None = None  # descriptor of the file in which this process notes what it reads
 _without: Mapping[str, str] = {}
 
@@ -177,6 +181,29 @@ def reading(path: str | os.PathLike[str]) -> None:
     os.lseek(_note, 0, os.SEEK_SET)
     os.write(_note, text)
     os.ftruncate(_note, len(text))
+
+
+@contextmanager
+def bounded(size: int) -> Iterator[None]:
+    """Let this process have no more memory, for now, than a file of `size` bytes can need.
+
+    Libraries make room for what a damaged file claims, some of them without end, until the system ends a process for
+    want of memory; here they fail. On Linux; of all threads, since nobody counts the memory of one.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    with _bounding:
+        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        most = used + _ROOM + _RATIO * size
+        try:
+            resource.setrlimit(resource.RLIMIT_AS, (most if soft == resource.RLIM_INFINITY else min(most, soft), hard))
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ from strfcube.pipelines.aa4.unit import (
     unit_meta,
 )
 from strfcube.pipelines.raw_folder import ARCHIVES, listing, packed, some
+from strfcube.raw_files import bounded
 from strfcube.records import (
     Finding,
     Length,
@@ -214,12 +215,14 @@ class AA4(Pipeline):
         """
         file, neuron, groups = source.payload
         columns = TrialColumns()
-        try:
-            root = open_unit(self.raw / file, in_memory=True)
-        except BROKEN as error:
-            raise RawDataError(f"expected a whole HDF5 file of one unit, but {reason(error)}", file) from error
-        for path, stimulus, seconds in groups:
-            columns.add(root, path, stimulus, seconds)
+        size = (self.raw / file).stat().st_size if (self.raw / file).exists() else 0
+        with bounded(size):
+            try:
+                root = open_unit(self.raw / file, in_memory=True)
+            except BROKEN as error:
+                raise RawDataError(f"expected a whole HDF5 file of one unit, but {reason(error)}", file) from error
+            for path, stimulus, seconds in groups:
+                columns.add(root, path, stimulus, seconds)
         if columns.broken and not columns.numbers:
             raise RawDataError(f"no trial can be read, the first is {columns.broken[0]}", file)
         if columns.broken:
@@ -261,17 +264,18 @@ class AA4(Pipeline):
         for path in sorted(folder.glob("[!.]*.h5"), key=lambda path: natural(path.name)):
             file = path.relative_to(self.raw).as_posix()
             try:
-                root = open_unit(path)
-                meta = unit_meta(root, animal, path.stem, file, report)
-                if meta["sort_type"] not in self.kept:
-                    left_out.setdefault(meta["sort_type"], []).append(path.stem)
-                    continue
-                groups, broken, strange = stimulus_groups(root)
-                others.update(strange)
-                for group in groups:
-                    if (group.number, group.md5) not in seen:
-                        wanted = (b"stim_type", b"stim_duration", *_TEXTS.values())
-                        seen[group.number, group.md5] = file, {w: attribute(root, w, group.path) for w in wanted}
+                with bounded(path.stat().st_size):
+                    root = open_unit(path)
+                    meta = unit_meta(root, animal, path.stem, file, report)
+                    if meta["sort_type"] not in self.kept:
+                        left_out.setdefault(meta["sort_type"], []).append(path.stem)
+                        continue
+                    groups, broken, strange = stimulus_groups(root)
+                    others.update(strange)
+                    for group in groups:
+                        if (group.number, group.md5) not in seen:
+                            wanted = (b"stim_type", b"stim_duration", *_TEXTS.values())
+                            seen[group.number, group.md5] = file, {w: attribute(root, w, group.path) for w in wanted}
             except BROKEN as error:
                 what = f"expected a whole HDF5 file of one unit, but {reason(error)}"
                 report(Finding("error", file, what, "the unit is left out; fetch the file again"))

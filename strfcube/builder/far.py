@@ -43,14 +43,17 @@ def suspects(
         return
     most = limits.FAR_SECONDS
     seconds = n_bins[rows["stim"]] * (dt_ns / NS_PER_S)
-    row = np.repeat(np.arange(len(seconds)), rows["spikes"])
-    odd = (times < -most) | (times > (np.fmax(seconds, rows["stop"]) + most)[row])
-    of = rows["file"][row]
-    for code in np.unique(of[odd]).tolist():
-        mine = odd & (of == code)
-        what = f"{int(mine.sum())} spike times lie more than {most:g} s from their stimulus"
-        trial = rows["number"][row[mine][0]]
-        yield Finding("warning", files[code], f"{what}: the first is {times[mine][0]:g} s, of trial {trial}", _LATE)
+    latest = np.fmax(seconds, rows["stop"]) + most
+    first, last = float(times.min(initial=0)), float(times.max(initial=0))
+    if first < -most or last > float(np.fmin.reduce(latest)):  # nothing can be odd otherwise, as in nearly all sources
+        row = np.repeat(np.arange(len(seconds)), rows["spikes"])
+        odd = (times < -most) | (times > latest[row])
+        of = rows["file"][row]
+        for code in np.unique(of[odd]).tolist():
+            mine = odd & (of == code)
+            what = f"{int(mine.sum())} spike times lie more than {most:g} s from their stimulus"
+            trial = rows["number"][row[mine][0]]
+            yield Finding("warning", files[code], f"{what}: the first is {times[mine][0]:g} s, of trial {trial}", _LATE)
     wide = (rows["start"] < -most) | (rows["stop"] > seconds + most)
     for code in np.unique(rows["file"][wide]).tolist():
         mine = wide & (rows["file"] == code)
@@ -58,6 +61,6 @@ def suspects(
         start, stop, trial = (rows[name][mine][0] for name in ("start", "stop", "number"))
         yield Finding("warning", files[code], f"{what}: the first is {start:g} to {stop:g} s, of trial {trial}", _LATE)
     whole = float(np.median(seconds))
-    if len(times) >= _MANY and np.abs(times).max() < whole / 100:
-        what = f"all {len(times)} spike times lie within {np.abs(times).max():g} s of onset, of sounds of {whole:g} s"
+    if len(times) >= _MANY and (widest := max(-first, last)) < whole / 100:
+        what = f"all {len(times)} spike times lie within {widest:g} s of onset, of sounds of {whole:g} s"
         yield Finding("warning", files[0], what, "they are kept; see whether they are s taken for ms")

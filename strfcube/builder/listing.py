@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import pickle
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from strfcube import raw_files
 from strfcube.builder import tasks
 from strfcube.builder.request import chosen
-from strfcube.builder.worker import EndedError
+from strfcube.builder.worker import EndedError, Pool
 from strfcube.errors import RawDataError, StrfcubeError
 from strfcube.sound.audio import odd_waves
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from strfcube.builder.request import Request
     from strfcube.builder.worker import Workers
@@ -24,8 +26,13 @@ if TYPE_CHECKING:
 MOST_FILES = 5  # that are left out; more of them, and it is not the files
 
 
-def preview(request: Request) -> dict[str, int]:
+def preview(request: Request, jobs: int | None = None) -> dict[str, int]:
     """What a build would list, without building: chosen stimuli, neurons and sources, and findings so far.
+
+    Parameters
+    ----------
+    jobs : int, optional
+        As in `strfcube.build`: with 0 it runs in this process.
 
     Raises
     ------
@@ -35,7 +42,8 @@ def preview(request: Request) -> dict[str, int]:
         If `only` names what nothing has.
     """
     findings: list[Finding] = []
-    survey = survey_of(request, None, None, request.listener(findings.append))
+    with tempfile.TemporaryDirectory() as work, nullcontext() if jobs == 0 else Pool(1) as pool:
+        survey = survey_of(request, pool, Path(work), request.listener(findings.append))
     keep_stim, keep_neuron = chosen(survey, request.recipe.only)
     sources = {n.source for n, keep in zip(survey.neurons, keep_neuron, strict=True) if keep}
     return {"stimuli": sum(keep_stim), "neurons": sum(keep_neuron), "sources": len(sources), "findings": len(findings)}

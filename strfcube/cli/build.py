@@ -161,7 +161,7 @@ def _build(e: catalog.Entry, values: dict[str, Any]) -> None:
             report(found.path)
             return
         if dry_run:
-            seen = preview(request)
+            seen = preview(request, how["jobs"])
             click.echo(f"would build {request.target} from {request.pipeline.raw}")
             click.echo(", ".join(f"{count:,} {what}" for what, count in seen.items()))
             return

@@ -203,7 +203,7 @@ _table_command(
 @cli.command()
 @click.argument("store", shell_complete=a_store)
 @_DT
-@click.option("--deep", is_flag=True, help="Count every bin again from the exact spike times.")
+@click.option("--deep", is_flag=True, help="Count every bin and compute every spectrogram again.")
 def verify(store: str, dt: float | None, deep: bool) -> None:
     """Read a cube again, and hold it against its digests.
 

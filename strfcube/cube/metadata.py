@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 DIGESTS, ENDS = "metadata_digests", "file_ends"
 NO_FILE = "-" * 8
 _END = 4  # bytes of a checksum
+_PART, _LONGEST = 200, 1000  # bytes of the name of a folder, characters of a path within a cube
 
 
 @dataclass(frozen=True)
@@ -182,10 +183,13 @@ def parsed(text: bytes) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If they are no JSON, or no mapping, or name something twice: readers would not agree on what they say.
+        If they are no JSON, or no mapping, or name something twice: readers would not agree on what they say; or if
+        they hold halves of characters, which nobody can print.
     """
     try:
         found = json.loads(text, object_pairs_hook=_unique)
+        if b"\\ud" in text or b"\\uD" in text:  # escapes of halves: right where each has its other half
+            json.dumps(found, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(found, dict):
@@ -298,8 +302,13 @@ def _item_bytes(data_type: Any) -> int:
 
 
 def plain(name: str) -> bool:
-    """Whether a name stays within the cube."""
-    return all(part not in ("", ".", "..") for part in name.split("/")) and not set(name) & set("\\\0:")
+    """Whether a name stays within the cube, and can be a path on any file system."""
+    parts = name.split("/")
+    try:
+        short = len(name) <= _LONGEST and all(len(part.encode()) <= _PART for part in parts)
+    except UnicodeEncodeError:
+        return False
+    return short and all(part not in ("", ".", "..") for part in parts) and not set(name) & set("\\\0:")
 
 
 def _checked(node: Mapping[str, Any]) -> bool:

@@ -48,7 +48,8 @@ def verify(store: str | os.PathLike[str], dt: float | None = None, *, deep: bool
     dt : float, optional
         Bin width in ms, with a name.
     deep : bool
-        Count the spikes of every bin again from the exact times in ``trials``, and the trials of every pair.
+        Count the spikes of every bin again from the exact times in ``trials``, and the trials of every pair, and
+        compute every spectrogram again from the waveform in ``audio``.
 
     Returns
     -------
@@ -75,17 +76,21 @@ def verify(store: str | os.PathLike[str], dt: float | None = None, *, deep: bool
     found += _values(files, root, nodes, expected, sound=not found)
     found = found or _contract(files, root)
     if deep and not found:
-        found = _recounted(path)
+        found = _made_again(path)
     return [sentence if len(sentence) <= _LONG else f"{sentence[:_LONG]} ..." for sentence in found]
 
 
-def _recounted(path: str) -> list[str]:
+def _made_again(path: str) -> list[str]:
+    from strfcube.cube.recompute import recompute
     from strfcube.cube.recount import recount
 
-    try:
-        return recount(path)
-    except Exception as error:  # values that are those of the digests, and make no sense
-        return [f"'trials' cannot be counted again ({_line(error)})"]
+    found = []
+    for again, what in ((recount, "'trials' cannot be counted"), (recompute, "'stimulus' cannot be computed")):
+        try:
+            found += again(path)
+        except Exception as error:  # values that are those of the digests, and make no sense
+            found.append(f"{what} again ({_line(error)})")
+    return found
 
 
 def _expected(root: Root) -> tuple[dict[str, str], list[str]]:
@@ -107,6 +112,8 @@ def _nodes(files: Transport, root: Root, others: list[str]) -> tuple[dict[str, d
     found: list[str] = []
     nodes: dict[str, dict[str, Any]] = {}
     names = [n for n in dict.fromkeys([*root.nodes, *others]) if n not in ("", "attributes") and metadata.plain(n)]
+    odd = [n for n in root.nodes if not metadata.plain(n)]
+    found += [f"zarr.json names '{n[:100]}', which nothing in a cube is called" for n in odd[:_NAMED]]
     for name, text in zip(names, _texts(files, names), strict=True):
         listed = root.nodes.get(name)
         if text is None or isinstance(text, StoreError):

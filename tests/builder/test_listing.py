@@ -9,6 +9,7 @@ from toy import make_neuron, make_stim, spikes
 
 import strfcube
 from strfcube.builder import listing, tasks
+from strfcube.builder.request import prepare
 from strfcube.errors import RawDataError, UsageError
 from strfcube.raw_files import reading
 from strfcube.records import Finding, Pipeline, Source, Survey
@@ -66,6 +67,12 @@ def test_files_that_hang_or_crash(raw, tmp_path):
     assert said["a.txt"] == "reading it took more than 2 s of processor time"
     assert said["c.txt"] == "reading it crashed (ended by SIGABRT)"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cube.zarr", "raw"]
+
+
+def test_what_would_be_built_is_listed_in_the_same_way(raw, tmp_path):
+    (raw / "a.txt").write_text("hang")
+    seen = listing.preview(prepare(Fragile(raw), out=tmp_path / "cube.zarr", dt=5))
+    assert seen == {"stimuli": 1, "neurons": 3, "sources": 3, "findings": 1}
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """What a build does not believe, and what it does not let through: folders, ledgers, limits, places, raw files."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -17,6 +18,7 @@ import xarray as xr
 from toy import FAST, Toy, make_neuron, make_stim, random_toy, spikes, tone, write_toy
 
 import strfcube
+from strfcube.builder import tasks
 from strfcube.builder.workplace import work_folder
 from strfcube.errors import RawDataError, StoreError, StrfcubeError, UsageError
 from strfcube.records import Length, Trial, Trials
@@ -342,6 +344,26 @@ def test_a_source_that_ends_its_worker(tmp_path, toy, monkeypatch, jobs, how, wh
     assert strfcube.verify(path) == []
     with pytest.raises(StrfcubeError, match="source1: this source"):
         strfcube.build(wild, out=tmp_path / "strict.zarr", strict=True, **(FAST | {"jobs": jobs}))
+
+
+def never():
+    """A sound whose file a library reads for ever."""
+    while True:
+        pass
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_part_of_the_cube_that_is_never_written(tmp_path, monkeypatch):
+    """One line, which says what and where to set the limit."""
+    monkeypatch.setenv("STRFCUBE_SOURCE_SECONDS", "1")
+    monkeypatch.setattr(tasks, "WRITING", 2)
+    stimuli = [dataclasses.replace(make_stim("a"), audio=never)]
+    toy = write_toy(tmp_path / "raw", stimuli, [make_neuron("n")], {"s": [spikes("a", "n", 1, [5])]})
+    with pytest.raises(StrfcubeError, match=r"took more than 2 s of processor time: STRFCUBE_SOURCE_SECONDS") as said:
+        strfcube.build(toy, out=tmp_path / "cube.zarr", **(FAST | {"jobs": 1}))
+    assert str(said.value).startswith("write ")
+    assert "\n" not in str(said.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["raw"]
 
 
 def test_a_limit_that_is_none(tmp_path, toy, monkeypatch):

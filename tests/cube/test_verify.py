@@ -10,9 +10,10 @@ import xarray as xr
 import zarr
 from servers import static
 from stores import make_store, seal
-from toy import FAST, random_toy
+from toy import FAST, make_neuron, make_stim, random_toy, spikes, write_toy
 
 import strfcube
+from strfcube.builder.save import save as write
 from strfcube.cube import digest
 from strfcube.cube.metadata import Root
 from strfcube.cube.shard_reader import ShardedArray
@@ -202,7 +203,7 @@ def redigested(path):
     """Make a cube say that its values are what was built."""
     root = json.loads((path / "zarr.json").read_text())
     digests = json.loads(root["attributes"]["digests"])
-    for name in ("response", "trials/spike_time"):
+    for name in ("response", "stimulus", "trials/spike_time"):
         digests[name] = array_digest(name, ShardedArray(path / name))[0]
     digests["n_repeats"] = digest.of_values("n_repeats", zarr.open_array(str(path), path="n_repeats")[...])
     root["attributes"] |= {"digests": json.dumps(digests), "digest": digest.combine(digests)}
@@ -227,6 +228,38 @@ def test_deep_counts_every_bin_again(copy):
     ds = strfcube.open(copy)
     pair = f"{ds.stim.values[at[0] * array.chunk[0] + place[0]]} with {ds.neuron.values[place[1]]}"
     assert strfcube.verify(copy, deep=True) == [f"'response' is not what the spike times in 'trials' give: {pair}"]
+
+
+def test_deep_computes_every_spectrogram_again(copy):
+    array = ShardedArray(copy / "stimulus")
+    layout = Layout("stimulus", (), array.shape, array.chunk, array.shard, array.dtype.str[1:], array.fill)
+    values = {at: array.read(at).copy() for at in np.ndindex(*array.grid)}
+    values[3, 0, 0][0, 1, 2] *= 1.01
+    write_shard(str(copy), layout, (0, 0, 0), values.items())
+    redigested(copy)
+    assert strfcube.verify(copy) == []
+    name = strfcube.open(copy).stim.values[3]
+    assert strfcube.verify(copy, deep=True) == [
+        f"'stimulus' is not the spectrogram of the waveforms in 'audio': {name}"
+    ]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [{"spec": "cochleagram", "f_max": 7000.0}, {"spec": "dft", "f_max": 9000.0, "align": "causal"}, {"audio": False}],
+)
+def test_deep_knows_the_recipe(tmp_path, flags):
+    """At other rates and sample formats, with sounds that begin later or are not there, whole or a part."""
+    stimuli = [
+        make_stim("a", 0.05, dtype="i2"), make_stim("b", 0.08, rate=22050.0, dtype="f4", sound_onset=0.02),
+        make_stim("c", 0.03, audio=False), make_stim("d", 0.04, dtype="u1"),
+    ]  # fmt: skip
+    trials = [spikes(s.id, "n", 1, [3, 20]) for s in stimuli]
+    toy = write_toy(tmp_path / "raw", stimuli, [make_neuron("n")], {"s": trials})
+    path = strfcube.build(toy, out=tmp_path / "cube.zarr", jobs=0, **({"spec": "mel"} | flags))
+    assert strfcube.verify(path, deep=True) == []
+    part = strfcube.open(path).isel(stim=[1, 3], frequency=slice(2, None))
+    assert strfcube.verify(write(part, tmp_path / "part.zarr"), deep=True) == []
 
 
 def test_deep_counts_the_trials(copy):
@@ -272,8 +305,6 @@ def test_objects_too_many_in_a_store_that_lists_them(copy):
 
 
 def test_pools_rebinned_cubes_and_parts_are_whole(made, tmp_path):
-    from strfcube.builder.save import save as write
-
     ten = strfcube.rebin(made, 10, out=tmp_path / "ten.zarr", jobs=0)
     pool = write(strfcube.concat([made, made], ["a", "b"], duplicates="keep"), tmp_path / "pool.zarr")
     part = write(strfcube.open(made).isel(stim=[0, 2]), tmp_path / "part.zarr")

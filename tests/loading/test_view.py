@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from pathlib import Path
 
 import dask.array as da
 import numpy as np
@@ -10,12 +11,15 @@ import zarr
 from cubes import make_cube, strings
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stores import make_store
+from stores import make_store, seal
+from toy import FAST, make_neuron, make_stim, spikes, write_toy
 
 import strfcube
 from strfcube import SelectionError, StoreError, UsageError
 from strfcube.analysis.transform import smooth
 from strfcube.cube.response_reader import LazyReader, ResponseReader
+from strfcube.cube.shard_reader import ShardedArray
+from strfcube.cube.shard_writer import Layout, write_shard
 from strfcube.loading import CubeView
 
 ARRAYS = ("stims", "responses", "valid_mask")
@@ -386,6 +390,24 @@ def test_a_stimulus_without_spectrogram_is_not_trained_on_as_silence(tmp_path):
             with pytest.raises(UsageError, match=message):
                 view.loader(2)
         assert [m["stim"] for m in view.with_stimulus().stim_meta] == ["stim000", "stim002", "stim003"]
+
+
+def test_samples_that_are_no_numbers_are_not_read_as_silence(tmp_path):
+    """No build lets them in; a store that somebody else wrote may hold them."""
+    stimuli = [make_stim("a"), make_stim("b")]
+    toy = write_toy(tmp_path / "raw", stimuli, [make_neuron("n")], {"s": [spikes(s, "n", 1, [5]) for s in "ab"]})
+    path = Path(strfcube.build(toy, out=tmp_path / "cube.zarr", **FAST))
+    array = ShardedArray(path / "audio" / "samples")
+    samples = array.values(0, array.shape[0])
+    samples[3:5] = np.nan
+    layout = Layout("audio/samples", (), array.shape, array.chunk, array.shard, array.dtype.str[1:], array.fill)
+    write_shard(str(path), layout, (0,), [((0,), samples)])
+    seal(path)
+    view = CubeView(path, mode="waveform", audio_fs=8000)
+    assert np.isfinite(view.batch([1])["stims"]).all()
+    for read in (lambda: view.batch([0]), lambda: list(view.loader(2))):
+        with pytest.raises(UsageError, match=r"stimulus 'a': 2 samples of its waveform are no numbers"):
+            read()
 
 
 def test_bands_without_a_value_are_zero():

@@ -1,0 +1,86 @@
+"""The spectrograms of a cube computed again from its waveforms: whether the two tell the same."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from strfcube.cube.groups import has_group, open_group
+from strfcube.cube.metadata import Root
+from strfcube.cube.shard_reader import stored_array
+from strfcube.grid import dt_to_ns
+from strfcube.records import Audio
+from strfcube.sound.spectrogram import FRONT_ENDS, Published, compute, holds, resolve
+from strfcube.transport.connect import connect
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_NAMED = 3
+_CLOSE = 2.0**-14  # of the largest value of a spectrogram: they are stored with 16 bits, and libraries round the last
+
+
+def recompute(path: str) -> list[str]:
+    """Hold every spectrogram against the waveform of its stimulus, by the recipe of the cube.
+
+    One stimulus at a time. Spectrograms that were published, or changed before the cube was saved, and those of pools
+    and of cubes without waveforms are all there is.
+
+    Parameters
+    ----------
+    path : str
+        Path or URL of a cube whose values are those of its digest.
+
+    Returns
+    -------
+    list of str
+        What differs, one sentence each.
+    """
+    files = connect(path, "")
+    root = Root.read(files)
+    cube = open_group(path, "", "")
+    recipe = json.loads(cube.attrs["recipe"])
+    if "pool" in recipe or {"stimulus", "time"} & set(recipe.get("saved", {}).get("changed", ())):
+        return []
+    how = dict(recipe["front_end"])
+    front_end = FRONT_ENDS[how.pop("kind")](**how)
+    lowest_rate = cube["stimulus"].attrs.get("lowest_rate")  # cubes of earlier versions do not say up to where it goes
+    if isinstance(front_end, Published) or lowest_rate is None or not has_group(path, "audio"):
+        return []
+    front_end = resolve(front_end, float(lowest_rate))
+    own = front_end.frequencies()
+    bands = [int(np.argmin(np.abs(own - f))) for f in cube["frequency"].values.tolist()]  # a part may have some of them
+    if not np.allclose(own[bands], cube["frequency"].values, rtol=1e-12):
+        return ["'frequency' is not what the front end of the recipe has"]
+    dt_ns = dt_to_ns(cube.attrs["dt_ms"])
+    sounds = open_group(path, "audio", "")
+    sizes, rates = sounds["row_size"].values.astype(np.int64), sounds["rate"].values
+    bins, onsets = cube["n_bins"].values, cube["sound_onset"].values
+    samples, stored = stored_array(files, root, "audio/samples"), stored_array(files, root, "stimulus")
+    stops = np.cumsum(sizes)
+    kernels: dict[float, Any] = {}
+    wrong = []
+    for stim, (size, stop, rate) in enumerate(zip(sizes.tolist(), stops.tolist(), rates.tolist(), strict=True)):
+        made = np.full((len(bands), stored.shape[2]), np.nan, np.float32)
+        if size and holds(front_end, rate):
+            if rate not in kernels:
+                kernels[rate] = front_end.kernel(rate, dt_ns)
+            audio, frames = Audio(samples.values(stop - size, stop), rate), int(bins[stim])
+            whole = compute(front_end, audio, frames, dt_ns, recipe["align"], float(onsets[stim]), kernels[rate])
+            made[:, :frames] = whole[bands]
+        chunk = stored.read((stim, 0, 0))
+        there = np.full_like(made, np.nan) if chunk is None else chunk[0, : made.shape[0], : made.shape[1]]
+        if not _alike(made, there):
+            wrong.append(str(cube["stim"].values[stim]))
+    if not wrong:
+        return []
+    more = f", and {len(wrong) - _NAMED:,} more" if len(wrong) > _NAMED else ""
+    return [f"'stimulus' is not the spectrogram of the waveforms in 'audio': {', '.join(wrong[:_NAMED])}{more}"]
+
+
+def _alike(made: NDArray[np.float32], there: NDArray[np.float32]) -> bool:
+    finite = made[np.isfinite(made)]
+    close = _CLOSE * float(np.abs(finite).max(initial=0))
+    return bool(np.allclose(made, there, rtol=0, atol=close, equal_nan=True))
