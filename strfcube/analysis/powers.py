@@ -115,8 +115,9 @@ def _columns_of_stored(values: NDArray[Any], fill: int, out: NDArray[np.float64]
         several = repeats >= 2
         if several.any():
             unequal = (n_missing != every * end - repeats * bins)[several]
-            pairs = (array[several] for array in (part, missing, present, used))
-            table[several] = _counted(*pairs, unequal, values.shape[-1])
+            table[several] = _counted(
+                part[several], missing[several], present[several], used[several], unequal, values.shape[-1]
+            )
         out[at] = table
     return out
 
