@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from strfcube import limits
-from strfcube.cube.metadata import NO_FILE, Root, arrays, keys, sharded
+from strfcube.cube.metadata import NO_FILE, Root, arrays, grid, keys, sharded
 from strfcube.errors import StoreError, StrfcubeError
 from strfcube.transport.chunk_cache import CHECKED
 from strfcube.transport.connect import connect
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     Known = Mapping[str, bytes | None]
 
+_MANY_FILES = 10_000  # of an array
 _UNWRITTEN = 1_000_000  # values of an array that may have no file: zarr writes none of zeros only
 
 
@@ -92,6 +93,10 @@ def see_file(
         If not.
     """
     known, whole_shards = known or {}, sharded(node)
+    if math.prod(grid(node)) > _MANY_FILES and not isinstance(files, Remote):  # asking for each would take for ever
+        last = "/".join([name, "c", *(str(n - 1) for n in grid(node))])
+        if files.tail(last, 4) is None:
+            raise StoreError(f"{files.url}/{last} is not there; run strfcube verify, and build the cube again")
     for number, key in enumerate(keys(node)):
         whole = f"{name}/{key}"
         end: bytes | None = None

@@ -123,6 +123,9 @@ REFUSED_BY_ALL = {
         lambda m: m["codecs"][0]["configuration"].update(chunk_shape=[10**6] * 4)
     ),
     "chunks of nothing": node_of("n_bins")(lambda m: m["chunk_grid"]["configuration"].update(chunk_shape=[0])),
+    "an array of a million files": node_of("n_bins")(
+        lambda m: [m.update(shape=[10**6]), m["chunk_grid"]["configuration"].update(chunk_shape=[1])]
+    ),
     "another dtype": node_of("response")(lambda m: m.update(data_type="float64")),
     "a dtype that is none": node_of("stim")(lambda m: m.update(data_type={"name": "x"})),
     "foreign codecs": node_of("response")(lambda m: m.update(codecs=[{"name": "pickle"}])),
