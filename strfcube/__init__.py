@@ -12,20 +12,20 @@ interrupts_end()  # before anything that takes time
 # ruff: noqa: E402
 
 from strfcube.analysis.accessor import StrfAccessor as _StrfAccessor  # noqa: F401 (registers ds.strf)
-from strfcube.analysis.concat import concat
-from strfcube.analysis.export import export
-from strfcube.analysis.report.write import report
 from strfcube.analysis.select import select
-from strfcube.builder.build import build
-from strfcube.builder.rebin import rebin
-from strfcube.builder.save import save
 from strfcube.cube.store import open
-from strfcube.cube.verify import verify
 from strfcube.errors import FetchError, RawDataError, SelectionError, StoreError, StrfcubeError, UsageError
 from strfcube.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from strfcube.adapters.torch import CubeDataset as CubeDataset
+    from strfcube.analysis.concat import concat as concat
+    from strfcube.analysis.export import export as export
+    from strfcube.analysis.report.write import report as report
+    from strfcube.builder.build import build as build
+    from strfcube.builder.rebin import rebin as rebin
+    from strfcube.builder.save import save as save
+    from strfcube.cube.verify import verify as verify
     from strfcube.fetching.fetch import fetch as fetch
 
 __all__ = [
@@ -49,9 +49,22 @@ __all__ = [
 ]
 
 
+# Where the rest is, imported on first use: most sessions read cubes, and make none.
+_MODULES = {
+    "build": "strfcube.builder.build",
+    "concat": "strfcube.analysis.concat",
+    "export": "strfcube.analysis.export",
+    "fetch": "strfcube.fetching.fetch",
+    "rebin": "strfcube.builder.rebin",
+    "report": "strfcube.analysis.report.write",
+    "save": "strfcube.builder.save",
+    "verify": "strfcube.cube.verify",
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name == "fetch":  # on first use: most sessions read cubes, and fetch nothing
-        return import_module("strfcube.fetching.fetch").fetch
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     # By name, not by import: the core knows no adapter, and torch is imported on first use only.
     if name == "CubeDataset":
         try:
@@ -61,3 +74,7 @@ def __getattr__(name: str) -> Any:
                 raise
             raise ImportError("CubeDataset needs PyTorch: pip install 'strfcube[torch]'") from error
     raise AttributeError(f"module 'strfcube' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
