@@ -35,7 +35,7 @@ def did_you_mean(given: Any, known: Iterable[Any], most: int = 2) -> str:
         if isinstance(name, str):
             names.setdefault(name.casefold().lstrip("-"), name)
     typed = given.casefold().lstrip("-")
-    close = difflib.get_close_matches(typed, names, n=most)
+    close = difflib.get_close_matches(typed, names, n=most, cutoff=0.65)
     close = close or [name for name in names if len(typed) > 1 and name.startswith(typed)][:most]
     return f"did you mean {' or '.join(names[name] for name in close)}? Else " if close else ""
 
