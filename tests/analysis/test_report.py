@@ -53,7 +53,7 @@ class Tags(HTMLParser):
 
 
 def written(path, folder, **options):
-    return Page(folder / "page.html") if strfcube.report(path, folder / "page.html", **options) else None
+    return Page(folder / "page.html") if strfcube.report(path, folder / "page.html", force=True, **options) else None
 
 
 def held_against(page, path):
@@ -233,7 +233,7 @@ def test_a_size_in_which_little_fits(demo, tmp_path):
     assert sizes[0] > sizes[1] >= sizes[2]
     assert "spectrograms are left out" in page.words
     with pytest.raises(UsageError, match="has no room for this cube"):
-        strfcube.report(demo, tmp_path / "page.html", megabytes=0.001)
+        written(demo, tmp_path, megabytes=0.001)
 
 
 def test_labels_are_texts_and_nothing_else(saved, tmp_path):
@@ -269,7 +269,7 @@ def test_nothing_is_fetched(demo, tmp_path):
 @pytest.mark.parametrize(
     ("target", "options", "error", "said"),
     [
-        ("page.pdf", {}, UsageError, "ends in .html"),
+        ("page.pdf", {}, UsageError, r"there are \.html"),
         ("nowhere/page.html", {}, StoreError, "there is no folder"),
         ("folder.html", {}, StoreError, "this is a folder"),
         ("page.html", {"megabytes": 0}, UsageError, "expected a size above 0"),

@@ -115,7 +115,7 @@ def test_nat4(published, run, archives, tmp_path):
     code, out, err = run("build", "nat4", "--jobs", 1)
     assert code == 2
     assert "3 of 6 raw files of nat4 are not in" in err
-    assert "strfcube build nat4 --yes" in err
+    assert "strfcube build nat4 --jobs 1 --yes" in err
     assert run("build", "nat4", "--no-fetch", "--jobs", 1, "--out", tmp_path / "part.zarr")[0] == 0
     code, out, err = run("build", "nat4", "--fetch", "--extra", "wav", "--jobs", 1)
     assert code == 0, err

@@ -70,9 +70,9 @@ def report(
     StoreError
         If there is no such cube, such a file is there already, or the page cannot be written there.
     """
-    target = target_of(path, (".html", ".htm"), force=force)
     if not 0 < megabytes < np.inf:
         raise UsageError(f"megabytes={megabytes!r}: expected a size above 0")
+    target = target_of(path, (".html", ".htm"), force=force)
     source = locate(store, dt)
     with shown(progress) as tell:
         text = _page(source, int(megabytes * 1e6), tell)
