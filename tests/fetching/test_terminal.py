@@ -121,7 +121,7 @@ def test_no_is_an_answer(aa1):
     terminal.until("Accept these terms and fetch?")
     terminal.interrupt()
     code, shown = terminal.finish()
-    assert (code, aa1.log) == (1, [])
+    assert (code, aa1.log) == (130, [])
     assert re.search(r"^strfcube: interrupted", shown, re.M)  # on a line of its own
     terminal = Terminal("fetch", "aa1")  # no was not remembered as yes
     terminal.until("Accept these terms and fetch?", "y")
@@ -156,7 +156,7 @@ def test_interrupted(aa1):
         time.sleep(0.02)
     os.killpg(terminal.process.pid, signal.SIGINT)
     code, shown = terminal.finish()
-    assert code == 1
+    assert code == 130
     assert "interrupted; the same command goes on where this one ended" in shown
     there = part.stat().st_size
     assert Terminal("fetch", "aa1", "--yes").finish()[0] == 0
