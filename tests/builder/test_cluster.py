@@ -103,7 +103,7 @@ def test_ended_again_and_again(tmp_path, toy, client, how):
     """By somebody else, or for want of memory: no trial is left out for it, and the same call goes on."""
     (tmp_path / "how").write_text(how)
     out = tmp_path / "cube.zarr"
-    with pytest.raises(StrfcubeError, match=r"^ingest source1-.* workers that were given it were ended from outside"):
+    with pytest.raises(StrfcubeError, match=r"^ingest source\d-.* workers that were given it were ended from outside"):
         strfcube.build(Deadly(toy.raw), out=out, client=client, **CUBE)
     (tmp_path / "how").write_text("survived")
     expected = digest(strfcube.build(Deadly(toy.raw), out=tmp_path / "expected.zarr", **FAST))
