@@ -37,7 +37,7 @@ def opened(chromium, tmp_path):
 
     def call(path, hash_="", page=None, report=None, **how):
         target = tmp_path / "page.html"
-        strfcube.report(path, target, **(report or {}))
+        strfcube.report(path, target, force=True, **(report or {}))
         context = chromium.new_context(**({"viewport": {"width": 1100, "height": 900}} | how))
         contexts.append(context)
         context.set_offline(True)
