@@ -29,8 +29,9 @@ def lowest(requirement):
 def constraints():
     """Every constraint, one a line."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    bounds = list(map(lowest, project["dependencies"] + project["optional-dependencies"]["plot"]))
-    tools = {named(requirement) for requirement in project["optional-dependencies"]["test"]}
+    extras = project["optional-dependencies"]
+    bounds = list(map(lowest, project["dependencies"] + extras["plot"] + extras["cluster"]))
+    tools = {named(requirement) for requirement in extras["test"]} - {named(bound) for bound in bounds}
     pins = (ROOT / "constraints.txt").read_text().splitlines()
     return bounds + [line for line in pins if re.match(r"\w", line) and named(line) in tools] + INDIRECT
 
