@@ -67,6 +67,7 @@ def deadly_tone(note, seconds):
     return tone(seconds)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_workers_that_end_in_each_stage(tmp_path, client):
     """One while it reads, one while it writes the sound: what they were doing is done by another."""
@@ -139,6 +140,7 @@ def test_a_worker_that_cannot_take_part(tmp_path, toy, client, monkeypatch, chan
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
+@pytest.mark.slow
 def test_workers_that_join_late(tmp_path, toy, monkeypatch, caplog):
     """The build waits for the first; one that cannot take part is told of, and given nothing."""
     monkeypatch.setattr("strfcube.builder.cluster._WAITING", 0.5)
