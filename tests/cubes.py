@@ -94,3 +94,18 @@ def make_cube(stim=4, neuron=5, repeat=3, bins=40, bands=6, dt_ms=5.0, seed=0, r
             "history": "",
         },
     )
+
+
+class Label(str):
+    """A label that counts how often one is compared."""
+
+    __slots__ = ()
+    compared = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other):
+        Label.compared += 1
+        return str.__eq__(self, other)
+
+    def __ne__(self, other):
+        return str.__ne__(self, other)

@@ -154,16 +154,14 @@ class _Crew:
                 raise EndedError(0)
             worker = self._idle.pop() if self._idle else None
             if worker is not None and fresh:
-                worker.end()
-                self._all.discard(worker)
+                self._drop(worker)
             if worker is None or fresh:
                 worker = Worker()
             self._all.add(worker)
         try:
             answer = worker.ask(number, shared, request)
         except BaseException:
-            worker.end()
-            self._all.discard(worker)
+            self._drop(worker)
             raise
         with self._lock:
             self._idle.append(worker)
@@ -173,14 +171,17 @@ class _Crew:
         timer.start()
         return answer
 
+    def _drop(self, worker: Worker) -> None:
+        worker.end()
+        self._all.discard(worker)
+
     def _rest(self) -> None:
         """End those that wait for nothing: whoever began the build may be gone."""
         with self._lock:
             if time.monotonic() - self._used < _IDLE:
                 return
             for worker in self._idle:
-                worker.end()
-                self._all.discard(worker)
+                self._drop(worker)
             self._idle.clear()
 
     def end(self) -> None:

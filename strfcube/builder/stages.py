@@ -82,10 +82,11 @@ def build_store(
     ingested = Ledger(work / "ingest", str(work / "spool"))
     if finish:
         parts.see_complete(request, parse, ingested.names(), work)
-    reading = part is not None and not {t.name for t in parse} <= ingested.names()
+    names = {t.name for t in parse}
+    reading = part is not None and not names <= ingested.names()
     tasks.run("ingest", part.of(parse) if part and reading else parse, context, pool, ingested, progress)
     if part and reading:
-        left = len({t.name for t in parse} - ingested.names())
+        left = len(names - ingested.names())
         what = f"{left} of {len(parse)} sources are left to the others" if left else "all sources are read"
         log.info("part %s has read its share; %s", part, what)
         return None

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
+# Of whatever can be done by a cluster
+CLUSTER: dict[str, Any] = {"metavar": "ADDRESS", "help": "Dask scheduler, its file, or local[:N]; not --jobs."}
+SPOOL: dict[str, Any] = {"type": click.Path(), "help": "Shared folder for what is read, instead of beside --out."}
 
 
 class Datasets(Commands):
@@ -47,7 +50,8 @@ def _build_command(e: catalog.Entry) -> click.Command:
                      help="Spectrogram window around the bin's centre, or ending with it."),
         click.Option(["--audio/--no-audio"], default=True, help="Keep the waveforms in the cube."),
         click.Option(["--jobs"], type=int, help="Worker processes; 0: this one. [default: all processors]"),
-        *cluster_options(),
+        click.Option(["--cluster"], **CLUSTER),
+        click.Option(["--spool"], **SPOOL),
         click.Option(["--part"], metavar="I/N", help="Do one of N parts, as a job of an array."),
         click.Option(["--finalise"], is_flag=True, help="Make the cube of what the parts did."),
         click.Option(["--dry-run"], is_flag=True, help="Say what would be built, and stop."),
@@ -72,14 +76,6 @@ def _build_command(e: catalog.Entry) -> click.Command:
     text = f"Build {e.title}.\n\n\b\nExample:\n  strfcube build {e.name}"
     return click.Command(e.name, params=[*common, *own, *front], callback=callback, help=text, short_help=e.title,
                          context_settings=CONTEXT)  # fmt: skip
-
-
-def cluster_options() -> list[click.Parameter]:
-    """The options of whatever can be done by a cluster."""
-    return [
-        click.Option(["--cluster"], metavar="ADDRESS", help="Dask scheduler, its file, or local[:N]; not --jobs."),
-        click.Option(["--spool"], type=click.Path(), help="Shared folder for what is read, instead of beside --out."),
-    ]
 
 
 @contextmanager

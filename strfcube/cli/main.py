@@ -18,7 +18,7 @@ from strfcube import catalog
 from strfcube.catalog import WIDTH, in_words
 from strfcube.cli import clock
 from strfcube.cli import fetch as fetching
-from strfcube.cli.build import CONTEXT, Datasets, client_of, report
+from strfcube.cli.build import CLUSTER, CONTEXT, SPOOL, Datasets, client_of, report
 from strfcube.cli.commands import Commands, of_misuse
 from strfcube.cli.complete import a_data_set, a_store
 from strfcube.cli.describe import bytes_of, card, findings, overview, recounted, summary
@@ -233,8 +233,8 @@ def verify(store: str, dt: float | None, deep: bool) -> None:
 @click.option("--from-dt", type=float, help="Bin width of the cube, where STORE is a data set's name.")
 @click.option("--out", type=click.Path(), help="Path of the new cube. [default: beside STORE]")
 @click.option("--jobs", type=int, help="Worker processes. [default: all processors]")
-@click.option("--cluster", metavar="ADDRESS", help="Dask scheduler, its file, or local[:N]; not --jobs.")
-@click.option("--spool", type=click.Path(), help="Shared folder for what is read, instead of beside --out.")
+@click.option("--cluster", **CLUSTER)
+@click.option("--spool", **SPOOL)
 @click.option("--force", is_flag=True, help="Build again, replace another recipe.")
 def rebin(store: str, dt: float, from_dt: float | None, cluster: str | None, **how: Any) -> None:
     """Make a cube at another bin width, without the raw files.

@@ -7,22 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from strfcube.cube.groups import has_group, open_group
-from strfcube.cube.metadata import Root
+from strfcube.cube.groups import open_group
 from strfcube.cube.shard_reader import stored_array
 from strfcube.grid import dt_to_ns
 from strfcube.records import Audio
 from strfcube.sound.spectrogram import FRONT_ENDS, Published, compute, holds, resolve
-from strfcube.transport.connect import connect
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from strfcube.cube.metadata import Root
+    from strfcube.transport.connect import Transport
 
 _NAMED = 3
 _CLOSE = 2.0**-14  # of the largest value of a spectrogram: they are stored with 16 bits, and libraries round the last
 
 
-def recompute(path: str) -> list[str]:
+def recompute(files: Transport, root: Root) -> list[str]:
     """Hold every spectrogram against the waveform of its stimulus, by the recipe of the cube.
 
     One stimulus at a time. Spectrograms that were published, or changed before the cube was saved, and those of pools
@@ -30,24 +31,22 @@ def recompute(path: str) -> list[str]:
 
     Parameters
     ----------
-    path : str
-        Path or URL of a cube whose values are those of its digest.
+    files, root : Transport, Root
+        Of a cube whose values are those of its digest.
 
     Returns
     -------
     list of str
         What differs, one sentence each.
     """
-    files = connect(path, "")
-    root = Root.read(files)
-    cube = open_group(path, "", "")
+    cube = open_group(files.url, "", "", root)
     recipe = json.loads(cube.attrs["recipe"])
     if "pool" in recipe or {"stimulus", "time"} & set(recipe.get("saved", {}).get("changed", ())):
         return []
     how = dict(recipe["front_end"])
     front_end = FRONT_ENDS[how.pop("kind")](**how)
     lowest_rate = cube["stimulus"].attrs.get("lowest_rate")  # cubes of earlier versions do not say up to where it goes
-    if isinstance(front_end, Published) or lowest_rate is None or not has_group(path, "audio"):
+    if isinstance(front_end, Published) or lowest_rate is None or "audio" not in root.nodes:
         return []
     front_end = resolve(front_end, float(lowest_rate))
     own = front_end.frequencies()
@@ -55,7 +54,7 @@ def recompute(path: str) -> list[str]:
     if not np.allclose(own[bands], cube["frequency"].values, rtol=1e-12):
         return ["'frequency' is not what the front end of the recipe has"]
     dt_ns = dt_to_ns(cube.attrs["dt_ms"])
-    sounds = open_group(path, "audio", "")
+    sounds = open_group(files.url, "audio", "", root)
     sizes, rates = sounds["row_size"].values.astype(np.int64), sounds["rate"].values
     bins, onsets = cube["n_bins"].values, cube["sound_onset"].values
     samples, stored = stored_array(files, root, "audio/samples"), stored_array(files, root, "stimulus")

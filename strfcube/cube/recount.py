@@ -6,20 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from strfcube.cube.groups import has_group, open_group
-from strfcube.cube.metadata import Root
+from strfcube.cube.groups import open_group
 from strfcube.cube.shard_reader import ShardedArray, stored_array
 from strfcube.grid import bin_of, dt_to_ns, observed_bins
-from strfcube.transport.connect import connect
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from strfcube.cube.metadata import Root
+    from strfcube.transport.connect import Transport
 
 _NAMED = 3
 _COLUMNS = ("stim_index", "neuron_index", "repeat_index", "kept", "exact", "row_size", "window_start", "window_stop")
 
 
-def recount(path: str) -> list[str]:
+def recount(files: Transport, root: Root) -> list[str]:
     """Hold every bin and the coverage against the trials.
 
     A block of neurons at a time. Trials without exact times (traces, counts that were published binned) are held
@@ -27,19 +28,17 @@ def recount(path: str) -> list[str]:
 
     Parameters
     ----------
-    path : str
-        Path or URL of a cube whose values are those of its digest.
+    files, root : Transport, Root
+        Of a cube whose values are those of its digest.
 
     Returns
     -------
     list of str
         What differs, one sentence each; that there are no trials is no difference.
     """
-    if not has_group(path, "trials"):
+    if "trials" not in root.nodes:
         return []
-    files = connect(path, "")
-    root = Root.read(files)
-    cube, table = open_group(path, "", ""), open_group(path, "trials", "")
+    cube, table = (open_group(files.url, group, "", root) for group in ("", "trials"))
     trials = {name: table[name].values for name in _COLUMNS}
     stim, neuron = (trials[name].astype(np.int64) for name in ("stim_index", "neuron_index"))
     shape = (cube.sizes["stim"], cube.sizes["neuron"])

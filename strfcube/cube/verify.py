@@ -76,18 +76,18 @@ def verify(store: str | os.PathLike[str], dt: float | None = None, *, deep: bool
     found += _values(files, root, nodes, expected, sound=not found)
     found = found or _contract(files, root)
     if deep and not found:
-        found = _made_again(path)
+        found = _made_again(files, root)
     return [sentence if len(sentence) <= _LONG else f"{sentence[:_LONG]} ..." for sentence in found]
 
 
-def _made_again(path: str) -> list[str]:
+def _made_again(files: Transport, root: Root) -> list[str]:
     from strfcube.cube.recompute import recompute
     from strfcube.cube.recount import recount
 
     found = []
     for again, what in ((recount, "'trials' cannot be counted"), (recompute, "'stimulus' cannot be computed")):
         try:
-            found += again(path)
+            found += again(files, root)
         except Exception as error:  # values that are those of the digests, and make no sense
             found.append(f"{what} again ({_line(error)})")
     return found

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
-from cubes import make_cube, strings
+from cubes import Label, make_cube, strings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -367,21 +367,6 @@ def test_positions_are_those_of_xarray():
 def test_what_is_no_cube_is_refused():
     with pytest.raises(UsageError, match="no n_repeats"):
         loaded(cube().drop_vars("n_repeats"))
-
-
-class Label(str):
-    """A label that counts how often one is compared."""
-
-    __slots__ = ()
-    compared = 0
-    __hash__ = str.__hash__
-
-    def __eq__(self, other):
-        Label.compared += 1
-        return str.__eq__(self, other)
-
-    def __ne__(self, other):
-        return str.__ne__(self, other)
 
 
 def test_many_labels_are_looked_up_and_not_compared_with_all():
