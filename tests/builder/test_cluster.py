@@ -133,6 +133,7 @@ def test_rebin(tmp_path, toy, client):
 )
 def test_a_worker_that_cannot_take_part(tmp_path, toy, client, monkeypatch, change, what):
     """Said at once, with its address and host; nothing is left behind."""
+    client.wait_for_workers(2)  # of which one may have been killed a moment ago
     true = crew.Site.of
     monkeypatch.setattr(crew.Site, "of", lambda *given: dataclasses.replace(true(*given), **change))
     with pytest.raises(StrfcubeError, match=rf"^worker tcp://\S+ on host \S+ {what}.*; and so do 1 more$"):
