@@ -8,7 +8,8 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Modules are compiled when they are first imported: most of what is installed never is.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 DEMO := demo
 # What other versions have to run: the core and the pipelines.
 ROOMS := $(addprefix tests/,sound cube transport builder analysis loading pipelines)
@@ -17,6 +18,8 @@ FUZZ_SECONDS ?= 1800
 FUZZ_SEED ?= 0
 # pytest-xdist pays for itself from two cores on; more than cores, since many a test waits for a process.
 WORKERS ?= 3
+# Neighbours stay together, since they share what is built for their module.
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: demo docs notebooks fuzz test test-without-torch test-lower-bounds lint format clean
 
@@ -40,16 +43,16 @@ notebooks: $(VENV)/.test
 	$(BIN)/python notebooks/store.py
 
 test: lint
-	$(BIN)/pytest -n $(WORKERS)
+	$(PYTEST)
 
 # The second leg of the continuous integration: a newer Python, the newest zarr, and no torch.
 test-without-torch: $(VENV)/.without-torch
-	$(BIN)/pytest -n $(WORKERS) -m "not slow" $(filter-out tests/pipelines,$(ROOMS)) tests/cli \
+	$(PYTEST) -m "not slow" $(filter-out tests/pipelines,$(ROOMS)) tests/cli \
 		tests/test_imports.py tests/test_packaging.py
 
 # The third leg: the lowest versions that pyproject.toml declares, without torch; give it an environment of its own (VENV).
 test-lower-bounds: $(VENV)/.lower-bounds
-	$(BIN)/pytest -n $(WORKERS) -m "not slow" $(ROOMS)
+	$(PYTEST) -m "not slow" $(ROOMS)
 
 # mypy and import-linter cannot see mapped packages in an editable install: they get a real one.
 lint: $(VENV)/.test
@@ -90,5 +93,5 @@ $(VENV)/.without-torch: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.lower-bounds: $(BIN)/python pyproject.toml constraints.txt tests/lower_bounds.py
 	$(BIN)/python tests/lower_bounds.py > $(VENV)/lowest.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/lowest.txt -e ".[plot,test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c $(VENV)/lowest.txt -e ".[plot,test]"
 	@touch $@

@@ -58,9 +58,14 @@ def everything(cube):
     return {kind: given.get(kind, {}) for kind in KINDS if kind != "waveform"}
 
 
-@pytest.mark.parametrize("sizes", [{}, {"neuron": 1}, {"repeat": 1, "holes": False}, {"stim": 1, "neuron": 2},
-                                   {"trace": tuple(range(5))}, {"trace": (1, 2)}], ids=str)  # fmt: skip
-@pytest.mark.parametrize("width", [85, 170])
+@pytest.mark.parametrize(
+    ("sizes", "width"),
+    [
+        ({}, 170), ({}, 85), ({"neuron": 1}, 85), ({"repeat": 1, "holes": False}, 85), ({"stim": 1, "neuron": 2}, 85),
+        ({"trace": tuple(range(5))}, 85), ({"trace": (1, 2)}, 85),
+    ],
+    ids=str,
+)  # fmt: skip
 def test_every_picture_of_every_cube_is_legible_and_kept_open_nowhere(sizes, width):
     cube = make_cube(**{"bins": 120, "bands": 18} | sizes)
     long = "exp57_L4x8/P06-SH_En_C.Lsh3/cluster.05 of a very long name "
