@@ -14,6 +14,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 
 from strfcube.adapters.torch.carrier import Carrier, Staged
 from strfcube.adapters.torch.decode import decoded
+from strfcube.adapters.torch.late import LateBatch, floats
 from strfcube.errors import UsageError
 from strfcube.loading.alike import refuse_unlike
 from strfcube.loading.loader import Epochs, ahead, ask_ahead, batches_of, checked_prefetch, order_of
@@ -141,7 +142,7 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
         return Items(self, indices)
 
     def _read(self, indices: Iterable[int], *, raw: bool, take: Take | None = None) -> Batch:
-        if not raw or self._ragged:
+        if not (raw and self._carries) or self._ragged:
             # Other floats are made of the counts, not of floats of four bytes that need their memory as well
             raw = (raw or self._place["dtype"] != torch.float32) and take is None and self._reader.raw_fill == 255
             return super()._read(indices, raw=raw, take=take)
@@ -170,11 +171,26 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
         if staged is not None:
             return self._carrier.finish(staged) | batch
         if "valid_mask" not in batch:
-            values, mask = decoded(batch.pop("responses"), None, dtype)
+            values, mask = self._decoded(batch.pop("responses"))
             batch = {"stims": batch.pop("stims"), "responses": values, "valid_mask": mask} | batch
         if dtype != torch.float32:
             batch |= {name: batch[name].to(dtype) for name in ("stims", "responses")}
         return batch
+
+    def _finished_late(self, batch: Batch) -> Batch:
+        """The same, but counts stay counts until they are asked for."""
+        if "valid_mask" in batch:
+            return self._finished(batch)
+        batch = _tensors(batch)
+        stims, raw = batch.pop("stims").to(self._place["dtype"]), batch.pop("responses")
+        rest = {"stims": stims, "responses": None, "valid_mask": None} | batch
+        return LateBatch.of(rest, partial(self._decoded, raw))
+
+    def _decoded(self, raw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        dtype = self._place["dtype"]
+        if raw.device.type != "cpu":
+            return decoded(raw, None, dtype)
+        return floats(raw, dtype, self._source.buffers.take, self._threads)
 
     def loader(  # type: ignore[override]
         self,
@@ -331,11 +347,11 @@ def _refuse_unlike_arrays(first: Batch, other: Batch) -> None:
 default_collate_fn_map[Item] = lambda items, *, collate_fn_map=None: collate(items)
 
 
-def _unfinished(items: Items, pin: bool = False) -> Batch:
+def _unfinished(items: Items, pin: bool = False, late: bool = False) -> Batch:
     """Collate in a CubeLoader, which finishes its batches itself: for a device, counts travel as bytes to it."""
     view = items.view
     if view._carries or not pin:
-        return _tensors(view._read(items.indices, raw=view._carries))
+        return _tensors(view._read(items.indices, raw=view._carries or late))
     locked = _Locked()
     batch = view._read(items.indices, raw=False, take=locked)
     return _tensors({key: locked.tensors.get(id(value), value) for key, value in batch.items()})
@@ -409,7 +425,9 @@ class CubeLoader(Epochs, DataLoader[Batch]):
         finished, pinned = self.collate_fn, self.pin_memory
         # What this process reads goes into page-locked memory at once, not through a copy
         pin = pinned and not self.num_workers
-        self.collate_fn, self.pin_memory = partial(_unfinished, pin=pin), pinned and not pin
+        # What is read now is used now: of the next batch there are no floats while the loop still holds this one
+        late = not (self.prefetch or self.num_workers or pinned or view._place["device"])
+        self.collate_fn, self.pin_memory = partial(_unfinished, pin=pin, late=late), pinned and not pin
         try:
             batches: Iterator[Batch] = super().__iter__()
         finally:
@@ -419,7 +437,7 @@ class CubeLoader(Epochs, DataLoader[Batch]):
             made = _on_stream(map(view._finished, _one_ahead(map(view._begun, batches))), view._place["device"])
             return self._handed_out(ahead(made, self.prefetch) if self.prefetch else made)
         source = ahead(batches, self.prefetch) if self.prefetch else batches
-        return self._handed_out(map(view._finished, source))
+        return self._handed_out(map(view._finished_late if late else view._finished, source))
 
 
 def _on_stream(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
