@@ -12,6 +12,8 @@ from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
+from strfcube.adapters.torch.arena import sent_over
+from strfcube.adapters.torch.aside import made_aside
 from strfcube.adapters.torch.carrier import Carrier, Staged
 from strfcube.adapters.torch.decode import decoded
 from strfcube.adapters.torch.late import LateBatch, floats
@@ -166,7 +168,7 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
         device, dtype = self._device, self._place["dtype"]
         batch = _tensors(batch)
         if device is not None:
-            batch = {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+            batch = {k: sent_over(v, device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
         staged = batch.pop("staged", None)
         if staged is not None:
             return self._carrier.finish(staged) | batch
@@ -426,36 +428,19 @@ class CubeLoader(Epochs, DataLoader[Batch]):
         # What this process reads goes into page-locked memory at once, not through a copy
         pin = pinned and not self.num_workers
         # What is read now is used now: of the next batch there are no floats while the loop still holds this one
-        late = not (self.prefetch or self.num_workers or pinned or view._place["device"])
+        here = not view._carries and view._place["device"] in (None, torch.device("cpu"))
+        late = here and not (self.prefetch or self.num_workers or pinned)
         self.collate_fn, self.pin_memory = partial(_unfinished, pin=pin, late=late), pinned and not pin
         try:
             batches: Iterator[Batch] = super().__iter__()
         finally:
             self.collate_fn, self.pin_memory = finished, pinned
         if view._carries:
-            # The thread makes them whole: it launches what runs on the device while the model is being differentiated
-            made = _on_stream(map(view._finished, _one_ahead(map(view._begun, batches))), view._place["device"])
-            return self._handed_out(ahead(made, self.prefetch) if self.prefetch else made)
+            made = map(view._finished, _one_ahead(map(view._begun, batches)))
+            # Made by the thread, on a stream of its own: neither the launching nor the work waits for the model
+            return self._handed_out(made_aside(made, view._place["device"], self.prefetch) if self.prefetch else made)
         source = ahead(batches, self.prefetch) if self.prefetch else batches
         return self._handed_out(map(view._finished_late if late else view._finished, source))
-
-
-def _on_stream(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """Make batches on the stream that is current here and now, in whichever thread they are asked for."""
-    if device.type != "cuda":
-        return batches
-    stream = torch.cuda.current_stream(device)
-
-    def made() -> Iterator[Batch]:
-        while True:
-            with torch.cuda.stream(stream):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
-            del batch
-
-    return made()
 
 
 def _one_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:

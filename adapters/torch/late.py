@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils import _pytree
 
 from strfcube.adapters.torch.decode import decoded
-from strfcube.loading.memory import Take, each
+from strfcube.loading.memory import each
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from strfcube.loading.memory import Take
 
 _LATE = ("responses", "valid_mask")
 # What numpy knows of torch's floats; of bfloat16 it has the bits
@@ -60,7 +64,9 @@ class LateBatch(dict[str, Any]):
 
     def get(self, key: str, default: Any = None) -> Any:
         """As of a dict."""
-        return self[key] if key in self else default
+        if key in _LATE:
+            self._whole()
+        return super().get(key, default)
 
     def __iter__(self) -> Iterator[str]:  # its own: with dict's, dict(batch) would copy what is not made yet
         return super().__iter__()
@@ -81,8 +87,8 @@ def _first_whole(name: str) -> Any:
 
 
 for _name in (
-    "__delitem__", "__eq__", "__ior__", "__ne__", "__or__", "__repr__", "__ror__", "__setitem__", "clear", "copy", "items",
-    "pop", "popitem", "setdefault", "update", "values",
+    "__delitem__", "__eq__", "__ior__", "__ne__", "__or__", "__repr__", "__ror__", "__setitem__", "clear", "copy",
+    "items", "pop", "popitem", "setdefault", "update", "values",
 ):  # fmt: skip
     setattr(LateBatch, _name, _first_whole(_name))
 
