@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from strfcube.adapters.torch.arena import Arena, arenas_for, beside, keep, rows, staged, torch_dtype
+from strfcube.adapters.torch.arena import Arena, arenas_for, beside, keep, rows, sent_over, staged, torch_dtype
 from strfcube.adapters.torch.decode import Transform, responses, sounds
 from strfcube.analysis.transform import hann_kernel
 from strfcube.loading.ragged import Sounds, Trials
