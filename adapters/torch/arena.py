@@ -89,11 +89,9 @@ class Arena:
             if here not in self._known:  # whoever frees the memory waits for what runs there
                 self._known.add(here)
                 self.values.record_stream(here)
-            if self._sent is not None:
-                if self._sent.query():  # once it has happened, it has for all streams
-                    self._sent = None
-                else:
-                    here.wait_event(self._sent)
+            sent = self._sent  # another thread may send more meanwhile
+            if sent is not None and not sent.query():
+                here.wait_event(sent)
         return rows(self.values, self.end, at, width)
 
 
