@@ -343,12 +343,12 @@ class Carrier:
     @cached_property
     def _most(self) -> NDArray[Any]:
         """Of each visible stimulus, the most presentations to a neuron; and the fewest."""
-        return self.reader.n_repeats.max(1, initial=0)
+        return np.asarray(self.reader.n_repeats.max(1, initial=0))
 
     @cached_property
     def _fewest(self) -> NDArray[Any]:
         counts = self.reader.n_repeats
-        return counts.min(1) if counts.shape[1] else counts.sum(1)
+        return np.asarray(counts.min(1) if counts.shape[1] else counts.sum(1))
 
     @cached_property
     def _steps(self) -> Tensor:

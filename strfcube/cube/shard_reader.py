@@ -458,7 +458,8 @@ class ShardedArray:
             return _Kept(self._piece, start, start + size, repeats)
 
     def _lying(self, kept: _Kept) -> NDArray[Any]:
-        return kept.piece[kept.start : kept.stop].view(self.dtype).reshape(self._shape(kept.repeats))
+        flat: NDArray[Any] = kept.piece[kept.start : kept.stop].view(self.dtype)
+        return flat.reshape(self._shape(kept.repeats))
 
     def _scratched(self, repeats: int) -> NDArray[Any]:
         """Memory of this thread, used again for the next chunk."""
