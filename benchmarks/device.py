@@ -3,13 +3,16 @@
 Cubes are those of epoch.py, in their sizes. Of each is printed: an epoch in ms through the loader of the host (from
 disk, from memory, with a batch read ahead, and that page-locked; each batch is sent to the device), the same from bytes
 that pass through, and that lie there; a training epoch from the loader, from bytes that lie there, and from batches of
-the same shapes that were made before, so that nothing is loaded; the first epoch, which sends the bytes; and the memory
-of the device, without two batches, over the stored counts and spectrograms of the view. Before that, every batch on the
-device is compared with that of the host.
+the same shapes that were made before, so that nothing is loaded; the first epoch, which sends the bytes; the memory
+of the device, without two batches, over the stored counts and spectrograms of the view; and of a batch on the device,
+the operations of torch that it takes (those that only look at memory in another way are not counted), the times that
+the host waits for the device, and processor time of the host. Before that, every batch on the device is compared with
+that of the host.
 
     python benchmarks/device.py                    all sizes, on a GPU where there is one
     python benchmarks/device.py ns1 --device cpu   one, on the CPU
     python benchmarks/device.py --json FILE        the figures into a file, too
+    python benchmarks/device.py --part 8           every eighth stimulus, not compared: to see that it runs
 """
 
 import argparse
@@ -19,9 +22,11 @@ import os
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(Path(__file__).parent))
 from epoch import DATASETS, write_cube
@@ -82,12 +87,67 @@ def timed(loader, device, use, times):
 
 
 def sent(device):
-    """What a loop does first with a batch of the host."""
+    """What a loop does first with a batch of the host; on the CPU, it looks at all of it."""
 
     def use(batch):
         return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
 
     return use
+
+
+class Counted(TorchDispatchMode):
+    """Operations in this thread, and those whose result the host has to wait for.
+
+    On a device it is torch that tells where the host waits, among them copies from memory that is not page-locked; on
+    the CPU, what would wait is known by its name, and by indices that are masks.
+    """
+
+    NAMES = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim", "unique_consecutive")
+    OF_THE_HOST = ("empty", "_record_function_enter_new", "_record_function_exit")  # room, and what a profiler sees
+
+    def __init__(self, device):
+        super().__init__()
+        self.device, self.operators, self.waits = device, 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        self.operators += not func.is_view and name not in self.OF_THE_HOST
+        masks = name in ("index", "index_put", "index_put_") and any(
+            i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]
+        )
+        sizes = name == "repeat_interleave" and (kwargs or {}).get("output_size") is None
+        self.waits += self.device.type == "cpu" and (name in self.NAMES or masks or sizes)
+        return func(*args, **(kwargs or {}))
+
+    def __enter__(self):
+        if self.device.type == "cuda":
+            self._told = warnings.catch_warnings(record=True)
+            self._list = self._told.__enter__()
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+        return super().__enter__()
+
+    def __exit__(self, *args):
+        super().__exit__(*args)
+        if self.device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+            self.waits = sum("synchron" in str(w.message) for w in self._list)
+            self._told.__exit__(*args)
+
+
+def counted(loader, device, row):
+    """Of a batch that is made where its bytes lie: operations, waits, and processor seconds of the host."""
+    loader.epoch, number = 0, 0
+    batches = iter(loader)  # which draws a seed for workers, once an epoch
+    with Counted(device) as counts:
+        for _ in batches:
+            number += 1
+    row["operators"], row["waits"] = counts.operators / number, counts.waits / number
+    loader.epoch, start = 0, time.process_time()
+    for _ in loader:
+        pass
+    row["host_ms"] = 1000 * (time.process_time() - start) / number
+    wait(device)
 
 
 def compare(view, device, batch_size):
@@ -139,11 +199,15 @@ def memory(view, device, batch_size, row):
     row["over_stored_counts"] = (peak - 2 * largest) / counts
 
 
-def measure(name, path, device, times, check):
+def measure(name, path, device, times, check, part=1):
     size = DATASETS[name]
-    size_of_batch, row = size.batch, {"cube": name, "device": str(device)}
-    views = {cache: CubeDataset(path, cache=cache) for cache in ("none", "ram")}
-    here = CubeDataset(path, device=device, cache="device")
+    size_of_batch, row = size.batch, {"cube": name, "device": str(device), "part": part}
+
+    def opened(**how):
+        return CubeDataset(path, **how)[::part]
+
+    views = {cache: opened(cache=cache) for cache in ("none", "ram")}
+    here = opened(device=device, cache="device")
     if check:
         compare(here, device, size_of_batch)
         row["equal"] = True
@@ -156,7 +220,7 @@ def measure(name, path, device, times, check):
     hosts = {
         "disk": loader(views["none"]), "ram": loader(views["ram"]), "prefetch": loader(views["ram"], prefetch=2),
         "pin": loader(views["ram"], prefetch=2, pin_memory=True),
-        "bytes_pass": loader(CubeDataset(path, device=device, cache="ram"), prefetch=2),
+        "bytes_pass": loader(opened(device=device, cache="ram"), prefetch=2),
         "device": loader(here), "ahead": loader(here, prefetch=1),
     }  # fmt: skip
     if device.type == "cpu":  # where the memory of the host is that of the device, nothing passes
@@ -164,6 +228,7 @@ def measure(name, path, device, times, check):
     start = time.perf_counter()
     timed(hosts["device"], device, lambda batch: None, 1)
     row["first_epoch"] = 1000 * (time.perf_counter() - start)
+    counted(hosts["device"], device, row)
     for what, given in hosts.items():
         if what == "ahead":
             continue
@@ -209,7 +274,8 @@ def told(row):
     loaded = ms("epoch_disk", "epoch_ram", "epoch_prefetch", "epoch_pin")
     return (
         f"| {row['cube'].upper()} | {loaded} | {ms('epoch_bytes_pass', 'epoch_device')} "
-        f"({row['epoch_gain']:.1f} times faster than ram + prefetch) | {train} | {ms('first_epoch')} | {over} |"
+        f"({row['epoch_gain']:.1f} times faster than ram + prefetch) | {train} | {ms('first_epoch')} | {over} "
+        f"| {row['operators']:.1f} / {row['waits']:.1f} / {row['host_ms']:.2g} ms |"
     )
 
 
@@ -217,8 +283,8 @@ HEAD = """
 | cube | epoch: disk / ram / ram + prefetch / ram + prefetch + pin | epoch from bytes that pass through / lie on the \
 device | training epoch: loader (ram, prefetch, pin) / device bytes / with a \
 batch ahead / one batch again, nothing loaded | first epoch | \
-device memory over stored counts |
-|---|---|---|---|---|---|"""
+device memory over stored counts | a batch on the device: operations / waits / processor time of the host |
+|---|---|---|---|---|---|---|"""
 
 
 def main():
@@ -227,6 +293,7 @@ def main():
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--times", type=int, help="epochs, of which the best is taken; default 7, on the CPU 1")
     parser.add_argument("--no-check", action="store_true", help="do not compare the batches with the host's")
+    parser.add_argument("--part", type=int, default=1, help="one in so many stimuli, without comparing")
     parser.add_argument("--cubes", help="folder that keeps the cubes for the next time")
     parser.add_argument("--json", help="file for the figures")
     given = parser.parse_args()
@@ -241,7 +308,7 @@ def main():
             if not path.exists():
                 path.parent.mkdir(exist_ok=True)
                 write_cube(str(path), DATASETS[size])
-            rows.append(measure(size, str(path), device, times, not given.no_check))
+            rows.append(measure(size, str(path), device, times, not given.no_check and given.part == 1, given.part))
             print(json.dumps({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}), flush=True)
             gc.collect()
     print(HEAD, *map(told, rows), sep="\n")

@@ -12,8 +12,11 @@ from torch.nn.functional import pad
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
+from strfcube.adapters.torch.arena import sent_over
+from strfcube.adapters.torch.aside import made_aside
 from strfcube.adapters.torch.carrier import Carrier, Staged
 from strfcube.adapters.torch.decode import decoded
+from strfcube.adapters.torch.late import LateBatch, floats
 from strfcube.errors import UsageError
 from strfcube.loading.alike import refuse_unlike
 from strfcube.loading.loader import Epochs, ahead, ask_ahead, batches_of, checked_prefetch, order_of
@@ -141,7 +144,7 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
         return Items(self, indices)
 
     def _read(self, indices: Iterable[int], *, raw: bool, take: Take | None = None) -> Batch:
-        if not raw or self._ragged:
+        if not (raw and self._carries) or self._ragged:
             # Other floats are made of the counts, not of floats of four bytes that need their memory as well
             raw = (raw or self._place["dtype"] != torch.float32) and take is None and self._reader.raw_fill == 255
             return super()._read(indices, raw=raw, take=take)
@@ -165,16 +168,31 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
         device, dtype = self._device, self._place["dtype"]
         batch = _tensors(batch)
         if device is not None:
-            batch = {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+            batch = {k: sent_over(v, device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
         staged = batch.pop("staged", None)
         if staged is not None:
             return self._carrier.finish(staged) | batch
         if "valid_mask" not in batch:
-            values, mask = decoded(batch.pop("responses"), None, dtype)
+            values, mask = self._decoded(batch.pop("responses"))
             batch = {"stims": batch.pop("stims"), "responses": values, "valid_mask": mask} | batch
         if dtype != torch.float32:
             batch |= {name: batch[name].to(dtype) for name in ("stims", "responses")}
         return batch
+
+    def _finished_late(self, batch: Batch) -> Batch:
+        """The same, but counts stay counts until they are asked for."""
+        if "valid_mask" in batch:
+            return self._finished(batch)
+        batch = _tensors(batch)
+        stims, raw = batch.pop("stims").to(self._place["dtype"]), batch.pop("responses")
+        rest = {"stims": stims, "responses": None, "valid_mask": None} | batch
+        return LateBatch.of(rest, partial(self._decoded, raw))
+
+    def _decoded(self, raw: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        dtype = self._place["dtype"]
+        if raw.device.type != "cpu":
+            return decoded(raw, None, dtype)
+        return floats(raw, dtype, self._source.buffers.take, self._threads)
 
     def loader(  # type: ignore[override]
         self,
@@ -331,11 +349,11 @@ def _refuse_unlike_arrays(first: Batch, other: Batch) -> None:
 default_collate_fn_map[Item] = lambda items, *, collate_fn_map=None: collate(items)
 
 
-def _unfinished(items: Items, pin: bool = False) -> Batch:
+def _unfinished(items: Items, pin: bool = False, late: bool = False) -> Batch:
     """Collate in a CubeLoader, which finishes its batches itself: for a device, counts travel as bytes to it."""
     view = items.view
     if view._carries or not pin:
-        return _tensors(view._read(items.indices, raw=view._carries))
+        return _tensors(view._read(items.indices, raw=view._carries or late))
     locked = _Locked()
     batch = view._read(items.indices, raw=False, take=locked)
     return _tensors({key: locked.tensors.get(id(value), value) for key, value in batch.items()})
@@ -409,35 +427,20 @@ class CubeLoader(Epochs, DataLoader[Batch]):
         finished, pinned = self.collate_fn, self.pin_memory
         # What this process reads goes into page-locked memory at once, not through a copy
         pin = pinned and not self.num_workers
-        self.collate_fn, self.pin_memory = partial(_unfinished, pin=pin), pinned and not pin
+        # What is read now is used now: of the next batch there are no floats while the loop still holds this one
+        here = not view._carries and view._place["device"] in (None, torch.device("cpu"))
+        late = here and not (self.prefetch or self.num_workers or pinned)
+        self.collate_fn, self.pin_memory = partial(_unfinished, pin=pin, late=late), pinned and not pin
         try:
             batches: Iterator[Batch] = super().__iter__()
         finally:
             self.collate_fn, self.pin_memory = finished, pinned
         if view._carries:
-            # The thread makes them whole: it launches what runs on the device while the model is being differentiated
-            made = _on_stream(map(view._finished, _one_ahead(map(view._begun, batches))), view._place["device"])
-            return self._handed_out(ahead(made, self.prefetch) if self.prefetch else made)
+            made = map(view._finished, _one_ahead(map(view._begun, batches)))
+            # Made by the thread, on a stream of its own: neither the launching nor the work waits for the model
+            return self._handed_out(made_aside(made, view._place["device"], self.prefetch) if self.prefetch else made)
         source = ahead(batches, self.prefetch) if self.prefetch else batches
-        return self._handed_out(map(view._finished, source))
-
-
-def _on_stream(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """Make batches on the stream that is current here and now, in whichever thread they are asked for."""
-    if device.type != "cuda":
-        return batches
-    stream = torch.cuda.current_stream(device)
-
-    def made() -> Iterator[Batch]:
-        while True:
-            with torch.cuda.stream(stream):
-                batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
-            del batch
-
-    return made()
+        return self._handed_out(map(view._finished_late if late else view._finished, source))
 
 
 def _one_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from strfcube.loading.source import Source
 
 _DTYPES = {"u1": torch.uint8, "u2": torch.int16, "f4": torch.float32}  # uint16 of torch knows few operations
-_sides: dict[torch.device, Any] = {}
+_streams: dict[tuple[torch.device, str], Any] = {}
 
 
 class Arena:
@@ -50,8 +50,9 @@ class Arena:
         self.values = torch.empty(self.end + flat.pad, dtype=torch_dtype(flat), device=device)
         self.values[self.end :] = missing(flat)
         self._sent: Any = None
+        self._known: set[Any] = set()
         if device.type == "cuda":
-            self.values.record_stream(side(device))
+            self.values.record_stream(stream_for(device, "bytes"))
             self._sent = torch.cuda.current_stream(device).record_event()
 
     @property
@@ -83,9 +84,14 @@ class Arena:
 
     def rows(self, at: Tensor, width: int) -> Tensor:
         """Rows of a width that begin at some positions [shape=(..., width)]."""
-        if self._sent is not None:
+        if self.device.type == "cuda":
             here = torch.cuda.current_stream(self.device)
-            here.wait_event(self._sent)  # for another stream than before, too
+            if here not in self._known:  # whoever frees the memory waits for what runs there
+                self._known.add(here)
+                self.values.record_stream(here)
+            sent = self._sent  # another thread may send more meanwhile
+            if sent is not None and not sent.query():
+                here.wait_event(sent)
         return rows(self.values, self.end, at, width)
 
 
@@ -123,12 +129,19 @@ def staged(flat: Trials | Sounds, which: NDArray[np.intp], threads: int, *, pin:
     return values
 
 
-def side(device: torch.device) -> Any:
-    """The stream that bytes travel to a device on."""
-    if device not in _sides:
+def sent_over(values: Tensor, device: torch.device) -> Tensor:
+    """Values of the host on a device, on the current stream; through page-locked memory, so that nobody waits."""
+    if device.type == "cuda" and not values.is_pinned():
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
+
+
+def stream_for(device: torch.device, what: str) -> Any:
+    """The stream of a device for bytes that travel there, or for batches that are made ahead: one of each."""
+    if (device, what) not in _streams:
         stream: Any = torch.cuda.Stream  # untyped
-        _sides[device] = stream(device)
-    return _sides[device]
+        _streams[device, what] = stream(device)
+    return _streams[device, what]
 
 
 @contextmanager
@@ -137,7 +150,7 @@ def beside(device: torch.device) -> Iterator[Any]:
     if device.type != "cuda":
         yield None
         return
-    stream = side(device)
+    stream = stream_for(device, "bytes")
     with torch.cuda.stream(stream):
         yield stream
 

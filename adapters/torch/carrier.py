@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from strfcube.adapters.torch.arena import Arena, arenas_for, beside, keep, rows, staged, torch_dtype
+from strfcube.adapters.torch.arena import Arena, arenas_for, beside, keep, rows, sent_over, staged, torch_dtype
 from strfcube.adapters.torch.decode import Transform, responses, sounds
 from strfcube.analysis.transform import hann_kernel
 from strfcube.loading.ragged import Sounds, Trials
@@ -26,19 +26,18 @@ if TYPE_CHECKING:
 
     Index = NDArray[np.intp]
 
+_LYING = 1 << 24  # pairs whose places are kept worked out in the memory of the host: 0.27 GB
 SHARE = {"auto": 0.25, "device": 0.75}  # of the free memory of an accelerator that stored bytes may take
 
 
 @dataclass
 class Load:
-    """What one batch needs of trials, or of sounds.
+    """What is sent for one batch, of trials or of sounds.
 
     Attributes
     ----------
     passing : bool
-        Whether all of it is sent, for this batch alone.
-    start, end : ndarray of int [shape=(B,)]
-        Where each stimulus begins, and where missing values lie, in the memory that holds it.
+        Whether it is all of it, for this batch alone.
     fresh : list of (Arena or None, ndarray of int, Tensor)
         What is to be sent: where to, places of stimuli there, and their values, then missing ones.
     sent : Tensor or None
@@ -46,9 +45,7 @@ class Load:
     """
 
     passing: bool
-    start: NDArray[np.int64]
-    end: NDArray[np.int64]
-    fresh: list[tuple[Arena | None, Index, Tensor]]
+    fresh: list[tuple[Arena | None, Index, Tensor]] = field(default_factory=list)
     sent: Tensor | None = None
     event: Any = None
 
@@ -129,18 +126,27 @@ class Channel:
         of = self._of[k]
         return [(self.arenas[i], np.flatnonzero(of == i)) for i in np.unique(of[of >= 0]).tolist()]
 
-    def first(self, load: Load, items: Index) -> NDArray[np.int64]:
+    def first(self, items: Index, *, passing: bool) -> NDArray[np.int64]:
         """Of trials, how many lie before those of each neuron of `flat` [shape=(B, neuron)], where they are held."""
         k = self._at[items]
-        if load.passing:
+        if passing:
             return np.asarray(self.flat.first[k])
-        if len(self.arenas) == 1 and len(self.arenas[0].flat.neuron) == len(self.flat.neuron):  # type: ignore[union-attr]
-            return np.asarray(self.arenas[0].flat.first[self._place[k]])  # type: ignore[union-attr]
         out = np.empty((len(k), len(self.flat.neuron)), np.int64)
         for arena, mine in self._shared(k):
             there: Any = arena.flat
             out[mine] = there.first[np.ix_(self._place[k[mine]], np.searchsorted(there.neuron, self.flat.neuron))]
         return out
+
+    def lie(self, items: Index, *, passing: bool) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where stimuli begin, and where missing values lie, in the memory that holds them [shape=(B,)]."""
+        k = self._at[items]
+        if passing:
+            ends = np.cumsum(self.flat.sizes[k])
+            return ends - self.flat.sizes[k], np.full(len(k), ends[-1:].sum())
+        start, end = np.empty(len(k), np.int64), np.empty(len(k), np.int64)
+        for arena, mine in self._shared(k):
+            start[mine], end[mine] = arena.start[self._place[k[mine]]], arena.end
+        return start, end
 
     def there(self, items: Index) -> NDArray[np.bool_]:
         """Which stimuli are on the device [shape=(B,)]."""
@@ -154,13 +160,10 @@ class Channel:
         """Read what is not there, or all of it."""
         k = self._at[items]
         if passing:
-            ends = np.cumsum(self.flat.sizes[k])
-            fresh = staged(self.flat, k, threads, pin=pin)
-            return Load(True, ends - self.flat.sizes[k], np.full(len(k), ends[-1:].sum()), [(None, k, fresh)])
-        load = Load(False, np.empty(len(k), np.int64), np.empty(len(k), np.int64), [])
+            return Load(True, [(None, k, staged(self.flat, k, threads, pin=pin))])
+        load = Load(False)
         for arena, mine in self._shared(k):
             places = self._place[k[mine]]
-            load.start[mine], load.end[mine] = arena.start[places], arena.end
             new = places[~arena.there[places]]
             if new.size:
                 new = np.unique(new)
@@ -195,7 +198,7 @@ class Channel:
             return shared[0][0].rows(at, width)
         out = torch.empty((*at.shape, width), dtype=torch_dtype(self.flat), device=self._device)
         for arena, mine in shared:
-            some = torch.from_numpy(mine).to(self._device, non_blocking=True)
+            some = sent_over(torch.from_numpy(mine), self._device)
             out[some] = arena.rows(at[some], width)
         return out
 
@@ -261,7 +264,7 @@ class Carrier:
         return wanted <= SHARE[cache] * free
 
     def stage(self, items: list[int], threads: int, *, passing: bool) -> Staged:
-        """Read what a batch needs that is not there, and work out where everything lies.
+        """Read what a batch needs that is not there, and say where everything lies.
 
         Parameters
         ----------
@@ -271,19 +274,38 @@ class Carrier:
         index = np.asarray(items, np.intp)
         pin = self.device.type == "cuda" and not passing
         passing = passing or not self.stays()
-        self.reader.fetch(items if passing else index[~self.there(items)].tolist())
-        trials = self._trials.load(index, threads, passing=passing, pin=pin)
-        heard = self._sounds.load(index, threads, passing=passing, pin=pin)
-        bins = self.reader.n_bins[index].astype(np.int64)
-        n = len(self.reader.neuron)
-        table = torch.empty((len(index), 2 * n + self._bands + 2), dtype=torch.int64, pin_memory=pin)
-        into = table.numpy()
-        np.multiply(self._trials.first(trials, index)[:, self._columns], bins[:, None], out=into[:, :n])
-        into[:, :n] += trials.start[:, None]
-        into[:, n : 2 * n] = self.reader.n_repeats[index]
-        into[:, 2 * n : -2] = heard.start[:, None] + np.arange(self._bands) * (bins * self._per_bin)[:, None]
-        into[:, -2], into[:, -1] = bins, trials.end
+        new = index if passing else index[~self.there(items)]
+        trials = heard = Load(passing)
+        if passing or len(new):
+            self.reader.fetch(new.tolist())
+            trials = self._trials.load(new, threads, passing=passing, pin=pin)
+            heard = self._sounds.load(new, threads, passing=passing, pin=pin)
+        table = torch.empty(
+            (len(index), 2 * len(self.reader.neuron) + self._bands + 2), dtype=torch.int64, pin_memory=pin
+        )
+        if passing or self.reader.n_repeats.size > _LYING:
+            table.numpy()[...] = self._table(index, passing=passing)
+        else:
+            np.take(self._lying, index, axis=0, out=table.numpy(), mode="clip")  # without a copy between
         return Staged(items, table, trials, heard)
+
+    @cached_property
+    def _lying(self) -> NDArray[np.int64]:
+        """Table of all visible stimuli: once room is made for them, nothing in it changes."""
+        return self._table(np.arange(len(self.reader.stim)), passing=False)
+
+    def _table(self, index: Index, *, passing: bool) -> NDArray[np.int64]:
+        """See `Staged`."""
+        bins, n = self.reader.n_bins[index].astype(np.int64), len(self.reader.neuron)
+        start, end = self._trials.lie(index, passing=passing)
+        heard, _ = self._sounds.lie(index, passing=passing)
+        into = np.empty((len(index), 2 * n + self._bands + 2), np.int64)
+        np.multiply(self._trials.first(index, passing=passing)[:, self._columns], bins[:, None], out=into[:, :n])
+        into[:, :n] += start[:, None]
+        into[:, n : 2 * n] = self.reader.n_repeats[index]
+        into[:, 2 * n : -2] = heard[:, None] + np.arange(self._bands) * (bins * self._per_bin)[:, None]
+        into[:, -2], into[:, -1] = bins, end
+        return into
 
     def begin(self, batch: Staged) -> None:
         """Send what a batch needs."""
@@ -291,17 +313,20 @@ class Carrier:
         self._sounds.send(batch.sounds)
 
     def finish(self, batch: Staged) -> dict[str, Tensor]:
-        """Arrays of a batch; see `strfcube.loading.batch.BatchReader.batch`."""
+        """Arrays of a batch; see `strfcube.loading.batch.BatchReader.batch`.
+
+        Nothing in it waits for the device; what can be known on the host is not asked there.
+        """
         self.begin(batch)
         index = np.asarray(batch.items, np.intp)
-        counts, bins = self.reader.n_repeats[index], self.reader.n_bins[index]
-        n, most, longest = counts.shape[1], int(counts.max(initial=1)), int(bins.max(initial=1))
+        bins, most, fewest = self.reader.n_bins[index], self._most[index].max(initial=1), self._fewest[index]
+        n, most, longest = len(self.reader.neuron), int(most), int(bins.max(initial=1))
         table = batch.table.to(self.device, non_blocking=True)
         size = table[:, -2]
         late = None if (bins == longest).all() else self._steps[:longest] >= size[:, None]
 
-        at = table[:, :n, None] + self._steps[:most] * size[:, None, None]
-        if (counts < most).any():
+        at = torch.addcmul(table[:, :n, None], size[:, None, None], self._steps[:most])
+        if (fewest < most).any():
             at = torch.where(self._steps[:most] < table[:, n : 2 * n, None], at, table[:, -1, None, None])
         raw = self._trials.rows(batch.trials, index, at, longest)
         values, mask = responses(raw, late, self.dtype, self._transform)
@@ -316,9 +341,26 @@ class Carrier:
         return {"stims": stims.to(self.dtype), "responses": values, "valid_mask": mask}
 
     @cached_property
+    def _most(self) -> NDArray[Any]:
+        """Of each visible stimulus, the most presentations to a neuron; and the fewest."""
+        return np.asarray(self.reader.n_repeats.max(1, initial=0))
+
+    @cached_property
+    def _fewest(self) -> NDArray[Any]:
+        counts = self.reader.n_repeats
+        return np.asarray(counts.min(1) if counts.shape[1] else counts.sum(1))
+
+    @cached_property
     def _steps(self) -> Tensor:
         longest = max(int(self.reader.n_repeats.max(initial=1)), int(self.reader.n_bins.max(initial=1)))
-        return torch.arange(longest, device=self.device)
+        return self._there(torch.arange(longest))
+
+    def _there(self, values: Tensor) -> Tensor:
+        """What is sent once and used on whichever stream: not before it is there."""
+        values = values.to(self.device)
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+        return values
 
     @cached_property
     def _transform(self) -> Transform:
@@ -326,7 +368,7 @@ class Carrier:
         kernel = hann_kernel(self.reader.dt_ms, reading.smooth_ms).tolist() if reading.smooth_ms else [1.0]
         scaled = (None, None) if reading.normalize is None else reading.normalize
         shift, scale = (
-            None if v is None else torch.from_numpy(v[self.reader.neuron, None, None].astype("f4")).to(self.device)
+            None if v is None else self._there(torch.from_numpy(v[self.reader.neuron, None, None].astype("f4")))
             for v in scaled
         )
         return Transform(kernel if len(kernel) > 1 else None, reading.average_repeats, shift, scale)
@@ -336,7 +378,7 @@ class Carrier:
         given = self.reader.reading.standardize
         if given is None:
             return None
-        mean, deviation = (torch.from_numpy(v).to(self.device) for v in given)
+        mean, deviation = (self._there(torch.from_numpy(v)) for v in given)
         return mean, deviation
 
 

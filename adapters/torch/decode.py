@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,16 +55,15 @@ def decoded(raw: Tensor, late: Tensor | None, dtype: torch.dtype) -> tuple[Tenso
     """
     if raw.dtype == torch.uint8:
         values = raw.to(dtype)
-        missing = torch.eq(raw, 255, out=raw.view(torch.bool))
+        seen = torch.ne(raw, 255, out=raw.view(torch.bool))
     elif raw.dtype == torch.int16:
-        missing = raw == -1
+        seen = raw != -1
         values = (raw.to(torch.int32) & 0xFFFF).to(torch.float32).to(dtype)
     else:
-        missing, values = torch.isnan(raw), raw.to(dtype)
+        seen, values = raw == raw, raw.to(dtype)  # NaN differs from itself
     if late is not None:
-        missing |= late[:, None, None]
-    values.masked_fill_(missing, torch.nan)
-    return values, missing.logical_not_()
+        torch.gt(seen, late[:, None, None], out=seen)  # seen and not late
+    return torch.where(seen, values, torch.full((), torch.nan, dtype=dtype, device=raw.device), out=values), seen
 
 
 def responses(raw: Tensor, late: Tensor | None, dtype: torch.dtype, transform: Transform) -> tuple[Tensor, Tensor]:
@@ -129,6 +129,5 @@ def sounds(raw: Tensor, late: Tensor | None, scaling: tuple[Tensor, Tensor] | No
     if scaling is not None:
         raw = raw.sub_(scaling[0]).div_(scaling[1])
     if bands:
-        nothing = torch.isnan(raw)
-        return raw.masked_fill_(nothing if late is None else nothing.logical_or_(late[:, None]), 0)
+        raw.nan_to_num_(0.0, math.inf, -math.inf)
     return raw if late is None else raw.masked_fill_(late[:, None], 0)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 Place = tuple[int, ...]
 AHEAD_BYTES = 256_000_000  # encoded, asked for and not read; only what was abandoned reaches it
 _NOT_STORED = 2**64 - 1
+_PIECE_BYTES = 1 << 26  # of kept chunks: the system gives so much in one, and memory only for what is written to
 _BLANK_BYTES = 4096  # encoded, of repeats that may be blank: more are not looked into
 _DTYPES = {"bool", "float32", "float64", *(f"{kind}int{bits}" for kind in ("", "u") for bits in (8, 16, 32, 64))}
 
@@ -44,6 +45,19 @@ class _Shard(NamedTuple):
     key: str
     version: Version
     table: list[tuple[int, int]]
+
+
+class _Kept(NamedTuple):
+    """Where a chunk that is kept lies, in a piece of memory that many share.
+
+    Neither arrays of their own nor views: among the memory that a decoder takes and gives back, each would leave a hole
+    of its size, and what is kept would take three times what it is.
+    """
+
+    piece: NDArray[np.uint8]
+    start: int
+    stop: int
+    repeats: int
 
 
 class ShardedArray:
@@ -108,7 +122,7 @@ class ShardedArray:
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise StoreError(f"{self.path}/zarr.json is damaged ({type(error).__name__}: {error})") from None
         self.per_shard = tuple(s // c for s, c in zip(self.shard, self.chunk, strict=True))
-        self.kept: dict[Place, NDArray[Any] | None] | None = {} if keep else None
+        self.kept: dict[Place, _Kept | None] | None = {} if keep else None
         self._fresh()
 
     def _own_metadata(self) -> dict[str, Any]:
@@ -128,6 +142,7 @@ class ShardedArray:
         self._blank: dict[bytes, bool] = {}
         self._process, self._lock = os.getpid(), threading.Lock()
         self._scratch = threading.local()
+        self._piece, self._cut = np.empty(0, np.uint8), 0  # of memory for what is kept, and what of it is in use
 
     def keeping(self) -> ShardedArray:
         """The same array, which keeps decoded chunks in memory."""
@@ -137,7 +152,7 @@ class ShardedArray:
         return other
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_decompress", "_crc", "_shards", "_coming", "_blank", "_lock", "_scratch")
+        own = ("_decompress", "_crc", "_shards", "_coming", "_blank", "_lock", "_scratch", "_piece")
         state = {k: v for k, v in self.__dict__.items() if k not in own}
         return state | {"kept": None if self.kept is None else {}}
 
@@ -185,22 +200,26 @@ class ShardedArray:
             If the chunk or its shard is damaged, was replaced, or cannot be reached.
         """
         if self.kept is not None and at in self.kept:
-            return self.kept[at]
+            kept = self.kept[at]
+            return None if kept is None else self._ordered(self._lying(kept))
         data = self.encoded(at)
-        out = None
+        out = place = None
         if data is not None:
             if why := _unlike(data, self.chunk_bytes, 4 if self.checked else 0):
                 raise self._damaged(at, why)
             try:
                 data, repeats = self.recorded(data)
-                out = self._room(repeats)
+                place = None if self.kept is None else self._lasting(repeats)
+                out = self._scratched(repeats) if place is None else self._lying(place)
                 self._decompress(data, out)
             except (RuntimeError, ValueError) as error:
                 raise self._damaged(at, str(error)) from error
-            out = out.transpose(0, 2, 1, 3) if self.repeats_first else out
         if self.kept is not None:
-            self.kept[at] = out
-        return out
+            self.kept[at] = place
+        return None if out is None else self._ordered(out)
+
+    def _ordered(self, values: NDArray[Any]) -> NDArray[Any]:
+        return values.transpose(0, 2, 1, 3) if self.repeats_first else values
 
     def recorded(self, data: bytes) -> tuple[bytes, int]:
         """The part of an encoded chunk that has to be decoded: without the repeats at its end that are blank.
@@ -233,7 +252,7 @@ class ShardedArray:
         """Repeats that `read` gives of a chunk of responses, without decoding it; 0 where it is not stored."""
         if self.kept is not None and at in self.kept:
             kept = self.kept[at]
-            return 0 if kept is None else kept.shape[2]
+            return 0 if kept is None else kept.repeats if self.repeats_first else self.chunk[2]
         if not self.repeats_first:
             return self.chunk[2] if self.has(at) else 0
         data = self.encoded(at)
@@ -424,14 +443,29 @@ class ShardedArray:
     def _damaged(self, at: Place, what: str) -> StoreError:
         return StoreError(f"{self.path}: chunk {at} is damaged ({what}); run strfcube verify")
 
-    def _room(self, repeats: int) -> NDArray[Any]:
-        shape = (1, repeats, self.chunk[1], self.chunk[3]) if self.repeats_first else self.chunk
-        if self.kept is not None:
-            return np.empty(shape, self.dtype)
+    def _shape(self, repeats: int) -> Place:
+        return (1, repeats, self.chunk[1], self.chunk[3]) if self.repeats_first else self.chunk
+
+    def _lasting(self, repeats: int) -> _Kept:
+        """Memory for a chunk that is kept."""
+        size = math.prod(self._shape(repeats)) * int(self.dtype.itemsize)
+        self._own()
+        with self._lock:
+            if self._piece.nbytes - self._cut < size:
+                self._piece, self._cut = np.empty(max(size, _PIECE_BYTES), np.uint8), 0
+            start = self._cut
+            self._cut += -(-size // 64) * 64
+            return _Kept(self._piece, start, start + size, repeats)
+
+    def _lying(self, kept: _Kept) -> NDArray[Any]:
+        flat: NDArray[Any] = kept.piece[kept.start : kept.stop].view(self.dtype)
+        return flat.reshape(self._shape(kept.repeats))
+
+    def _scratched(self, repeats: int) -> NDArray[Any]:
+        """Memory of this thread, used again for the next chunk."""
         scratch: NDArray[Any] | None = getattr(self._scratch, "chunk", None)
         if scratch is None:
-            whole = (1, self.chunk[2], self.chunk[1], self.chunk[3]) if self.repeats_first else self.chunk
-            scratch = self._scratch.chunk = np.empty(whole, self.dtype)
+            scratch = self._scratch.chunk = np.empty(self._shape(self.chunk[2]), self.dtype)
         return scratch[:, :repeats] if self.repeats_first else scratch
 
 

@@ -44,19 +44,22 @@ class Buffers:
     def take(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """An array with arbitrary contents."""
         dtype = np.dtype(dtype)
-        size = int(np.prod(shape)) * dtype.itemsize + _ALIGNED
+        # Sizes of batches differ a little from one to the next. To a power of two they are the same; what is not
+        # written to takes no memory
+        size = 1 << (int(np.prod(shape)) * dtype.itemsize + _ALIGNED - 1).bit_length()
         if self._process != os.getpid():  # a lock that a thread of the parent held stays locked after a fork
             self._fresh()
         with self._lock:
             free = [i for i in range(len(self._held)) if sys.getrefcount(self._held[i]) == _UNUSED]
-            fitting = [i for i in free if self._held[i].nbytes >= size]
+            # One of floats is not spent on bytes, or the next floats would need another
+            fitting = [i for i in free if size <= self._held[i].nbytes <= 2 * size]
             if fitting:
                 best = min(fitting, key=lambda i: self._held[i].nbytes)
                 buffer = self._held[best]
                 spare = [i for i in free if i != best][:-_SPARE]  # left from batches that were all kept for a while
             else:
+                spare = [i for k, i in enumerate(free) if self._held[i].nbytes < size or k < len(free) - _SPARE]
                 buffer = np.empty(size, np.uint8)
-                spare = free  # all of them are too small
             for i in reversed(spare):
                 del self._held[i]
             if not fitting:

@@ -461,7 +461,8 @@ def test_caches_hold_bytes(made):
     view = CubeView(made[1], cache="ram")
     first = view.batch([0, 3])
     array = view._source._responses.parts[0].source.array
-    assert {v.dtype for v in array.kept.values() if v is not None} == {np.dtype("u1")}
+    assert {array.read(at).dtype for at, kept in array.kept.items() if kept is not None} == {np.dtype("u1")}
+    assert len({id(kept.piece) for kept in array.kept.values() if kept is not None}) == 1  # no arrays of their own
     same(view.batch([0, 3]), first)
     same(view.sel(neuron="cell004").batch([0]), CubeView(made[1], cache="none").sel(neuron="cell004").batch([0]))
     assert view.using(cache="none")._source.keep is False
