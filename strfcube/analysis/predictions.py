@@ -115,8 +115,8 @@ def warn_of_gaps(prediction: xr.DataArray, response: xr.DataArray, n_bins: xr.Da
     """
     if prediction.chunks is not None:
         return
-    lost = ~np.isfinite(prediction)
-    lost = lost.any([d for d in lost.dims if d not in response.dims])
+    finite: Any = np.isfinite(prediction)
+    lost: xr.DataArray = (~finite).any([d for d in finite.dims if d not in response.dims])
     if n_bins is not None and "stim" in response.dims:
         past = xr.DataArray(np.arange(response.sizes["time"]), dims=["time"]) >= n_bins.sel(stim=response["stim"])
         lost = lost & ~past.assign_coords(time=response["time"])
