@@ -285,13 +285,19 @@ class StrfAccessor:
         Warns
         -----
         PartialPredictionWarning
-            If it lacks stimuli, neurons or bins of this cube, which are left out.
+            If it lacks stimuli, neurons or bins of this cube, or one in memory is not finite in bins that were
+            recorded: these are left out.
         """
-        from strfcube.analysis.predictions import aligned
+        from strfcube.analysis.predictions import aligned, warn_of_gaps
         from strfcube.analysis.quality import ccnorm
 
         whole = self._response()
-        beside, whole = aligned(pred, whole, self._reached_bins())
+        reached = self._reached_bins()
+        beside, whole = aligned(pred, whole, reached)
+        if (
+            getattr(pred, "sizes", {}).get("time", whole.sizes["time"]) >= whole.sizes["time"]
+        ):  # a short one was told of
+            warn_of_gaps(beside, whole, reached)
         response = self._repeated()
         if "stim" in beside.dims:
             both = response.get_index("stim").isin(beside.get_index("stim"))  # of objects, NumPy compares all with all
@@ -332,7 +338,7 @@ class StrfAccessor:
         Raises
         ------
         StoreError
-            If the cube does not know its store any more, or the store was built without trials.
+            If the cube does not know its store any more, or the store was built without trials, or built again.
         """
         from strfcube.analysis.quality import explained, with_reasons
 
@@ -353,7 +359,9 @@ class StrfAccessor:
         return result
 
     def _stored_trials(self) -> tuple[xr.Dataset, xr.Dataset]:
-        source = self._ds.encoding.get("source")
+        from strfcube.cube.trials import source_of
+
+        source = source_of(self._ds)
         if source is None:
             raise StoreError("the cube does not know its store any more: open it with strfcube.open, or give trials=")
         try:

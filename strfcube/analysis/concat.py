@@ -20,7 +20,7 @@ from strfcube.cube.stored_rows import joined
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import xarray as xr
 
@@ -212,7 +212,10 @@ def _refuse_unlike(a: xr.Dataset, b: xr.Dataset, first: str, second: str, bands:
     f, g = np.asarray(a["frequency"].values, float), np.asarray(b["frequency"].values, float)
     if len(f) != len(g):
         raise differ("frequency axes", f"{len(f)} bands", f"{len(g)} bands", "build both with the same front end")
-    _refuse_recipes(a, b, differ, bands)
+    unlike = unlike_recipes(a, b, front_ends=bands == "same")
+    if unlike is not None:
+        what, p, q = unlike
+        raise differ(what, repr(p), repr(q), "build both with one recipe")
     if bands == "by_number":
         return
     advice = "build both with the same front end, or pool band by band with bands='by_number'"
@@ -223,18 +226,25 @@ def _refuse_unlike(a: xr.Dataset, b: xr.Dataset, first: str, second: str, bands:
         raise differ("units of the spectrograms", repr(one), repr(other), advice)
 
 
-def _refuse_recipes(a: xr.Dataset, b: xr.Dataset, differ: Callable[..., UsageError], bands: str) -> None:
-    """Where a frame stands in its bin, and what is in it, must be one thing in one cube."""
+def unlike_recipes(a: xr.Dataset, b: xr.Dataset, *, front_ends: bool = True) -> tuple[str, Any, Any] | None:
+    """What differs in how two cubes were built, and both values: one cube, one batch holds one kind of frame.
+
+    Parameters
+    ----------
+    front_ends : bool
+        Whether what is in a frame counts, beside where it stands in its bin.
+    """
     one, other = (_recipes(json.loads(ds.attrs.get("recipe") or "{}")) for ds in (a, b))
     for x, y in itertools.product(one, other):
         pairs = [("align", x.get("align"), y.get("align"))]
-        if bands == "same":
+        if front_ends:
             f, g = x.get("front_end", {}), y.get("front_end", {})
             known = dict.fromkeys([*f, *g]) if f and g else {}
             pairs += [(f"front ends ({key})", f.get(key), g.get(key)) for key in known]
         for what, p, q in pairs:
             if p != q and not (what == "align" and None in (p, q)):
-                raise differ(what, repr(p), repr(q), "build both with one recipe")
+                return what, p, q
+    return None
 
 
 def _recipes(recipe: Any) -> list[dict[str, Any]]:

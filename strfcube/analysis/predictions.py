@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class PartialPredictionWarning(UserWarning):
-    """A prediction lacks stimuli, neurons or bins of the responses, which are left out of what is computed."""
+    """A prediction lacks stimuli, neurons, bins or values of the responses, which are left out of what is computed."""
 
 
 def aligned(
@@ -94,6 +94,47 @@ def aligned(
             stacklevel=3,
         )
     return p, response
+
+
+def warn_of_gaps(prediction: xr.DataArray, response: xr.DataArray, n_bins: xr.DataArray | None) -> None:
+    """Say where a prediction is not finite though something was recorded: a model that failed there is not scored.
+
+    One that is lazy is not computed for it.
+
+    Parameters
+    ----------
+    prediction, response : xarray.DataArray
+        As `aligned` gives them.
+    n_bins : DataArray [dims=(stim,)], optional
+        Bins of each stimulus.
+
+    Warns
+    -----
+    PartialPredictionWarning
+        With the numbers of stimuli and bins.
+    """
+    if prediction.chunks is not None:
+        return
+    finite: Any = np.isfinite(prediction)
+    lost: xr.DataArray = (~finite).any([d for d in finite.dims if d not in response.dims])
+    if n_bins is not None and "stim" in response.dims:
+        past = xr.DataArray(np.arange(response.sizes["time"]), dims=["time"]) >= n_bins.sel(stim=response["stim"])
+        lost = lost & ~past.assign_coords(time=response["time"])
+    if "stim" in lost.dims:
+        some = np.flatnonzero(lost.any([d for d in lost.dims if d != "stim"]))
+        lost, response = lost.isel(stim=some), response.isel(stim=some)
+    if not lost.any():
+        return
+    counts = (lost & response.notnull().any("repeat")).sum("time").compute()
+    if counts.any():
+        what = f"in up to {int(counts.max())} recorded bins"
+        if "stim" in counts.dims:
+            what += f" of a stimulus, in {int((counts.max([d for d in counts.dims if d != 'stim']) > 0).sum())} stimuli"
+        warnings.warn(
+            f"the prediction is NaN or infinite {what}; these bins are left out",
+            PartialPredictionWarning,
+            stacklevel=3,
+        )
 
 
 def _labelled(prediction: Any, response: xr.DataArray) -> xr.DataArray:

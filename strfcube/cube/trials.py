@@ -49,6 +49,22 @@ class Origin:
     held: bool
 
 
+def source_of(ds: xr.Dataset) -> str | None:
+    """Path or URL of the store that a Dataset was opened from, if it knows that.
+
+    Raises
+    ------
+    StoreError
+        If another cube was built there since.
+    """
+    from strfcube.cube.stored_rows import Store
+
+    source = ds.encoding.get("source")
+    if source is not None and ds.attrs.get("digest"):
+        Store(str(source), None, str(ds.attrs["digest"])).check()
+    return None if source is None else str(source)
+
+
 def origins(ds: xr.Dataset) -> tuple[Origin, ...] | str:
     """Where the responses of a cube come from, whatever became of their values; or why that is not known.
 
@@ -64,11 +80,11 @@ def origins(ds: xr.Dataset) -> tuple[Origin, ...] | str:
         for store in dict.fromkeys(p.store for p in rows.parts):
             store.check()
         return tuple(Origin(p.store.path, p.store.cache_dir, p.stim, p.neuron, rows.rest[0], True) for p in rows.parts)
-    source = ds.encoding.get("source")
+    source = source_of(ds)
     if source is None:
         return "the cube does not know its store any more: open it with strfcube.open"
     try:
-        whole = open_group(str(source))
+        whole = open_group(source)
     except StoreError:
         return f"{source}, which the cube was opened from, cannot be read any more"
     found = []
@@ -78,7 +94,7 @@ def origins(ds: xr.Dataset) -> tuple[Origin, ...] | str:
         if strange := [label for label in labels if label not in at]:
             return f"{source}, which the cube was opened from, has no {dim} '{strange[0]}'"
         found.append(np.array([at[label] for label in labels], np.intp))
-    return (Origin(str(source), None, found[0], found[1], np.asarray(ds["repeat"].values, np.intp), False),)
+    return (Origin(source, None, found[0], found[1], np.asarray(ds["repeat"].values, np.intp), False),)
 
 
 def origin_of_pair(ds: xr.Dataset, stim: int, neuron: int) -> Origin | str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from strfcube.analysis.concat import unlike_recipes
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,13 +41,17 @@ def refuse_unlike(what: str, first: CubeView, second: CubeView, *, batch: bool =
             f"{what}: the views show different neurons, {len(a)} and {len(b)}{told}; take both from "
             f"view.splits(...), or make one like the other: test.like(train)"
         )
-    for name, here, there in zip(("bin widths", "units"), _axes(first), _axes(second), strict=True):
+    for name, here, there in zip(("bin widths", "starts of time", "units"), _axes(first), _axes(second), strict=True):
         if here != there:
             raise UsageError(f"{what}: the views have different {name}, {here} and {there}")
     low, high = (view._source.cube["frequency"].values for view in (first, second))
     if not np.array_equal(low, high):
         told = " and ".join(f"{len(v)} ({v[0]:g} to {v[-1]:g} Hz)" if len(v) else "none" for v in (low, high))
         raise UsageError(f"{what}: the views have other frequencies: {told} bands")
+    unlike = unlike_recipes(first._source.cube, second._source.cube)
+    if unlike is not None:
+        name, here, there = unlike
+        raise UsageError(f"{what}: the views are of cubes with different {name}, {here!r} and {there!r}")
     if not batch:
         return
     for name in first._place:
@@ -65,10 +70,10 @@ def lacking(labels: NDArray[Any], others: NDArray[Any]) -> list[Any]:
     return [label for label in labels.tolist() if label not in known]
 
 
-def _axes(view: CubeView) -> tuple[str, str]:
+def _axes(view: CubeView) -> tuple[str, str, str]:
     cube = view._source.cube
     units = (str(cube[name].attrs.get("units", "")) for name in ("response", "stimulus"))
-    return f"{view._reader.dt_ms:g} ms", " of responses and stimuli, ".join(units)
+    return f"{view._reader.dt_ms:g} ms", f"{cube['time'].values[0]:g} s", " of responses and stimuli, ".join(units)
 
 
 def _same(a: Any, b: Any) -> bool:

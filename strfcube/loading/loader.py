@@ -31,6 +31,8 @@ def order_of(
 ) -> Order:
     """Order of a view's stimuli; without a sampler, one that lacks its spectrogram is an error now."""
     reader, source = view._reader, view._source
+    if not isinstance(group_by_repeats, bool | np.bool_):
+        raise UsageError(f"group_by_repeats={group_by_repeats!r}, expected True or False")
     if sampler is None:
         reader.check()
     # Neither is read, only counted: the number of repeats of an item and the block it lies in

@@ -55,6 +55,8 @@ class Order:
     ) -> None:
         if not whole(batch_size) or batch_size < 1:
             raise UsageError(f"batch_size={batch_size!r}, expected a whole number from 1")
+        if not isinstance(drop_last, bool | np.bool_):
+            raise UsageError(f"drop_last={drop_last!r}, expected True or False")
         if shuffle not in (False, True, "block"):
             raise UsageError(f"shuffle={shuffle!r}, expected False, True or 'block'")
         if sampler is not None and shuffle:

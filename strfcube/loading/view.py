@@ -225,6 +225,8 @@ class CubeView(Chosen):
         size = len(self)
         if position_of(indices) is not None:
             raise UsageError(f"batch: expected positions in a list, got {indices!r}: batch([{indices}])")
+        if isinstance(indices, str) or not hasattr(indices, "__iter__"):
+            raise UsageError(f"batch: expected positions in a list, got {indices!r}")
         items = []
         for one in indices:
             if (i := one if type(one) is int else position_of(one)) is None:
@@ -364,5 +366,6 @@ def _whole(cube: xr.Dataset) -> Choice:
 
 def _checked(fit: Any, what: str) -> CubeView:
     if not isinstance(fit, CubeView):
-        raise UsageError(f"{what}: fit={fit!r}, expected a view, such as fit=train; for a part by its name, splits")
+        given = repr(fit) if isinstance(fit, str) else type(fit).__name__
+        raise UsageError(f"{what}: fit={given}, expected a view, such as fit=train; for a part by its name, splits")
     return fit

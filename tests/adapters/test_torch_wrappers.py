@@ -93,6 +93,7 @@ UNLIKE = [
     (lambda view, made: CubeDataset(made(dt_ms=10.0)), "different bin widths, 5 ms and 10 ms"),
     (lambda view, made: CubeDataset(made(neuron=4)), "different neurons, 9 and 4"),
     (lambda view, made: CubeDataset(made(trace=range(9))), "different units"),
+    (lambda view, made: CubeDataset(made(bins=60).isel(time=slice(20, 60))), "different starts of time, 0 s and 0.1 s"),
     (lambda view, made: view.isel(neuron=slice(None, None, -1)), "different neurons, 9 and 9 in another order"),
     (lambda view, made: view.to("meta"), "different devices, None and meta"),
     (lambda view, made: view.using(dtype=torch.float16), "different dtypes"),
@@ -121,6 +122,21 @@ def test_what_is_unlike_is_in_no_batch(view, change, message):
     if any(word in message for word in ("neurons", "frequencies", "devices", "extra")):  # told from the arrays alone
         with pytest.raises(UsageError, match="collate: "):
             collate(list(map(dict, items)))
+
+
+@pytest.mark.parametrize(("other", "message"), [
+    ({"align": "causal"}, "different align, 'centre' and 'causal'"),
+    ({"front_end": {"kind": "mel", "floor_db": -60}}, r"different front ends \(floor_db\), -80 and -60"),
+])  # fmt: skip
+def test_frames_of_other_recipes_are_in_no_batch(other, message):
+    from cubes import make_cube
+
+    recipe = {"align": "centre", "front_end": {"kind": "mel", "floor_db": -80}}
+    one, two = (CubeDataset(make_cube().assign_attrs(recipe=json.dumps(r))) for r in (recipe, recipe | other))
+    with pytest.raises(UsageError, match=f"collate: .*{message}"):
+        list(DataLoader(ConcatDataset([one, two]), batch_size=8))
+    with pytest.raises(UsageError, match=f"fit.*{message}"):
+        one.standardize(fit=two)
 
 
 def test_scaled_by_the_same_is_alike(view):

@@ -141,7 +141,8 @@ def test_what_is_lacking_is_said(cube, pred):
     xr.testing.assert_allclose(some, cube.strf.isel(stim=[0, 2]).strf.ccnorm(pred))
     with pytest.warns(PartialPredictionWarning, match="427 of 437"):
         late = cube.strf.ccnorm(pred.isel(time=slice(10, None)))
-    xr.testing.assert_allclose(late, cube.strf.ccnorm(pred.where(pred["time"] > 0.0499)))
+    with pytest.warns(PartialPredictionWarning, match="in up to 10 recorded bins"):
+        xr.testing.assert_allclose(late, cube.strf.ccnorm(pred.where(pred["time"] > 0.0499)))
 
 
 def test_bins_past_the_stimuli_need_no_prediction(cube, pred):
@@ -173,3 +174,17 @@ def test_aligned_is_lazy(cube, pred):
     )
     assert lazy.chunks
     assert lazy["neuron"].values.tolist() == cube["neuron"].values.tolist()
+
+
+def test_a_prediction_that_is_not_finite_is_said():
+    ds = make_cube(bins=60)
+    pred = ds.strf.psth()  # missing where nothing was recorded, and nowhere else
+    ceiling = ds.strf.ccnorm(pred)
+    failed = pred.where(pred["time"] < 0.1)
+    for gaps in (failed, pred.where(pred["time"] < 0.1, np.inf), failed.values, failed.expand_dims(model=2)):
+        with pytest.warns(PartialPredictionWarning, match="in up to 40 recorded bins of a stimulus, in 4 stimuli"):
+            ds.strf.ccnorm(gaps)
+    one = pred.where((pred["stim"] != "stim001") | (pred["time"] != 0.0))
+    with pytest.warns(PartialPredictionWarning, match="in up to 1 recorded bins of a stimulus, in 1 stimuli"):
+        ds.strf.ccnorm(one)
+    np.testing.assert_allclose(ds.strf.ccnorm(pred.chunk(stim=1)), ceiling)

@@ -86,6 +86,24 @@ def test_there_are_none_where_the_bins_are_others(made):
         ds.strf.spikes(9, 0)
 
 
+def test_trials_of_a_cube_built_again_are_not_those_of_the_open_one(tmp_path):
+    def build(seed):
+        pipeline, _ = random_toy(tmp_path / f"raw{seed}", n_stims=2, n_neurons=2, repeats=2, seed=seed, holes=False)
+        return strfcube.open(strfcube.build(pipeline, out=tmp_path / "toy.zarr", force=seed > 0, **FAST))
+
+    ds = build(0)
+    held = ds.compute()  # which holds its values, and no rows of the store
+    before = held.strf.spontaneous_rate(), len(held.strf.trials)
+    new = build(2)
+    assert not np.array_equal(new.strf.spontaneous_rate(), before[0])
+    for old in (ds, held, held.isel(neuron=[0]), ds.assign(response=ds["response"] * 2)):
+        for asked in (
+            lambda cube: cube.strf.spontaneous_rate(), lambda cube: cube.strf.trials, lambda cube: cube.strf.findings,
+        ):  # fmt: skip
+            with pytest.raises(StoreError, match="built again while it was open"):
+                asked(old)
+
+
 def test_traces_have_none(tmp_path):
     from strfcube.records import Trial
 
@@ -113,6 +131,8 @@ def test_labels_and_positions():
 def test_the_raster_holds_every_spike_where_it_was(tmp_path):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("agg")
+    import matplotlib.pyplot
+
     times = [[-30.0, 12.1, 12.4, 13.0, 99.9, 150.0], [0.0, 12.2], []]
     trials = [spikes("a", "n", r + 1, t, window=(-0.05, 0.25 if r else 0.16)) for r, t in enumerate(times)]
     pipeline = write_toy(tmp_path / "raw", [make_stim("a", 0.1)], [make_neuron("n")], {"s": trials})

@@ -216,13 +216,23 @@ def test_options_fail_where_they_are_given(cube, view):
         ({"smooth_ms": float("nan")}, "smooth_ms=nan"),
         ({"smooth_ms": "21"}, "smooth_ms='21'"),
         ({"mode": "waveform", "audio_fs": "fast"}, "audio_fs='fast'"),
+        ({"average_repeats": "no"}, "average_repeats='no', expected True or False"),
+        ({"allow_mixed": 0}, "allow_mixed=0, expected True or False"),
     ):
         for call in (view.using, lambda **given: CubeView(cube, **given)):
             with pytest.raises(UsageError, match=message):
                 call(**options)
+    for options in ({"drop_last": "no"}, {"group_by_repeats": "no"}):
+        with pytest.raises(UsageError, match="='no', expected True or False"):
+            view.loader(2, **options)
+    with pytest.raises(UsageError, match="fit=Dataset, expected a view"):
+        view.standardize(fit=cube)
     for wrong in (1.9, "0", None, True, [0]):
         with pytest.raises(UsageError, match="is no position"):
             view.batch([wrong])
+    for wrong in (1.9, slice(0, 2), None, "01"):
+        with pytest.raises(UsageError, match="expected positions in a list"):
+            view.batch(wrong)
     for one in (3, np.int64(3)):
         with pytest.raises(UsageError, match=r"expected positions in a list, got .*3"):
             view.batch(one)
