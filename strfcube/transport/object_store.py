@@ -146,10 +146,14 @@ def _put(base: str, key: str, data: bytes, instead_of: str | None) -> tuple[str,
 
     mode: Any = None if instead_of is None else {"e_tag": instead_of} if instead_of else "create"
     try:
+        store = _store(base, _settings(base))
+        if instead_of and base.startswith("gs"):  # Google's condition is the number of the version
+            found = obstore.head(store, key)
+            if found["e_tag"] != instead_of:
+                return UNMET, ""
+            mode["version"] = str(found["version"])
         large = mode is None and len(data) > _LARGE
-        made = obstore.put(
-            _store(base, _settings(base)), key, data, mode=mode, use_multipart=large, chunk_size=_PART
-        )  # fmt: skip
+        made = obstore.put(store, key, data, mode=mode, use_multipart=large, chunk_size=_PART)
     except (AlreadyExistsError, PreconditionError):
         return UNMET, ""
     except (FileNotFoundError, NotSupportedError, NotImplementedError, BaseError, OSError, ValueError) as error:

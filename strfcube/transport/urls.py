@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from strfcube.errors import StoreError
@@ -63,7 +64,9 @@ class Objects(Remote):
             found = object_store.listed(self._base, self._prefix)
         except object_store.RefusedError as error:
             raise OutOfReachError(str(error)) from None
-        return super().objects() if found is None else {self._key(path): Version(*rest) for path, *rest in found}
+        if found is None:
+            return super().objects()
+        return {self._key(path): Version(size, tag) for path, size, tag in found}
 
     def put(self, key: str, data: bytes, instead_of: str | None = None) -> Version | None:
         """Put a whole object."""
@@ -198,7 +201,10 @@ class Fsspec(Remote):
 
 def _version(info: Mapping[str, Any]) -> Version:
     names = ("ETag", "etag", "mtime", "LastModified", "created")
-    return Version(int(info["size"]), str(next((info[name] for name in names if name in info), "")))
+    tag = next((info[name] for name in names if name in info), "")
+    if isinstance(tag, datetime):  # as other calls of the same file system have it
+        tag = tag.timestamp()
+    return Version(int(info["size"]), str(tag))
 
 
 def remote(url: str) -> Remote:
