@@ -75,7 +75,7 @@ def build(
         Bin width in ms; default is the catalog's.
     raw : path, optional
         Raw folder; default ``$STRFCUBE_DATA_DIR/raw/<dataset>``. A pipeline of your own has its own.
-    out : path, optional
+    out : path or URL, optional
         The store; default ``$STRFCUBE_DATA_DIR/<dataset>-dt<dt>.zarr``, with a hash for any but the default recipe.
     only : mapping, optional
         Coordinate of stimuli or neurons to the value or values to build: ``{"area": "MLd"}``.
@@ -103,7 +103,8 @@ def build(
         Of a dask cluster whose workers do what worker processes of this machine do else. They must see the raw files
         and the folder of the store under the same paths.
     spool : path, optional
-        Folder for what is read from the raw files, until the cube is written; default is beside the store.
+        Folder for what is read from the raw files, until the cube is written; default is beside the store, or in the
+        data folder, where that is at a URL.
     part : str, optional
         ``"2/4"`` for the second of four parts of the build, which may run at the same time on several machines. It
         reads its share of the raw files; once all are read, the same call writes its share of the cube.

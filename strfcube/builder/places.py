@@ -156,8 +156,9 @@ class Far:
         self._there: dict[str, Version] = {}  # of the cube; what else is put there, its entries vouch for
         self._left: dict[str, Version] = {}  # beside it
         self._lease: Lease | None = None
+        self._said: dict[str, Any] = {}  # there, of what is being built
         self._stamp = ""
-        self._begun = False
+        self._begun = False  # whether what lies there is no cube any more, for this build's sake
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -203,7 +204,7 @@ class Far:
                     f"{min(self._there)}: give another --out, or remove them"
                 )
             return
-        begun = _read(self._aside.get(BEGUN))
+        begun = self._said = _read(self._aside.get(BEGUN))
         other, mine = begun.get("stamp", []), json.loads(stamp)
         if other != mine and other[:1] != [SAVED] and not force:
             what = "from other raw files (or their times differ)" if other[:2] == mine[:2] else "of another recipe"
@@ -218,7 +219,7 @@ class Far:
         if fresh:
             keep_only(str(self.draft), [])
         said = {"stamp": json.loads(stamp), "command": command}
-        if BEGUN not in self._left or _read(self._aside.get(BEGUN)) != said:
+        if self._said != said:
             self._left |= self._aside.put_many({BEGUN: json.dumps(said).encode()})
         self._cube.remove([key for key in ("zarr.json",) if key in self._there])
         self._there.pop("zarr.json", None)
@@ -278,6 +279,7 @@ class Far:
             made = self._cube.put("zarr.json", root)
         if made is None and self._cube.get("zarr.json") != root:
             raise LostLeaseError(f"{self.target}: another build put a cube there meanwhile, and that stays")
+        self._begun = False  # from here on, it is a cube that nobody takes away
         self._clear_aside()
         workplace.discard(self.work)
 
@@ -311,10 +313,11 @@ class _Entries:
     def load(self, keys: list[str]) -> None:
         """Read what others left; believed where the objects are those that it names."""
         for found in self._files.get_many(keys):
-            for name, result in _read(found).items():
-                states = {key: Version(state[0], state[2]) for key, state in result["files"].items()}
-                if all(_alike(self._there.get(key), version) for key, version in states.items()):
-                    self._known[name] = result
+            with suppress(AttributeError, KeyError, TypeError, IndexError):  # whatever somebody else put there
+                for name, result in _read(found).items():
+                    states = {key: Version(state[0], state[2]) for key, state in result["files"].items()}
+                    if all(_alike(self._there.get(key), version) for key, version in states.items()):
+                        self._known[name] = result
 
     def read(self, names: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
         """Results of the tasks that are done, by name."""
@@ -339,10 +342,11 @@ class _Entries:
         self._waiting, self._last = {}, time.monotonic()
 
 
-def _read(data: bytes | None) -> Any:
+def _read(data: bytes | None) -> dict[str, Any]:
     """What we put; an empty dict where it is not there, or not that."""
     with suppress(ValueError):
-        return json.loads(data or b"{}")
+        found = json.loads(data or b"{}")
+        return found if isinstance(found, dict) else {}
     return {}
 
 

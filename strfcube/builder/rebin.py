@@ -77,7 +77,7 @@ def rebin(
         A cube, or the name of a data set.
     dt : float
         New bin width in ms.
-    out : path, optional
+    out : path or URL, optional
         Default: beside the cube, under the name of the recipe.
     jobs, force, client, spool, progress
         As in `build`.

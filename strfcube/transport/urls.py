@@ -223,4 +223,4 @@ def remote(url: str) -> Remote:
     try:  # whoever has the file system of this scheme for fsspec can read without
         return Fsspec(url)
     except StoreError:
-        raise StoreError(f'{url}: reading {scheme}:// takes obstore: pip install "strfcube[remote]"') from None
+        raise StoreError(f'{url}: {scheme}:// takes obstore: pip install "strfcube[remote]"') from None

@@ -175,7 +175,7 @@ def test_what_is_not_there(cube, s3, web):
 
 def test_without_the_extra(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(StoreError, match=r'reading s3:// takes obstore: pip install "strfcube\[remote\]"'):
+    with pytest.raises(StoreError, match=r's3:// takes obstore: pip install "strfcube\[remote\]"'):
         strfcube.open("s3://bucket/cube.zarr")
 
 
