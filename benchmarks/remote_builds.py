@@ -66,36 +66,38 @@ def emptied():
     remote(f"s3://{BUCKET}/lab").remove(sorted(listed()))
 
 
+def asked(server):
+    """Requests so far, but those of the lease: their number goes with seconds, and they are counted apart."""
+    locks = sum(path.endswith("/lock") for _, path, _ in server.requests)
+    return len(server.requests) - locks, server.bytes, locks
+
+
 def counted(server, before):
-    return len(server.requests) - before[0], server.bytes - before[1]
-
-
-def state(server):
-    return len(server.requests), server.bytes
+    return tuple(now - then for now, then in zip(asked(server), before, strict=True))
 
 
 def whole(server, raw, url, args, folder):
     """An undisturbed build: requests, bytes, digest, objects."""
     emptied()
-    before = state(server)
+    before = asked(server)
     seconds, cpu = measured(raw, url, args.jobs, args.lease, folder / "data")
-    requests, size = counted(server, before)
+    requests, size, locks = counted(server, before)
     print(json.dumps({"build": "undisturbed", "s": round(seconds, 2), "cpu_s": round(cpu, 2), "requests": requests,
-                      "MB": round(size / 1e6, 3)}), flush=True)  # fmt: skip
+                      "of_the_lease": locks, "MB": round(size / 1e6, 3)}), flush=True)  # fmt: skip
     return requests, size, digest_of(url), listed()
 
 
 def killed(server, raw, url, args, folder, moment):
     """A build that is killed when the server has been asked so often, and one that goes on with it."""
     emptied()
-    before = state(server)
+    before = asked(server)
     process = started(raw, url, args.jobs, args.lease, folder / "first")
     while process.poll() is None and counted(server, before)[0] < moment:
         time.sleep(0.001)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     left = len(listed())
-    before = before[0] + 1, before[1]  # that was one of ours
+    before = before[0] + 1, *before[1:]  # that was one of ours
     shutil.rmtree(folder / "first", ignore_errors=True)
     measured(raw, url, args.jobs, args.lease, folder / "second")
     shutil.rmtree(folder / "second", ignore_errors=True)
@@ -125,20 +127,21 @@ def main():
                 expected = digest_of(near)
                 requests, size, digest, objects = whole(server, raw, url, args, folder)
                 assert digest == expected
-            wrong, asked, sent = 0, [], []
+            wrong, rate, sent = 0, [], []
             for number in range(args.kills):
                 moment = 1 + round((number + 0.5) * requests / args.kills)
-                more, bytes_, left = killed(server, raw, url, args, folder, moment)
+                more, bytes_, locks, left = killed(server, raw, url, args, folder, moment)
                 right, strays = digest_of(url) == expected, sorted(listed() ^ objects)
                 wrong += not right or bool(strays)
-                asked.append(more / requests)
+                rate.append(more / requests)
                 sent.append(bytes_ / size)
                 print(json.dumps({"killed_at_request": moment, "objects_left": left, "same_digest": right,
-                                  "strays": strays, "requests": round(asked[-1], 3), "bytes": round(sent[-1], 3)}),
+                                  "strays": strays, "requests": round(rate[-1], 3), "of_the_lease": locks,
+                                  "bytes": round(sent[-1], 3)}),
                       flush=True)  # fmt: skip
             if args.kills:
-                print(json.dumps({"kills": args.kills, "wrong": wrong, "requests_median": statistics.median(asked),
-                                  "requests_most": max(asked), "bytes_median": statistics.median(sent),
+                print(json.dumps({"kills": args.kills, "wrong": wrong, "requests_median": statistics.median(rate),
+                                  "requests_most": max(rate), "bytes_median": statistics.median(sent),
                                   "bytes_most": max(sent)}))  # fmt: skip
                 assert not wrong
 

@@ -97,13 +97,13 @@ class _Proxy(_Handler):
         self.counted()
         if self.command == "PUT" and self.server.denied and self.server.denied in self.path:
             return self.answer(403, b"<Error><Code>ExpiredToken</Code></Error>")
-        conditions = [name for name in ("If-None-Match", "If-Match") if name in self.headers]
+        conditions = [name for name in ("if-none-match", "if-match") if name in self.headers]
         if conditions and self.server.conditions == "refused":
             return self.answer(501, b"<Error><Code>NotImplemented</Code></Error>")
         # The host stays the one that the client signed
         self.to.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
-            if name.lower() != "connection" and (name not in conditions or self.server.conditions == "known"):
+            if name.lower() != "connection" and (name.lower() not in conditions or self.server.conditions == "known"):
                 self.to.putheader(name, value)
         self.to.endheaders(body)
         found = self.to.getresponse()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("strfcube")
 LEASE = 30.0  # s without a renewal, after which whoever waits takes it over
+LOOK = 10.0  # s between two looks of who waits
 KEY = "lock"
 
 
@@ -182,7 +183,7 @@ class Lease:
                     f"process {said.get('process', '?')}); waiting for it, {LEASE:g} s if it died",
                     file=sys.stderr, flush=True,
                 )  # fmt: skip
-            time.sleep(LEASE / 3)
+            time.sleep(min(LOOK, LEASE / 3))
 
     def _see_conditions(self) -> None:
         """Find out whether the server only passes over conditions: this put must be refused."""

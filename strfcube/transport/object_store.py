@@ -161,7 +161,7 @@ def _put(base: str, key: str, data: bytes, instead_of: str | None) -> tuple[str,
             return UNMET, ""  # the object that it was to take the place of is gone
         if mode is not None and (isinstance(error, NotSupportedError | NotImplementedError) or _unknown(error)):
             return UNKNOWN, ""
-        raise RefusedError(f"{base}/{key}: {_line(error)}{_hint(base)}") from None
+        raise RefusedError(f"{base}/{key}: {_why(error)}{_hint(base)}") from None
     return DONE, str(made["e_tag"] or "")
 
 
@@ -180,7 +180,7 @@ def _listed(base: str, prefix: str) -> list[tuple[str, int, str]] | None:
         batches = obstore.list(_store(base, _settings(base)), prefix, chunk_size=1000)
         return [(str(o["path"]), int(o["size"]), str(o["e_tag"] or "")) for batch in batches for o in batch]
     except (BaseError, OSError, ValueError) as error:
-        raise RefusedError(f"{base}/{prefix}: {_line(error)}{_hint(base)}") from None
+        raise RefusedError(f"{base}/{prefix}: {_why(error)}{_hint(base)}") from None
 
 
 def _remove(base: str, keys: list[str]) -> None:
@@ -192,7 +192,7 @@ def _remove(base: str, keys: list[str]) -> None:
     except FileNotFoundError:
         pass
     except (BaseError, OSError, ValueError) as error:
-        raise RefusedError(f"{base}/{keys[0]}: {_line(error)}{_hint(base)}") from None
+        raise RefusedError(f"{base}/{keys[0]}: {_why(error)}{_hint(base)}") from None
 
 
 def _ask(base: str, key: str, span: int | tuple[int, int] | None) -> Answer | None:
@@ -225,7 +225,7 @@ def _ask(base: str, key: str, span: int | tuple[int, int] | None) -> Answer | No
         # S3 says so of an object that does not exist where the bucket may not be listed
         if base.startswith("s3") and isinstance(span, int):
             return None
-        raise RefusedError(f"{base}/{key}: access denied ({_line(error)}){_hint(base)}") from None
+        raise RefusedError(f"{base}/{key}: {_why(error)}{_hint(base)}") from None
     except (BaseError, OSError, ValueError) as error:
         raise RefusedError(f"{base}/{key}: {_line(error)}{_hint(base)}") from None
     changed = meta["last_modified"]
@@ -236,6 +236,13 @@ def _line(error: BaseException) -> str:
     """An error in one line, without obstore's own view of it."""
     text = str(error).partition("\n\nDebug source")[0]
     return " ".join(text.split())[:300]
+
+
+def _why(error: BaseException) -> str:
+    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+    denied = isinstance(error, PermissionDeniedError | UnauthenticatedError)
+    return f"access denied ({_line(error)})" if denied else _line(error)
 
 
 def _hint(base: str) -> str:

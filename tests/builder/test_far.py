@@ -1,6 +1,5 @@
 """Builds to object stores: whole or not at all, gone on with elsewhere, one at a time; on a real S3 server."""
 
-import functools
 import json
 import logging
 import multiprocessing
@@ -59,7 +58,7 @@ def toy(tmp_path_factory):
 
 @pytest.fixture
 def soon(monkeypatch):
-    """Let leases end soon."""
+    """Let a lease that nobody renews be taken over soon."""
     monkeypatch.setattr(lease, "LEASE", 0.8)
 
 
@@ -120,6 +119,11 @@ def test_rebinned_and_pooled(place, toy, tmp_path):
         strfcube.save(pools[0], "https://lab.org/pool.zarr")
 
 
+def asked(server):
+    """Requests but those of the lease, which are more of a build that takes longer."""
+    return [path for _, path, _ in server.requests if not path.endswith("/lock")]
+
+
 KILLED = """
 import os, signal, sys, strfcube, toy
 from strfcube.builder import lease
@@ -136,7 +140,7 @@ def test_killed_and_gone_on_with_from_an_empty_disk(s3, toy, tmp_path, soon, mon
     pipeline, near = toy
     s3.requests.clear()
     strfcube.build(pipeline, out="s3://cubes/whole/cube.zarr", **FAST)
-    whole = len(s3.requests)
+    whole = len(asked(s3))
     for stage, done in (("ingest", 2), ("write", 3)):
         url = f"s3://cubes/killed-{stage}/cube.zarr"
         s3.requests.clear()
@@ -150,8 +154,8 @@ def test_killed_and_gone_on_with_from_an_empty_disk(s3, toy, tmp_path, soon, mon
         strfcube.build(pipeline, out=url, progress=seen, **FAST)
         if stage == "write":  # what was written is not written again
             assert seen.first("write") == done - 1
+        assert len(asked(s3)) <= 1.2 * whole
         assert digest(url) == digest(near)
-        assert len(s3.requests) <= 1.2 * whole
         assert set(remote(url.removesuffix("/cube.zarr")).objects()) == {f"cube.zarr/{key}" for key in keys(near)}
 
 
@@ -228,19 +232,30 @@ def test_places_that_are_refused(s3, toy):
     assert sorted(remote("s3://cubes/others").objects()) == ["notes.txt"]
 
 
-def test_the_second_waits(place, toy, soon, capfd):
-    (url, names), (pipeline, near) = place, toy
-    far, done = f"{url}/cube.zarr", threading.Event()
+def second_build(pipeline, far, capfd, meanwhile):
+    """Begin a build while another machine holds the lease, and let that go when the second said that it waits."""
+    said = ""
     with Lease(remote(f"{far}.building"), far, "another machine").held():
-        second = threading.Thread(target=lambda: (strfcube.build(pipeline, out=far, **FAST), done.set()))
+        second = threading.Thread(target=strfcube.build, args=(pipeline,), kwargs={"out": far, **FAST})
         second.start()
-        time.sleep(2.5 * lease.LEASE)
-        assert not done.is_set()
-        assert names() == ["cube.zarr.building/lock"]
-    second.join(60)
-    said = capfd.readouterr().err
-    assert said.count("another build is writing") == 1
-    assert far in said
+        while "waiting for it" not in said and second.is_alive():
+            time.sleep(0.05)
+            said += capfd.readouterr().err
+        time.sleep(3 * lease.LOOK)
+        assert second.is_alive()
+        meanwhile()
+    second.join(120)
+    return said + capfd.readouterr().err
+
+
+def test_the_second_waits(place, toy, monkeypatch, capfd):
+    (url, names), (pipeline, near) = place, toy
+    monkeypatch.setattr(lease, "LOOK", 0.2)
+    far, locks = f"{url}/cube.zarr", []
+    said = second_build(pipeline, far, capfd, lambda: locks.extend(names()))
+    assert locks == ["cube.zarr.building/lock"]
+    assert said.count(f"another build is writing {far}") == 1
+    assert "30 s if it died" in said
     assert digest(far) == digest(near)
     assert not any("building" in name for name in names())
 
@@ -273,25 +288,22 @@ def test_who_was_not_heard_of_is_followed(place, toy, soon):
 
 
 @pytest.mark.parametrize("conditions", ["ignored", "refused"])
-def test_servers_without_conditional_puts(s3, toy, soon, conditions, caplog):
+def test_servers_without_conditional_puts(s3, toy, conditions, caplog, monkeypatch, capfd):
     pipeline, near = toy
-    far = f"s3://cubes/{conditions}/cube.zarr"
+    monkeypatch.setattr(lease, "LOOK", 0.2)
+    far, locks = f"s3://cubes/{conditions}/cube.zarr", []
     s3.set(conditions=conditions)
     try:
-        with Lease(remote(f"{far}.building"), far, "another machine").held():
-            build = functools.partial(strfcube.build, pipeline, out=far, **FAST)
-            second = threading.Thread(target=build)
-            second.start()
-            time.sleep(2.5 * lease.LEASE)
-            assert sorted(remote("s3://cubes/" + conditions).objects()) == ["cube.zarr.building/lock"]
-        caplog.clear()
-        second.join(60)
+        second_build(pipeline, far, capfd, lambda: locks.extend(remote(f"s3://cubes/{conditions}").objects()))
     finally:
         s3.set(conditions="known")
-    assert [r.getMessage().partition("; ")[0] for r in caplog.records if r.levelno == logging.WARNING] == [
+    assert locks == ["cube.zarr.building/lock"]
+    warned = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warned) == 2  # each said so once
+    assert set(warned) == {
         f"{far}: this server does not know conditional puts, so that two builds which begin there at the same moment "
         "are not kept apart: begin one at a time"
-    ]
+    }
     assert digest(far) == digest(near)
     assert sorted(remote(f"{far}.building").objects()) == []
 
@@ -316,10 +328,10 @@ def test_what_was_changed_meanwhile_is_not_published(s3, toy):
 def test_a_server_that_refuses_for_a_while(s3, toy, denied):
     """As where credentials end: what was done stays, and the same command goes on."""
     pipeline, near = toy
-    far = f"s3://cubes/denied{denied.replace('/', '-')}/cube.zarr"
+    far = f"s3://cubes/denied-{len(denied)}/cube.zarr"
     s3.set(denied=denied)
     try:
-        with pytest.raises(StoreError, match=r"access denied|ExpiredToken"):
+        with pytest.raises(StoreError, match="access denied"):
             strfcube.build(pipeline, out=far, **FAST)
     finally:
         s3.set(denied="")
@@ -343,7 +355,7 @@ def test_in_parts_by_processes(s3, toy):
     strfcube.build(pipeline, out=far, finalise=True, **how)
     assert digest(far) == digest(near)
     assert set(remote("s3://cubes/parts").objects()) == {f"cube.zarr/{key}" for key in keys(near)}
-    assert os.listdir(work_folder(far).parent) == []
+    assert not work_folder(far).exists()
 
 
 def test_a_large_object_goes_in_parts(s3, monkeypatch):
