@@ -211,13 +211,13 @@ def run(
                 at.settle({key: state for w in built.written for key, state in w.files.items()})
                 _see_unchanged(request, now.result() if now else request.current())
             _up_to_date(request, force)  # nobody put anything else there meanwhile
-            at.publish()
         except BaseException as error:
             # Nothing that a resumed build could use, or the same command would end here again.
             final = isinstance(error, StrfcubeError) and not isinstance(error, _LASTING)
             if final or not any((at.work / "spool").glob("*")):
                 at.discard()
             raise
+        at.publish()
     if lines := told(finalise.findings_dataset(findings), WIDTH, path=asked):
         odd = any(f.severity != "info" for f in findings)
         log.log(logging.WARNING if odd else logging.INFO, "%s", "\n".join(lines))

@@ -279,7 +279,6 @@ class Far:
             made = self._cube.put("zarr.json", root)
         if made is None and self._cube.get("zarr.json") != root:
             raise LostLeaseError(f"{self.target}: another build put a cube there meanwhile, and that stays")
-        self._begun = False  # from here on, it is a cube that nobody takes away
         self._clear_aside()
         workplace.discard(self.work)
 

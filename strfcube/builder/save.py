@@ -109,10 +109,10 @@ def _put(made: Prepared, at: Place, force: bool, tell: Progress | None) -> None:
             _write(made, sink, tell)
             at.settle(sink.files)
             _see_free(at.target, force)
-            at.publish()
         except BaseException:
             at.discard()
             raise
+        at.publish()
 
 
 def _see_free(target: str, force: bool) -> None:
