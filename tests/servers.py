@@ -200,13 +200,15 @@ KEY, SECRET = "mockingbird", "zebrafinch"
 
 
 @contextmanager
-def s3_server(folder):
+def s3_server(folder, anonymous=False):
     """Port of a real S3-compatible server, and the function that puts a folder into a bucket of it.
 
     Parameters
     ----------
     folder : path
         For its data.
+    anonymous : bool
+        Whether it serves everybody, too.
     """
     program = shutil.which("weed", path=sysconfig.get_path("scripts") + os.pathsep + os.environ.get("PATH", ""))
     obstore = pytest.importorskip("obstore")
@@ -217,8 +219,9 @@ def s3_server(folder):
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     identity = {"name": "tests", "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
                 "actions": ["Admin", "Read", "Write", "List"]}  # fmt: skip
+    everybody = {"name": "anonymous", "actions": identity["actions"]}
     config = Path(folder) / "s3.json"
-    config.write_text(json.dumps({"identities": [identity]}))
+    config.write_text(json.dumps({"identities": [identity, everybody] if anonymous else [identity]}))
     command = [program, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3",
                f"-s3.config={config}", "-volume.max=20", "-master.volumeSizeLimitMB=64",
                "-s3.port.iceberg=0", "-s3.port.lance=0",  # their fixed ports bear one server a machine

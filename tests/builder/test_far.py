@@ -29,7 +29,7 @@ HERE = Path(__file__).parents[1]
 def s3(tmp_path_factory):
     """A bucket behind a proxy that counts."""
     pytest.importorskip("obstore")
-    with s3_server(tmp_path_factory.mktemp("s3")) as (port, upload), proxy(port) as passing:
+    with s3_server(tmp_path_factory.mktemp("s3"), anonymous=True) as (port, upload), proxy(port) as passing:
         (folder := tmp_path_factory.mktemp("other") / "data").mkdir()
         (folder / "notes.txt").write_text("not a cube")
         upload(folder, "cubes", "others")
@@ -153,7 +153,7 @@ def test_killed_and_gone_on_with_from_an_empty_disk(s3, toy, tmp_path, soon, mon
         seen = Seen()
         strfcube.build(pipeline, out=url, progress=seen, **FAST)
         if stage == "write":  # what was written is not written again
-            assert seen.first("write") == done - 1
+            assert seen.first("write") == done
         assert len(asked(s3)) <= 1.2 * whole
         assert digest(url) == digest(near)
         assert set(remote(url.removesuffix("/cube.zarr")).objects()) == {f"cube.zarr/{key}" for key in keys(near)}
@@ -291,6 +291,7 @@ def test_who_was_not_heard_of_is_followed(place, toy, soon):
 def test_servers_without_conditional_puts(s3, toy, conditions, caplog, monkeypatch, capfd):
     pipeline, near = toy
     monkeypatch.setattr(lease, "LOOK", 0.2)
+    monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")  # which covers the headers that the proxy leaves out
     far, locks = f"s3://cubes/{conditions}/cube.zarr", []
     s3.set(conditions=conditions)
     try:
