@@ -99,6 +99,7 @@ def test_the_same_cube_and_nothing_else(place, toy):
     assert set(names()) == {f"cube.zarr/{key}" for key in keys(other)}
 
 
+@pytest.mark.parametrize("place", ["s3"], indirect=True)
 def test_rebinned_and_pooled(place, toy, tmp_path):
     (url, names), (pipeline, near) = place, toy
     far = strfcube.build(pipeline, out=f"{url}/cube.zarr", **FAST)
@@ -159,6 +160,7 @@ def test_killed_and_gone_on_with_from_an_empty_disk(s3, toy, tmp_path, soon, mon
         assert set(remote(url.removesuffix("/cube.zarr")).objects()) == {f"cube.zarr/{key}" for key in keys(near)}
 
 
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
 @pytest.mark.parametrize("moment", ["begin", "settle", "publish", "clear"])
 def test_stopped_between_any_two_steps(place, toy, moment, monkeypatch):
     """Also where an older cube is replaced: what is open is whole, before and after."""
@@ -185,6 +187,7 @@ def test_stopped_between_any_two_steps(place, toy, moment, monkeypatch):
     assert set(names()) == {f"cube.zarr/{key}" for key in keys(near)}
 
 
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
 def test_a_half_written_cube_of_another_recipe(place, toy, tmp_path, monkeypatch):
     (url, names), (pipeline, near) = place, toy
     far = f"{url}/cube.zarr"
@@ -206,6 +209,7 @@ def test_a_half_written_cube_of_another_recipe(place, toy, tmp_path, monkeypatch
     assert set(names()) == {f"cube.zarr/{key}" for key in keys(near)}
 
 
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
 def test_a_build_that_fails_leaves_nothing(place, toy):
     (url, names), (pipeline, _) = place, toy
 
@@ -248,6 +252,7 @@ def second_build(pipeline, far, capfd, meanwhile):
     return said + capfd.readouterr().err
 
 
+@pytest.mark.parametrize("place", ["s3"], indirect=True)
 def test_the_second_waits(place, toy, monkeypatch, capfd):
     (url, names), (pipeline, near) = place, toy
     monkeypatch.setattr(lease, "LOOK", 0.2)
@@ -260,6 +265,7 @@ def test_the_second_waits(place, toy, monkeypatch, capfd):
     assert not any("building" in name for name in names())
 
 
+@pytest.mark.parametrize("place", ["s3"], indirect=True)
 def test_who_was_not_heard_of_is_followed(place, toy, soon):
     """And does not publish, when it is heard of again."""
     (url, names), (pipeline, near) = place, toy
