@@ -86,7 +86,8 @@ def keys(path):
 
 def test_the_same_cube_and_nothing_else(place, toy):
     (url, names), (pipeline, near) = place, toy
-    far = strfcube.build(pipeline, out=f"{url}/cube.zarr/", **FAST)
+    how = FAST | ({"jobs": 2} if url.startswith("memory") else {})  # whose memory this is, does it all
+    far = strfcube.build(pipeline, out=f"{url}/cube.zarr/", **how)
     assert digest(far) == digest(near)
     assert strfcube.verify(far, deep=True) == []
     assert set(names()) == {f"cube.zarr/{key}" for key in keys(near)}
