@@ -277,9 +277,12 @@ def discard(work: Path) -> None:
 
 def token(work: Path) -> str:
     """What tells this work folder from every other; whoever has its lock has it."""
-    with suppress(FileExistsError), open(work / _TOKEN, "x") as file:
-        file.write(uuid4().hex)
-    return (work / _TOKEN).read_text()
+    path = work / _TOKEN
+    with in_turn(work):
+        found = path.read_text() if path.exists() else ""
+        if len(found) != len(uuid4().hex):  # or it was cut by a power cut
+            path.write_text(found := uuid4().hex)
+    return found
 
 
 @contextmanager
