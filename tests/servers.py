@@ -89,16 +89,26 @@ class _Proxy(_Handler):
         super().finish()
 
     def do_GET(self):
+        size = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(size)
+        if len(body) < size:  # whoever sent it was ended
+            self.close_connection = True
+            return None
         self.counted()
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.command == "PUT" and self.server.denied and self.server.denied in self.path:
+            return self.answer(403, b"<Error><Code>ExpiredToken</Code></Error>")
+        conditions = [name for name in ("if-none-match", "if-match") if name in self.headers]
+        if conditions and self.server.conditions == "refused":
+            return self.answer(501, b"<Error><Code>NotImplemented</Code></Error>")
         # The host stays the one that the client signed
         self.to.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
-            if name.lower() != "connection":
+            if name.lower() != "connection" and (name.lower() not in conditions or self.server.conditions == "known"):
                 self.to.putheader(name, value)
         self.to.endheaders(body)
         found = self.to.getresponse()
         data = found.read()
+        self.server.bytes += len(body) + len(data)
         kept = [(n, v) for n, v in found.getheaders() if n.lower() not in ("connection", "transfer-encoding")]
         return self.answer(found.status, data, kept)
 
@@ -114,11 +124,14 @@ class Server:
         Where it answers.
     requests : list of (method, path, range)
         What it was asked.
+    bytes : int
+        That a proxy passed on, in both directions.
     """
 
     def __init__(self, handler, **options):
         self._server = _Quiet(("127.0.0.1", 0), handler)
-        defaults = {"delay": 0, "ranges": "all", "etags": True, "damage": None, "requests": []}
+        defaults = {"delay": 0, "ranges": "all", "etags": True, "damage": None, "requests": [],
+                    "conditions": "known", "denied": "", "bytes": 0}  # fmt: skip
         for name, value in (defaults | options).items():
             setattr(self._server, name, value)
         self.port = self._server.server_port
@@ -126,6 +139,7 @@ class Server:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     requests = property(lambda self: self._server.requests)
+    bytes = property(lambda self: self._server.bytes)
 
     def set(self, **options):
         for name, value in options.items():
@@ -159,7 +173,15 @@ def static(folder, **options):
 
 
 def proxy(port, **options):
-    """A server that passes requests on to a port."""
+    """A server that passes requests on to a port.
+
+    Parameters
+    ----------
+    conditions : {"known", "ignored", "refused"}
+        What it makes of conditional requests; some servers pass over them, others refuse them.
+    denied : str
+        Part of the paths to which nobody may put anything.
+    """
     return Server(_Proxy, target=port, **options)
 
 
@@ -178,13 +200,15 @@ KEY, SECRET = "mockingbird", "zebrafinch"
 
 
 @contextmanager
-def s3_server(folder):
+def s3_server(folder, anonymous=False):
     """Port of a real S3-compatible server, and the function that puts a folder into a bucket of it.
 
     Parameters
     ----------
     folder : path
         For its data.
+    anonymous : bool
+        Whether it serves everybody, too.
     """
     program = shutil.which("weed", path=sysconfig.get_path("scripts") + os.pathsep + os.environ.get("PATH", ""))
     obstore = pytest.importorskip("obstore")
@@ -195,8 +219,9 @@ def s3_server(folder):
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     identity = {"name": "tests", "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
                 "actions": ["Admin", "Read", "Write", "List"]}  # fmt: skip
+    everybody = {"name": "anonymous", "actions": identity["actions"]}
     config = Path(folder) / "s3.json"
-    config.write_text(json.dumps({"identities": [identity]}))
+    config.write_text(json.dumps({"identities": [identity, everybody] if anonymous else [identity]}))
     command = [program, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3",
                f"-s3.config={config}", "-volume.max=20", "-master.volumeSizeLimitMB=64",
                "-s3.port.iceberg=0", "-s3.port.lance=0",  # their fixed ports bear one server a machine

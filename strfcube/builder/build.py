@@ -13,25 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from strfcube.builder import finalise, parts, stages, tasks
-from strfcube.builder.ledger import DamagedError, lost, settle
+from strfcube.builder.lease import LostLeaseError
+from strfcube.builder.ledger import DamagedError
+from strfcube.builder.places import Place, place
 from strfcube.builder.request import Request, Standing, prepare
-from strfcube.builder.workplace import (
-    discard,
-    locked,
-    place_of,
-    publish,
-    recover,
-    resume_or_restart,
-    sharing,
-    standing,
-    work_folder,
-    writable,
-)
+from strfcube.builder.workplace import place_of, resume_or_restart, stamp, standing, work_folder, writable
 from strfcube.catalog import WIDTH
 from strfcube.cube.findings import told
 from strfcube.cube.store import local
 from strfcube.errors import RawDataError, StoreError, StrfcubeError, UsageError
 from strfcube.progress import Progress, shown
+from strfcube.transport.remote_files import OutOfReachError
 
 if TYPE_CHECKING:
     import os
@@ -46,6 +38,8 @@ if TYPE_CHECKING:
     from strfcube.records import Pipeline
 
 log = logging.getLogger("strfcube")
+# What says nothing against what an unfinished build has done: the same command goes on with it
+_LASTING = (tasks.LostWorkerError, DamagedError, parts.PartsError, OutOfReachError, LostLeaseError)
 
 
 def build(
@@ -81,7 +75,7 @@ def build(
         Bin width in ms; default is the catalog's.
     raw : path, optional
         Raw folder; default ``$STRFCUBE_DATA_DIR/raw/<dataset>``. A pipeline of your own has its own.
-    out : path, optional
+    out : path or URL, optional
         The store; default ``$STRFCUBE_DATA_DIR/<dataset>-dt<dt>.zarr``, with a hash for any but the default recipe.
     only : mapping, optional
         Coordinate of stimuli or neurons to the value or values to build: ``{"area": "MLd"}``.
@@ -109,7 +103,8 @@ def build(
         Of a dask cluster whose workers do what worker processes of this machine do else. They must see the raw files
         and the folder of the store under the same paths.
     spool : path, optional
-        Folder for what is read from the raw files, until the cube is written; default is beside the store.
+        Folder for what is read from the raw files, until the cube is written; default is beside the store, or in the
+        data folder, where that is at a URL.
     part : str, optional
         ``"2/4"`` for the second of four parts of the build, which may run at the same time on several machines. It
         reads its share of the raw files; once all are read, the same call writes its share of the cube.
@@ -190,38 +185,39 @@ def run(
     with writable(asked):
         request = dataclasses.replace(request, target=place_of(asked))
     target = request.target
-    work = work_folder(target)
-    if _up_to_date(request, force) and not work.exists():
+    at = place(target, work_folder(target, spool))
+    if "://" in target:
+        spool = None  # they lie in the work folder
+    if _up_to_date(request, force) and not at.left():
         _say_up_to_date(asked)
         return asked
     if share:
-        return _run_part(request, share, asked, jobs, force, strict, spool, progress)
-    with writable(target), locked(work):
-        recover(work, target)
+        return _run_part(request, at, share, asked, jobs, force, strict, spool, progress)
+    with writable(target), at.alone():
         if finish:
-            parts.see_same(request, work)
+            parts.see_same(request, at.work)
         try:
             if _up_to_date(request, force):  # another build finished it while this one waited
-                discard(work)
+                at.discard()
                 _say_up_to_date(asked)
                 return asked
-            resume_or_restart(work, target, request.recipe, request.fingerprint, request.command, spool)
-            with _workers(request, jobs, client, work) as pool:
-                built = stages.build_store(request, work, pool, strict, progress, finish=finish)
+            at.see(stamp(request.recipe, request.fingerprint), force=force)
+            resume_or_restart(at.work, request.recipe, request.fingerprint, request.command, spool)
+            with _workers(request, jobs, client, at.work) as pool:
+                built = stages.build_store(request, at, pool, strict, progress, finish=finish)
                 assert built is not None
                 now = pool.submit(_state, request.current) if pool else None  # beside what is left to do here
                 findings = finalise.finalise(built, request)
-                _settle(built, work)
+                at.settle({key: state for w in built.written for key, state in w.files.items()})
                 _see_unchanged(request, now.result() if now else request.current())
             _up_to_date(request, force)  # nobody put anything else there meanwhile
         except BaseException as error:
             # Nothing that a resumed build could use, or the same command would end here again.
-            lasting = tasks.LostWorkerError | DamagedError | parts.PartsError
-            final = isinstance(error, StrfcubeError) and not isinstance(error, lasting)
-            if final or not any((work / "spool").glob("*")):
-                discard(work)
+            final = isinstance(error, StrfcubeError) and not isinstance(error, _LASTING)
+            if final or not any((at.work / "spool").glob("*")):
+                at.discard()
             raise
-        publish(built.store, target, work)
+        at.publish()
     if lines := told(finalise.findings_dataset(findings), WIDTH, path=asked):
         odd = any(f.severity != "info" for f in findings)
         log.log(logging.WARNING if odd else logging.INFO, "%s", "\n".join(lines))
@@ -234,6 +230,7 @@ def _say_up_to_date(path: str) -> None:
 
 def _run_part(
     request: Request,
+    at: Place,
     part: parts.Part,
     asked: str,
     jobs: int | None,
@@ -243,21 +240,21 @@ def _run_part(
     progress: Progress | None,
 ) -> str:
     """Do a part; what others did stays, whatever happens."""
-    work = work_folder(request.target)
 
     def begin() -> bool:
         if _up_to_date(request, force):
             return False
-        parts.begin(request, part, work, spool)
+        parts.begin(request, part, at, spool)
         return True
 
-    with writable(request.target), sharing(work, part.file_name, begin) as due:
+    with writable(request.target), at.beside(part.file_name, begin) as due:
         if not due:
-            discard(work)
+            at.discard()
             _say_up_to_date(asked)
             return asked
+        at.see(stamp(request.recipe, request.fingerprint), force=force)
         with tasks.workers(_jobs(request, jobs)) as pool:
-            stages.build_store(request, work, pool, strict, progress, part)
+            stages.build_store(request, at, pool, strict, progress, part)
         return asked
 
 
@@ -293,15 +290,6 @@ def see_spool(folder: str | os.PathLike[str]) -> str:
 
 def _state(_: Any, current: Callable[[], str]) -> str:
     return current()
-
-
-def _settle(built: finalise.Built, work: Path) -> None:
-    """See that every shard is there and whole, and make a local store durable."""
-    files = {key: state for w in built.written for key, state in w.files.items()}
-    if "://" not in built.store:
-        settle(Path(built.store), files)
-    elif damaged := lost(built.store, files):
-        raise DamagedError(f"{built.store}/{damaged[0]} was changed since it was written: the same command mends it")
 
 
 def _see_unchanged(request: Request, now: str) -> None:

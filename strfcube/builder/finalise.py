@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from strfcube.builder.ledger import Files
     from strfcube.builder.plan import Plan
     from strfcube.builder.recipe import Recipe
     from strfcube.builder.request import Request
@@ -38,8 +39,8 @@ class Built:
 
     Attributes
     ----------
-    store : str
-        Path or URL of the store so far.
+    draft : str
+        Folder of metadata and labels.
     survey, plan, job
         What it was made from.
     written : tuple of Written
@@ -50,7 +51,7 @@ class Built:
         Hz.
     """
 
-    store: str
+    draft: str
     survey: Survey
     plan: Plan
     job: Job
@@ -97,16 +98,22 @@ def finalise(built: Built, request: Request) -> tuple[Finding, ...]:
             groups["audio"] = _audio(written.audio)
     with no_consolidation_warning():
         for name, ds in groups.items():
-            write_group(ds, built.store, name, digests)
+            write_group(ds, built.draft, name, digests)
         for layout in layouts:
             leaves = [leaf for w in built.written for leaf in w.leaves.get(layout.name, ())]
             digests[layout.name] = digest.of_leaves(layout.name, layout.dtype, layout.shape, layout.chunk, leaves)
-        digests["attributes"] = attributes_digest(built.store)
-        root = zarr.open_group(built.store, mode="a")
+        digests["attributes"] = attributes_digest(built.draft)
+        root = zarr.open_group(built.draft, mode="a")
         root.attrs.update(_attrs(request, digests) | dict(request.attrs))
-        zarr.consolidate_metadata(built.store)
-    put(built.store, "zarr.json", sealed(connect(built.store, "")))
+        zarr.consolidate_metadata(built.draft)
+    files = {key: state for w in built.written for key, state in w.files.items()}
+    put(built.draft, "zarr.json", sealed(connect(built.draft, ""), ends_of(files)))
     return findings
+
+
+def ends_of(files: Files) -> dict[str, str]:
+    """Last bytes of those shards that do not lie in the draft, as hexadecimal digits."""
+    return {key: state[3] for key, state in files.items() if len(state) > 3}
 
 
 def write_group(ds: xr.Dataset, store: str, name: str, digests: dict[str, str]) -> None:
@@ -117,7 +124,7 @@ def write_group(ds: xr.Dataset, store: str, name: str, digests: dict[str, str]) 
     ds : xarray.Dataset
         In memory.
     store : str
-        Path or URL.
+        Path of the draft.
     name : str
         The group; "" is the root.
     digests : dict

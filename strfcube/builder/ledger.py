@@ -12,29 +12,41 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
+from strfcube.cube.shard_writer import put
 from strfcube.errors import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-Files = dict[str, list[int]]  # key below the ledger's root: size in bytes, CRC-32C (0 at a URL)
+# Key below the ledger's root: size in bytes, CRC-32C; at a URL also its ETag, and its last bytes in hexadecimal digits
+Files = dict[str, list[Any]]
 _PIECE = 1 << 20
 _AT_ONCE = 16  # a journal commits what many threads ask for together
 
 
+class Record(Protocol):
+    """What a stage has done, wherever that is noted."""
+
+    def read(self, names: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
+        """Results of the tasks that are done, by name; of these only, where any are given."""
+
+    def write(self, name: str, result: Mapping[str, Any]) -> None:
+        """Enter what a task gave: plain JSON values, with its `Files` under ``files``."""
+
+
 @dataclass(frozen=True)
 class Ledger:
-    """The entries of one stage.
+    """The entries of one stage, as files.
 
     Attributes
     ----------
     folder : path
         Where they lie.
     root : str
-        Path or URL that the files which they name are relative to.
+        Path that the files which they name are relative to.
     """
 
     folder: Path
@@ -87,6 +99,21 @@ def files(root: str, keys: Iterable[str]) -> Files:
     return {key: state for key, state in found.items() if state is not None}
 
 
+def written(store: str, key: str, data: bytes) -> list[Any]:
+    """Write an object of a cube, and give its state for the ledger.
+
+    Parameters
+    ----------
+    store : str
+        Path or URL.
+    """
+    import google_crc32c
+
+    state = [len(data), int(google_crc32c.value(data))]
+    tag = put(store, key, data)
+    return [*state, tag, data[-4:].hex()] if "://" in store else state
+
+
 def lost(root: str, expected: Files) -> list[str]:
     """Keys of the files that are not there, or not as they were written."""
     return [key for key, state in expected.items() if _of(root, key) != list(state)]
@@ -95,14 +122,6 @@ def lost(root: str, expected: Files) -> list[str]:
 def _of(root: str, key: str) -> list[int] | None:
     import google_crc32c
 
-    if "://" in root:
-        import fsspec
-
-        fs, inner = fsspec.url_to_fs(f"{root}/{key}")
-        try:
-            return [int(fs.size(inner)), 0]
-        except FileNotFoundError:
-            return None
     size, check = 0, 0
     try:
         with open(Path(root, key), "rb") as file:
@@ -119,14 +138,6 @@ def keep_only(root: str, keys: Iterable[str]) -> None:
     Metadata and labels among them: they are written again, and a power cut may have left them short.
     """
     wanted = set(keys)
-    if "://" in root:
-        import fsspec
-
-        fs, inner = fsspec.url_to_fs(root)
-        for path in fs.find(inner) if fs.exists(inner) else ():
-            if path.removeprefix(inner).lstrip("/") not in wanted:
-                fs.rm_file(path)
-        return
     for folder, _, names in os.walk(root, topdown=False):
         for name in names:
             path = Path(folder, name)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from pathlib import Path
 
+    from strfcube.builder.places import Place
     from strfcube.builder.request import Request
     from strfcube.builder.tasks import Task
 
@@ -68,7 +69,7 @@ class Part:
         return list(tasks[self.number - 1 :: self.count])
 
 
-def begin(request: Request, part: Part, work: Path, spool: str | None) -> None:
+def begin(request: Request, part: Part, at: Place, spool: str | None) -> None:
     """Make the work folder that of this build, or see that it is; and note that this part was begun.
 
     Raises
@@ -76,11 +77,12 @@ def begin(request: Request, part: Part, work: Path, spool: str | None) -> None:
     PartsError
         If an unfinished build of another recipe, or of other raw files, lies there, or its spools lie elsewhere.
     """
+    work = at.work
     recover(work, request.target)
     see_same(request, work)
     if spool is not None and list(work.glob(_BEGUN.format("*", "*"))) and not spools_in(work, spool):
         raise PartsError(f"--spool {spool}: the first part put what it read elsewhere; give each part the same")
-    resume_or_restart(work, request.target, request.recipe, request.fingerprint, request.command, spool)
+    resume_or_restart(work, request.recipe, request.fingerprint, request.command, spool)
     (work / _BEGUN.format(part.number, part.count)).touch()
 
 

@@ -77,7 +77,7 @@ def rebin(
         A cube, or the name of a data set.
     dt : float
         New bin width in ms.
-    out : path, optional
+    out : path or URL, optional
         Default: beside the cube, under the name of the recipe.
     jobs, force, client, spool, progress
         As in `build`.
@@ -138,7 +138,7 @@ def _rebin(
             )
     entry = catalog.entries().get(recipe.dataset)
     default = default_recipe(recipe.dataset, recipe.dt_ns)
-    target = local(out) if out is not None else str(Path(path).with_name(recipe.store_name(default)))
+    target = local(out) if out is not None else _beside(path, recipe.store_name(default))
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     kept = {k: attrs[k] for k in ("sources", "fingerprint", "licence", "citation", "doi", "title") if k in attrs}
     history = f"{attrs['history']}\n{now} rebinned from {attrs['dt_ms']:g} ms to {recipe.dt_ms:g} ms"
@@ -269,6 +269,21 @@ class StoredCube(Pipeline):
                         responses = self._root["response"][shown, neuron, :, :bins].values
                     yield Trial(trace=responses[int(column["repeat_index"][i])], trace_start=0.0,
                                 rate=1000 / float(self._root.attrs["dt_ms"]), **common)  # fmt: skip
+
+
+def _beside(path: str, name: str) -> str:
+    """A cube of another name in the same place.
+
+    Raises
+    ------
+    UsageError
+        If nothing can be written there.
+    """
+    if "://" not in path:
+        return str(Path(path).with_name(name))
+    if path.startswith("http"):
+        raise UsageError(f"{path}: a web server is only read from; give the place of the new cube (--out)")
+    return f"{path.rstrip('/').rpartition('/')[0]}/{name}"
 
 
 def _digest(path: str) -> str:

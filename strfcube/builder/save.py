@@ -7,34 +7,25 @@ import json
 import logging
 import math
 import os
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
-from strfcube.builder.finalise import files_dataset, findings_dataset, write_group
-from strfcube.builder.ledger import sync
+from strfcube.builder.finalise import ends_of, files_dataset, findings_dataset, write_group
+from strfcube.builder.ledger import Files, written
+from strfcube.builder.places import SAVED, Place, place
 from strfcube.builder.plan import response_layout, samples_layout, stimulus_layout, trial_layouts
 from strfcube.builder.saved import Prepared, prepared
-from strfcube.builder.workplace import (
-    clear,
-    discard,
-    locked,
-    place_of,
-    publish,
-    recover,
-    see_whole,
-    store_of,
-    work_folder,
-    writable,
-)
+from strfcube.builder.workplace import clear, place_of, see_whole, writable
 from strfcube.cube import digest
 from strfcube.cube.metadata import sealed
-from strfcube.cube.shard_writer import Layout, create, put, write_shard
-from strfcube.cube.store import attributes_digest, existing_cube, local, named, no_consolidation_warning
+from strfcube.cube.shard_writer import Layout, create, encoded_shard, put
+from strfcube.cube.store import attributes_digest, existing_cube, local, no_consolidation_warning
 from strfcube.errors import StoreError
 from strfcube.progress import Progress, shown
 from strfcube.sound.audio import to_float
@@ -70,9 +61,9 @@ def save(
     ----------
     ds : xarray.Dataset
         As `strfcube.open` gives it, or what was made of that; it is read a few stimuli at a time, 16 MB at most or one.
-    path : path
-        A local folder that does not exist; it appears when everything is written. Until then it lies beside, in
-        ``<path>.building``; what a killed call left there, the next one clears away.
+    path : path or URL
+        Of a cube that does not exist; it appears when everything is written. Until then a local one lies beside, in
+        ``<path>.building``; what a killed call left, the next one clears away.
     force : bool
         Replace a cube that is there, once the new one is whole; anything else is never replaced.
     progress : bool or callable, optional
@@ -90,49 +81,90 @@ def save(
     StoreError
         If there is something at `path`, it cannot be written, or a cube that `ds` was read from is damaged.
     """
-    if "://" in named(path):
-        raise StoreError(f"{path}: give a local folder, and copy that")
-    place = local(path)  # now: what is called meanwhile may change the folder
-    with writable(place):
-        target = place_of(place)
-        work = work_folder(target)
-        _see_free(target, force)
+    saved = local(path)  # now: what is called meanwhile may change the folder
+    with writable(saved):
+        at = place(place_of(saved))
+        _see_free(at.target, force)
     with shown(progress) as tell:
         if tell:
             tell("check", 0, 0)
         made = prepared(ds)
         for source in made.stores:
             see_whole(source)
-        _put(made, target, work, force, tell)
+        _put(made, at, force, tell)
     if made.lost:
-        log.warning("%s was saved %s", place, "; ".join(made.lost))
-    return place
+        log.warning("%s was saved %s", saved, "; ".join(made.lost))
+    return saved
 
 
-def _put(made: Prepared, target: str, work: Path, force: bool, tell: Progress | None) -> None:
-    with writable(target), locked(work):
-        recover(work, target)
-        _see_free(target, force)
-        clear(work)
+def _put(made: Prepared, at: Place, force: bool, tell: Progress | None) -> None:
+    with writable(at.target), at.alone():
+        _see_free(at.target, force)
+        clear(at.work)
+        stamp = json.dumps([SAVED, uuid4().hex]).encode()
+        at.see(stamp, force=force)
         try:
-            unfinished = store_of(target, work)
-            _write(made, unfinished, tell)
-            sync(Path(unfinished))
-            _see_free(target, force)
+            at.begin(stamp, "", fresh=True)
+            sink = _Sink(str(at.draft), at.shards)
+            _write(made, sink, tell)
+            at.settle(sink.files)
+            _see_free(at.target, force)
         except BaseException:
-            discard(work)
+            at.discard()
             raise
-        publish(unfinished, target, work)
+        at.publish()
 
 
 def _see_free(target: str, force: bool) -> None:
-    if os.path.exists(target) and not (force and existing_cube(target)):
-        what = "a cube already: give another path, or replace it with --force (force=True)"
-        existing_cube(target)  # anything else is named as such
-        raise StoreError(f"{target}: there is {what}")
+    there = existing_cube(target) is not None or ("://" not in target and os.path.exists(target))
+    if there and not (force and existing_cube(target)):
+        raise StoreError(
+            f"{target}: there is a cube already: give another path, or replace it with --force (force=True)"
+        )
 
 
-def _write(made: Prepared, unfinished: str, tell: Progress | None) -> None:
+@dataclass(frozen=True)
+class _Sink:
+    """What is written: metadata and labels to one place, shards to another, or the same.
+
+    Attributes
+    ----------
+    draft, shards : str
+        As in `strfcube.builder.places.Place`.
+    digests : dict
+        Of what was written, by path within the store.
+    files : dict
+        The shards.
+    """
+
+    draft: str
+    shards: str
+    digests: dict[str, str] = field(default_factory=dict)
+    files: Files = field(default_factory=dict)
+
+    def group(self, ds: xr.Dataset, name: str) -> None:
+        """Write variables that fit in memory."""
+        write_group(ds, self.draft, name, self.digests)
+
+    def array(self, layout: Layout, chunks: Callable[[tuple[int, ...]], Iterable[Chunk]]) -> None:
+        """Write one sharded array, from the chunks of each shard."""
+        create(self.draft, layout)
+        leaves = []
+        for shard in layout.shards():
+            key, data, some = encoded_shard(layout, shard, chunks(shard))
+            leaves += some
+            if data:
+                self.files[key] = written(self.shards, key, data)
+        name = layout.name
+        self.digests[name] = digest.of_leaves(name, layout.dtype, layout.shape, layout.chunk, leaves)
+
+    def ragged(self, layout: Layout, pieces: Iterator[NDArray[Any]]) -> None:
+        """Write one one-dimensional array, from pieces of any length in its order."""
+        chunks = _cut(pieces, layout)
+        self.array(layout, lambda _: itertools.islice(chunks, layout.per_shard[0]))
+
+
+def _write(made: Prepared, sink: _Sink, tell: Progress | None) -> None:
     import zarr
 
     from strfcube.version import __version__
@@ -145,32 +177,31 @@ def _write(made: Prepared, unfinished: str, tell: Progress | None) -> None:
         response_layout(repeats, ds.sizes["neuron"], ds.sizes["time"], _stored_dtype(ds), attrs),
         stimulus_layout(ds.sizes["stim"], ds.sizes["frequency"], ds.sizes["time"], dict(ds["stimulus"].attrs)),
     ]
-    digests: dict[str, str] = {}
     meter = _Meter(tell, sum(layout.shape[0] * math.prod(layout.grid[1:]) for layout in layouts))
     with no_consolidation_warning():
-        write_group(small, unfinished, "", digests)
+        sink.group(small, "")
         for layout in layouts:
-            _write_array(unfinished, layout, partial(meter.over, ds, layout), digests)
+            sink.array(layout, partial(meter.over, ds, layout))
         if made.sounds is not None:
             table, where = made.sounds
-            write_group(table, unfinished, "audio", digests)
+            sink.group(table, "audio")
             dtype = _samples_dtype(where)
             layout = samples_layout(int(table["row_size"].sum()), dtype)
-            _write_ragged(unfinished, layout, _samples(where, dtype), digests)
+            sink.ragged(layout, _samples(where, dtype))
         if made.trials is not None:
-            _write_trials(made.trials, unfinished, digests)
+            _write_trials(made.trials, sink)
         if made.findings is not None:
-            write_group(findings_dataset(made.findings), unfinished, "findings", digests)
-        root = zarr.open_group(unfinished, mode="a")
-        digests["attributes"] = attributes_digest(unfinished)
+            sink.group(findings_dataset(made.findings), "findings")
+        root = zarr.open_group(sink.draft, mode="a")
+        digests = sink.digests | {"attributes": attributes_digest(sink.draft)}
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         history = f"{ds.attrs.get('history', '')}\n{now} strfcube {__version__}: saved".strip()
         root.attrs.update(
             {"digest": digest.combine(digests), "digests": json.dumps(dict(sorted(digests.items()))),
              "recipe": made.recipe, "history": history}
         )  # fmt: skip
-        zarr.consolidate_metadata(unfinished)
-    put(unfinished, "zarr.json", sealed(connect(unfinished, "")))
+        zarr.consolidate_metadata(sink.draft)
+    put(sink.draft, "zarr.json", sealed(connect(sink.draft, ""), ends_of(sink.files)))
 
 
 class _Meter:
@@ -188,22 +219,13 @@ class _Meter:
                 self.tell("save", self.done, self.total)
 
 
-def _write_trials(trials: TrialRows, store: str, digests: dict[str, str]) -> None:
+def _write_trials(trials: TrialRows, sink: _Sink) -> None:
     rows, spikes = (int(f(trials.columns["row_size"])) for f in (len, np.sum))
     layouts, times = trial_layouts(rows, spikes, trials.tests)
-    write_group(files_dataset(trials.files.tolist()), store, "trials", digests)
+    sink.group(files_dataset(trials.files.tolist()), "trials")
     for name, layout in layouts.items():
-        _write_ragged(store, layout, iter([trials.columns[name]]), digests)
-    _write_ragged(store, times, trials.spikes(), digests)
-
-
-def _write_array(
-    store: str, layout: Layout, chunks: Callable[[tuple[int, ...]], Iterable[Chunk]], digests: dict[str, str]
-) -> None:
-    """One sharded array, from the chunks of each shard."""
-    create(store, layout)
-    leaves = [leaf for shard in layout.shards() for leaf in write_shard(store, layout, shard, chunks(shard))]
-    digests[layout.name] = digest.of_leaves(layout.name, layout.dtype, layout.shape, layout.chunk, leaves)
+        sink.ragged(layout, iter([trials.columns[name]]))
+    sink.ragged(times, trials.spikes())
 
 
 def _samples_dtype(where: list[tuple[Sounds, int]]) -> np.dtype[Any]:
@@ -215,12 +237,6 @@ def _samples(where: list[tuple[Sounds, int]], dtype: np.dtype[Any]) -> Iterator[
     for sounds, at in where:
         samples = sounds.read(at)
         yield samples if samples.dtype == dtype else to_float(samples)
-
-
-def _write_ragged(store: str, layout: Layout, pieces: Iterator[NDArray[Any]], digests: dict[str, str]) -> None:
-    """One one-dimensional array, from pieces of any length in its order."""
-    chunks = _cut(pieces, layout)
-    _write_array(store, layout, lambda _: itertools.islice(chunks, layout.per_shard[0]), digests)
 
 
 def _cut(pieces: Iterator[NDArray[Any]], layout: Layout) -> Iterator[Chunk]:

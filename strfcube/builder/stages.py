@@ -17,11 +17,11 @@ import numpy as np
 
 from strfcube.builder import copies, finalise, ingest, parts, plan, spool, tasks, write
 from strfcube.builder.checks import bins_of, checked, one_source_each, refuse_many, sound_of, usual_rate
-from strfcube.builder.ledger import Ledger, keep_only
+from strfcube.builder.ledger import Ledger
 from strfcube.builder.listing import survey_of
 from strfcube.builder.plan import stimulus_layout, trial_layouts
 from strfcube.builder.request import Request, chosen
-from strfcube.builder.workplace import in_turn, slug, store_of
+from strfcube.builder.workplace import in_turn, slug, stamp
 from strfcube.cube.shard_writer import create
 from strfcube.cube.store import no_consolidation_warning
 from strfcube.errors import RawDataError, StrfcubeError, UsageError
@@ -31,8 +31,8 @@ from strfcube.sound.spectrogram import FrontEnd, Published, holds, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
+    from strfcube.builder.places import Place
     from strfcube.builder.recipe import Recipe
     from strfcube.builder.worker import Workers
     from strfcube.progress import Progress
@@ -43,7 +43,7 @@ log = logging.getLogger("strfcube")
 
 def build_store(
     request: Request,
-    work: Path,
+    at: Place,
     pool: Workers | None,
     strict: bool,
     progress: Progress | None,
@@ -51,7 +51,7 @@ def build_store(
     finish: bool = False,
 ) -> finalise.Built | None:
     """Both stages; of a part its share of the one that is due, and None."""
-    pipeline, recipe, target = request.pipeline, request.recipe, request.target
+    pipeline, recipe, work = request.pipeline, request.recipe, at.work
     findings: list[Finding] = []
 
     def report(finding: Finding) -> None:
@@ -109,34 +109,32 @@ def build_store(
     unheard, unplayed = [i for i in unheard if keep_stim[i]], [i for i in unplayed if keep_neuron[i]]
     _report_left_out(survey, unheard, unplayed, report, together=bool(request.missing.files))
 
-    store = store_of(target, work)
     stimuli = tuple(survey.stimuli[i] for i in made.stims)
     attrs = dict(made.response.attrs) | finalise.response_attrs(made, survey)
     made = dataclasses.replace(made, response=dataclasses.replace(made.response, attrs=attrs))
     stimulus = stimulus_layout(len(stimuli), len(frequencies), made.response.shape[3], spec_attrs)
     rows, times = trial_layouts(int(made.row_start[-1]), int(made.spike_start[-1]), made.tests)
-    job = write.Job(store, made.without_coverage(), stimulus, rows, times, stimuli, front_end, kernels, recipe.align,
-                    recipe.dt_ns, survey.ready_made, pipeline.raw)  # fmt: skip
-    record = Ledger(work / "write", store)
-    if part is None:
-        keep_only(store, [key for entry in record.read().values() for key in entry["files"]])
+    job = write.Job(at.shards, made.without_coverage(), stimulus, rows, times, stimuli, front_end, kernels,
+                    recipe.align, recipe.dt_ns, survey.ready_made, pipeline.raw)  # fmt: skip
+    draft = str(at.draft)
     with no_consolidation_warning(), in_turn(work):
+        at.begin(stamp(recipe, request.fingerprint), request.command, fresh=part is None)
         for layout in (made.response, stimulus, *rows.values(), times):
-            create(store, layout)
+            create(draft, layout)
     todo = _write_tasks(job, recipe.audio)
+    with at.record() as record:
+        results = tasks.run("write", part.of(todo) if part else todo, job, pool, record, progress)
     if part:
-        tasks.run("write", part.of(todo), job, pool, record, progress)
         log.info("part %s has written its share", part)
         return None
-    results = tasks.run("write", todo, job, pool, record, progress)
     written = [write.Written.of(results[t.name]) for t in todo]
     with no_consolidation_warning():
         for layout in (w.samples for w in written if w.samples is not None):
-            create(store, layout)
+            create(draft, layout)
     for w in written:
         for finding in w.findings:
             tell(finding)
-    return finalise.Built(store, survey, made, job, tuple(written), tuple(findings), frequencies)
+    return finalise.Built(draft, survey, made, job, tuple(written), tuple(findings), frequencies)
 
 
 def _write_tasks(job: write.Job, audio: bool) -> list[tasks.Task]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from contextlib import AbstractContextManager
 
-    from strfcube.builder.ledger import Ledger
+    from strfcube.builder.ledger import Record
     from strfcube.builder.worker import Workers
     from strfcube.progress import Progress
 
@@ -78,7 +78,7 @@ def run(
     tasks: Sequence[Task],
     shared: Any,
     pool: Workers | None,
-    ledger: Ledger,
+    ledger: Record,
     progress: Progress | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Results of all tasks by name; those that the ledger already has are not run again.

@@ -27,24 +27,16 @@ if TYPE_CHECKING:
 
 STAGES = ("spool", "ingest", "write")
 MARKER = "recipe.json"
+_TOKEN = "token"
 _PART = "part-"
 
 
-def work_folder(target: str) -> Path:
-    """Where an unfinished build lies: beside a local store, else in the data folder."""
-    if "://" in target:
-        return catalog.data_dir() / "building" / hashlib.sha256(target.encode()).hexdigest()[:16]
-    return beside(target)
-
-
-def store_of(target: str, work: Path) -> str:
-    """What the shards go to: a folder that is renamed into place, or the URL itself."""
-    return target if "://" in target else str(work / "store.zarr")
-
-
-def half_written(target: str, work: Path) -> bool:
-    """Whether an unfinished build of ours lies at a URL, where no rename could hold a cube back until it is whole."""
-    return "://" in target and (work / MARKER).exists()
+def work_folder(target: str, spool: str | None = None) -> Path:
+    """Where an unfinished build lies: beside a local cube; of one at a URL in the data folder, or where spools go."""
+    if "://" not in target:
+        return beside(target)
+    name = hashlib.sha256(target.encode()).hexdigest()[:16]
+    return catalog.data_dir() / "building" / name if spool is None else Path(spool, f"strfcube-{name}")
 
 
 def place_of(target: str) -> str:
@@ -58,7 +50,7 @@ def place_of(target: str) -> str:
         If what is there could not be replaced in the end.
     """
     if "://" in target:
-        return target
+        return _url(target)
     if not target:
         raise UsageError("--out '': give the name of a new folder")
     path = Path(target)
@@ -80,6 +72,19 @@ def place_of(target: str) -> str:
     return str(path)
 
 
+def _url(target: str) -> str:
+    """A URL that a cube can be written to."""
+    from strfcube.transport.urls import remote
+
+    scheme, _, rest = target.rstrip("/").partition("://")
+    if scheme in ("http", "https"):
+        raise UsageError(f"--out {target}: a web server is only read from; give a folder, or s3://, gs:// or az://")
+    if "/" not in rest.strip("/") and scheme != "memory":
+        raise UsageError(f"--out {target}: that is a whole bucket; give the name of a cube in it, {target}/NAME.zarr")
+    remote(target)  # refuses what nothing here writes to
+    return f"{scheme}://{rest}"
+
+
 def _here() -> Path:
     """The current folder; the root where it was removed, which only the root is above."""
     try:
@@ -96,8 +101,6 @@ def standing(target: str, recipe: Recipe, force: bool) -> dict[str, Any] | None:
     StoreError
         If something else is in its place: another cube, or, even where the build is forced, what is no cube.
     """
-    if half_written(target, work_folder(target)):
-        return None
     existing = existing_cube(target)
     if existing is None or force:
         return None
@@ -112,17 +115,10 @@ def see_place(target: str, recipe: Recipe, force: bool) -> dict[str, Any] | None
     Raises
     ------
     StoreError
-        If the folder that it would lie in cannot be written to, or nothing here writes to such a URL.
+        If the folder that it would lie in, or its work folder, cannot be written to.
     """
     existing = standing(target, recipe, force)
     work = work_folder(target)
-    if "://" in target:
-        import fsspec
-
-        try:
-            fsspec.url_to_fs(target)
-        except (ImportError, ValueError) as error:
-            raise StoreError(f"{target}: nothing here writes there ({' '.join(str(error).split())})") from None
     above = next(folder for folder in work.absolute().parents if os.path.lexists(folder))
     if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
         what = "it may not be written to" if above.is_dir() else "it is not a folder"
@@ -186,7 +182,7 @@ def see_whole(source: str) -> None:
 def recover(work: Path, target: str) -> None:
     """Put back the cube of a build that ended between moving the old one away and the new one in."""
     old = work / REPLACED
-    if "://" in target or not old.exists():
+    if not old.exists():
         return
     if Path(target).exists():
         shutil.rmtree(old)
@@ -197,17 +193,18 @@ def recover(work: Path, target: str) -> None:
 def same_as_begun(work: Path, recipe: Recipe, fingerprint: str) -> bool | None:
     """Whether the unfinished build that lies here is of this recipe and these raw files; None where none lies here."""
     marker = work / MARKER
-    return marker.read_bytes() == _stamp(recipe, fingerprint) if marker.exists() else None
+    return marker.read_bytes() == stamp(recipe, fingerprint) if marker.exists() else None
 
 
-def _stamp(recipe: Recipe, fingerprint: str) -> bytes:
+def stamp(recipe: Recipe, fingerprint: str) -> bytes:
+    """What an unfinished build must have in common with the one that goes on with it."""
     from strfcube.version import __version__
 
     return json.dumps([__version__, recipe.to_json(), fingerprint]).encode()
 
 
 def resume_or_restart(
-    work: Path, target: str, recipe: Recipe, fingerprint: str, command: str = "", spool: str | None = None
+    work: Path, recipe: Recipe, fingerprint: str, command: str = "", spool: str | None = None
 ) -> None:
     """Keep what an unfinished build of the same recipe and raw files left; clear anything else away.
 
@@ -218,12 +215,6 @@ def resume_or_restart(
     """
     if not same_as_begun(work, recipe, fingerprint):
         clear(work)
-        if "://" in target:
-            import fsspec
-
-            fs, inner = fsspec.url_to_fs(target)
-            if fs.exists(inner):
-                fs.rm(inner, recursive=True)
     link = work / "spool"
     if link.is_symlink() and not link.exists():  # what it leads to was cleared away
         link.unlink()
@@ -235,7 +226,7 @@ def resume_or_restart(
             link.symlink_to(_spools(work, spool))
     for name in STAGES:
         (work / name).mkdir(exist_ok=True)
-    (work / MARKER).write_bytes(_stamp(recipe, fingerprint))
+    (work / MARKER).write_bytes(stamp(recipe, fingerprint))
     (work / RESUME).write_bytes(os.fsencode(command))
 
 
@@ -265,7 +256,7 @@ def clear(work: Path) -> None:
     """
     (work / MARKER).unlink(missing_ok=True)
     for path in work.iterdir():
-        if path.name in ("lock", REPLACED):
+        if path.name in ("lock", REPLACED, _TOKEN):
             continue
         if path.name == "spool":
             _clear_spools(path)
@@ -278,9 +269,20 @@ def clear(work: Path) -> None:
 def discard(work: Path) -> None:
     """Remove the folder, unless a build that waited for its lock takes it over."""
     clear(work)
+    (work / _TOKEN).unlink(missing_ok=True)
     (work / "lock").unlink(missing_ok=True)
     with suppress(OSError):
         work.rmdir()
+
+
+def token(work: Path) -> str:
+    """What tells this work folder from every other; whoever has its lock has it."""
+    path = work / _TOKEN
+    with in_turn(work):
+        found = path.read_text() if path.exists() else ""
+        if len(found) != len(uuid4().hex):  # or it was cut by a power cut
+            path.write_text(found := uuid4().hex)
+    return found
 
 
 @contextmanager
@@ -391,15 +393,14 @@ def publish(store: str, target: str, work: Path) -> None:
 
     A cube that is there already changes places with the new one in one step, where the system can do that.
     """
-    if "://" not in target:
-        old = work / REPLACED
-        if not Path(target).exists():
-            os.rename(store, target)
-        elif not _exchange(store, target):
-            os.rename(target, old)
-            os.rename(store, target)
-            shutil.rmtree(old)
-        sync_one(Path(target).parent)
+    old = work / REPLACED
+    if not Path(target).exists():
+        os.rename(store, target)
+    elif not _exchange(store, target):
+        os.rename(target, old)
+        os.rename(store, target)
+        shutil.rmtree(old)
+    sync_one(Path(target).parent)
     discard(work)
 
 

@@ -18,7 +18,7 @@ from strfcube.builder import ledger, spool
 from strfcube.builder.checks import doubts, sound_of
 from strfcube.builder.plan import RAGGED_PER_SHARD, SAMPLES_CHUNK, NeuronRows, Plan, samples_layout
 from strfcube.cube.digest import Leaf
-from strfcube.cube.shard_writer import Layout, write_shard
+from strfcube.cube.shard_writer import Layout, encoded_shard
 from strfcube.errors import RawDataError
 from strfcube.grid import Align, bin_of, observed_bins
 from strfcube.records import Finding, ReadyMade, Stimulus
@@ -95,10 +95,10 @@ class Written:
 
     def add(self, store: str, layout: Layout, shard: tuple[int, ...], chunks: Iterator[Any]) -> None:
         """Write a shard, and enter it."""
-        leaves = write_shard(store, layout, shard, chunks)
+        key, data, leaves = encoded_shard(layout, shard, chunks)
         self.leaves.setdefault(layout.name, []).extend(leaves)
-        if all(at < n for at, n in zip(shard, layout.grid, strict=True)):
-            self.files.update(ledger.files(store, [f"{layout.name}/c/" + "/".join(map(str, shard))]))
+        if data:
+            self.files[key] = ledger.written(store, key, data)
 
     def entry(self) -> dict[str, Any]:
         """As plain JSON values."""

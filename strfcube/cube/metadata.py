@@ -215,27 +215,33 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def sealed(files: Transport) -> bytes:
+def sealed(files: Transport, elsewhere: Mapping[str, str] | None = None) -> bytes:
     """The root metadata with the two attributes by which changes are found.
 
     Parameters
     ----------
     files : Transport
         A finished cube.
+    elsewhere : mapping of str to str, optional
+        The last four bytes, as hexadecimal digits, of its files that do not lie there.
     """
+    apart = elsewhere or {}
+
     root = Root.read(files)
     if root is None:
         raise StoreError(f"{files.url}: no zarr.json")
-    ends = {name: _stored_ends(files.at(name), keys(node)) for name, node in arrays(root.nodes).items()}
+    ends = {name: _stored_ends(files, name, keys(node), apart) for name, node in arrays(root.nodes).items()}
     document = root.document | {"attributes": root.attrs | {ENDS: json.dumps(ends)}}
     document["attributes"][DIGESTS] = json.dumps(_digests(document))
     return json.dumps(document, indent=2).encode()
 
 
-def _stored_ends(files: Transport, chunks: Iterator[str]) -> str:
-    names = list(chunks)
-    tails = files.tails(names, _END) if isinstance(files, Remote) else [files.tail(n, _END) for n in names]
-    return "".join(NO_FILE if end is None else end[0].hex().rjust(8, "0") for end in tails)
+def _stored_ends(files: Transport, array: str, chunks: Iterator[str], elsewhere: Mapping[str, str]) -> str:
+    found = []
+    for key in (f"{array}/{chunk}" for chunk in chunks):
+        end = None if key in elsewhere else files.tail(key, _END)
+        found.append(elsewhere[key] if key in elsewhere else NO_FILE if end is None else end[0].hex())
+    return "".join(end.rjust(8, "0") for end in found)
 
 
 def arrays(nodes: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

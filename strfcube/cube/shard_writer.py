@@ -23,6 +23,8 @@ import numpy as np
 
 from strfcube.cube import blosc_frame, codecs
 from strfcube.cube.digest import Leaf, leaf
+from strfcube.transport.connect import connect
+from strfcube.transport.remote_files import Remote
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -118,17 +120,42 @@ def write_shard(
     ----------
     store : str
         Path or URL of the store.
-    shard : tuple of int
-        Index of the shard.
-    chunks : iterable of (index, values)
-        Chunk indices of the whole array and values cut to the array's shape. Chunks that are not given, or that hold
-        nothing but the fill value, are not stored; the file of the shard is, whether it holds any or not. Where repeats
-        come first, blank ones at the end need not be given.
+    shard, chunks
+        As in `encoded_shard`.
 
     Returns
     -------
     list of (chunk index, digest)
         Leaves of the stored chunks.
+    """
+    key, data, leaves = encoded_shard(layout, shard, chunks)
+    if data:
+        put(store, key, data)
+    return leaves
+
+
+def encoded_shard(
+    layout: Layout, shard: tuple[int, ...], chunks: Iterable[tuple[tuple[int, ...], NDArray[Any]]]
+) -> tuple[str, bytes, list[Leaf]]:
+    """The object of one shard.
+
+    Parameters
+    ----------
+    shard : tuple of int
+        Index of the shard.
+    chunks : iterable of (index, values)
+        Chunk indices of the whole array and values cut to the array's shape. Chunks that are not given, or that hold
+        nothing but the fill value, are not stored; the object of the shard is, whether it holds any or not. Where
+        repeats come first, blank ones at the end need not be given.
+
+    Returns
+    -------
+    key : str
+        Within the store.
+    data : bytes
+        Empty of a shard that the array does not have.
+    leaves : list of (chunk index, digest)
+        Of the stored chunks.
     """
     import google_crc32c
 
@@ -152,9 +179,7 @@ def write_shard(
     if parts or all(s < n for s, n in zip(shard, layout.grid, strict=True)):
         table = index.tobytes()
         parts += [table, struct.pack("<I", google_crc32c.value(table))]
-        key = f"{layout.name}/c/" + "/".join(map(str, shard))
-        put(store, key, b"".join(parts))
-    return leaves
+    return f"{layout.name}/c/" + "/".join(map(str, shard)), b"".join(parts), leaves
 
 
 def in_order(values: NDArray[Any], fill: int | float) -> NDArray[Any]:
@@ -204,14 +229,19 @@ def _group(values: NDArray[Any], shuffle: codecs.Shuffle) -> int:
     return 8 * codecs.stride(shuffle, values.nbytes, values.itemsize)
 
 
-def put(store: str, key: str, data: bytes) -> None:
-    """Write one object; a local file appears as a whole or not at all."""
-    if "://" in store:
-        import fsspec
+def put(store: str, key: str, data: bytes) -> str:
+    """Write one object, which appears as a whole or not at all; gives what tells it from another of its name at a URL.
 
-        with fsspec.open(f"{store}/{key}", "wb") as remote:
-            remote.write(data)
-        return
+    Raises
+    ------
+    OutOfReachError
+        If a server cannot be reached, or refuses.
+    """
+    if "://" in store:
+        files = connect(store, cache_dir="")
+        assert isinstance(files, Remote)
+        version = files.put(key, data)
+        return version.tag if version else ""
     path = Path(store) / key
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
@@ -221,6 +251,7 @@ def put(store: str, key: str, data: bytes) -> None:
     except OSError:
         partial.unlink(missing_ok=True)
         raise
+    return ""
 
 
 def _only_fill(values: NDArray[Any], fill: int | float) -> bool:

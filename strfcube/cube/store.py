@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from strfcube.cube.stored_rows import Rows
 
 REPLACED = "replaced"  # in a work folder: the old cube, while a build puts the new one into its place
+BEGUN = "begun.json"  # in the folder of an unfinished build at a URL: what is built there
 RESUME = "resume.txt"  # in the folder of an unfinished build: the command that goes on with it
 
 
@@ -276,6 +277,8 @@ def cube_attrs(path: str, root: bytes | None = None) -> dict[str, Any]:
         If there is none that this strfcube reads.
     """
     attrs = existing_cube(path, root)
+    if attrs is None and (begun := _begun(path)):
+        raise StoreError(f"{path}: no such cube yet; {begun}")
     if attrs is None:
         raise StoreError(f"{path}: no such cube; strfcube list shows those that are built")
     return attrs
@@ -297,6 +300,20 @@ def _unfinished(path: str) -> str:
             said = command.read_bytes().decode("utf-8", "replace")
             return f"{folder} is an unfinished build; go on with it by: {said}"
     return ""
+
+
+def _begun(path: str) -> str:
+    """What lies beside a cube at a URL that is not there; empty where nothing does."""
+    if "://" not in path:
+        return ""
+    try:
+        said = json.loads(bounded(connect(f"{path.rstrip('/')}.building", cache_dir=""), BEGUN) or b"{}")
+    except (StoreError, ValueError):
+        return ""
+    if not isinstance(said, dict) or not said:
+        return ""
+    how = f"; if nobody is, go on with it by: {said['command']}" if said.get("command") else ""
+    return f"it is being built, or its build was not finished{how}"
 
 
 def _root_metadata(path: str) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Single requests to object stores and HTTP servers through obstore, from any process.
+"""Requests to object stores and HTTP servers through obstore, from any process.
 
 obstore's threads do not survive a fork, and a forked process cannot start them again: there, a helper process of its
 own, which runs this very file, asks instead. So this module imports nothing of the package.
@@ -14,12 +14,17 @@ import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 OBJECT_STORES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss")
 SCHEMES = ("http", "https", *OBJECT_STORES)
 _HELPED = 32  # requests at once of a helper
+_LARGE = 64_000_000  # bytes of an object that is put in parts
+_PART = 16_000_000
 _CLIENT_OPTIONS = ("allow_http", "allow_invalid_certificates", "connect_timeout", "proxy_ca_certificate",
                    "proxy_excludes", "proxy_url", "timeout", "user_agent")  # fmt: skip
 
@@ -28,6 +33,7 @@ _no_suffix: set[str] = (
 )  # Azure, and some servers, cannot be asked for the end of an object: they are asked its size
 
 Answer = tuple[bytes, int, str]  # what was asked for, size of the whole object, and its ETag or time of change
+DONE, UNMET, UNKNOWN = "done", "unmet", "unknown"  # of a put: what became of its condition
 
 
 class RefusedError(Exception):
@@ -89,20 +95,104 @@ def ask(base: str, key: str, span: int | tuple[int, int] | None) -> Answer | Non
     RefusedError
         If the server cannot be reached, or refuses.
     """
-    return _ask(base, key, span) if _helper is None else _helper.ask(base, key, span)
+    answer: Answer | None = _call(_ask, base, key, span)
+    return answer
 
 
-def listed(base: str, prefix: str) -> list[str] | None:
-    """Keys of all objects below a prefix; None where the server does not tell, or this process was forked."""
-    if base.startswith("http") or _helper is not None:
+def put(base: str, key: str, data: bytes, instead_of: str | None = None) -> tuple[str, str]:
+    """Put one object, whole; a large one in parts, several at once.
+
+    Parameters
+    ----------
+    base, key : str
+        As in `ask`.
+    data : bytes
+        Its content.
+    instead_of : str, optional
+        A condition: the ETag of the object that it takes the place of, or "" where there must be none.
+
+    Returns
+    -------
+    tuple of str
+        `DONE` and its ETag; or `UNMET`, or `UNKNOWN` where the server says that it knows no conditions.
+
+    Raises
+    ------
+    RefusedError
+        If the server cannot be reached, or refuses.
+    """
+    answer: tuple[str, str] = _call(_put, base, key, data, instead_of)
+    return answer
+
+
+def listed(base: str, prefix: str) -> list[tuple[str, int, str]] | None:
+    """Key, size and ETag of all objects in a folder; None where the server does not tell. Raises as `ask`."""
+    answer: list[tuple[str, int, str]] | None = _call(_listed, base, prefix)
+    return answer
+
+
+def remove(base: str, keys: list[str]) -> None:
+    """Remove objects, whether they are there or not. Raises as `ask`."""
+    _call(_remove, base, keys)
+
+
+def _call(function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args) if _helper is None else _helper.ask(function.__name__, *args)
+
+
+def _put(base: str, key: str, data: bytes, instead_of: str | None) -> tuple[str, str]:
+    import obstore
+    from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError, PreconditionError
+
+    mode: Any = None if instead_of is None else {"e_tag": instead_of} if instead_of else "create"
+    try:
+        store = _store(base, _settings(base))
+        if instead_of and base.startswith("gs"):  # Google's condition is the number of the version
+            found = obstore.head(store, key)
+            if found["e_tag"] != instead_of:
+                return UNMET, ""
+            mode["version"] = str(found["version"])
+        large = mode is None and len(data) > _LARGE
+        made = obstore.put(store, key, data, mode=mode, use_multipart=large, chunk_size=_PART)
+    except (AlreadyExistsError, PreconditionError):
+        return UNMET, ""
+    except (FileNotFoundError, NotSupportedError, NotImplementedError, BaseError, OSError, ValueError) as error:
+        if mode is not None and isinstance(error, FileNotFoundError) and "NoSuchBucket" not in str(error):
+            return UNMET, ""  # the object that it was to take the place of is gone
+        if mode is not None and (isinstance(error, NotSupportedError | NotImplementedError) or _unknown(error)):
+            return UNKNOWN, ""
+        raise RefusedError(f"{base}/{key}: {_why(error)}{_hint(base)}") from None
+    return DONE, str(made["e_tag"] or "")
+
+
+def _unknown(error: BaseException) -> bool:
+    """Whether a server refuses a request for its condition, not for what it asks."""
+    return "501 Not Implemented" in str(error) or "<Code>NotImplemented</Code>" in str(error)
+
+
+def _listed(base: str, prefix: str) -> list[tuple[str, int, str]] | None:
+    if base.startswith("http"):
         return None
     import obstore
     from obstore.exceptions import BaseError
 
     try:
-        return [str(item["path"]) for batch in obstore.list(_store(base, _settings(base)), prefix) for item in batch]
-    except (BaseError, OSError, ValueError):
-        return None
+        batches = obstore.list(_store(base, _settings(base)), prefix, chunk_size=1000)
+        return [(str(o["path"]), int(o["size"]), str(o["e_tag"] or "")) for batch in batches for o in batch]
+    except (BaseError, OSError, ValueError) as error:
+        raise RefusedError(f"{base}/{prefix}: {_why(error)}{_hint(base)}") from None
+
+
+def _remove(base: str, keys: list[str]) -> None:
+    import obstore
+    from obstore.exceptions import BaseError
+
+    try:
+        obstore.delete(_store(base, _settings(base)), keys[0] if len(keys) == 1 else keys)
+    except FileNotFoundError:
+        pass
+    except (BaseError, OSError, ValueError) as error:
+        raise RefusedError(f"{base}/{keys[0]}: {_why(error)}{_hint(base)}") from None
 
 
 def _ask(base: str, key: str, span: int | tuple[int, int] | None) -> Answer | None:
@@ -135,7 +225,7 @@ def _ask(base: str, key: str, span: int | tuple[int, int] | None) -> Answer | No
         # S3 says so of an object that does not exist where the bucket may not be listed
         if base.startswith("s3") and isinstance(span, int):
             return None
-        raise RefusedError(f"{base}/{key}: access denied ({_line(error)}){_hint(base)}") from None
+        raise RefusedError(f"{base}/{key}: {_why(error)}{_hint(base)}") from None
     except (BaseError, OSError, ValueError) as error:
         raise RefusedError(f"{base}/{key}: {_line(error)}{_hint(base)}") from None
     changed = meta["last_modified"]
@@ -146,6 +236,13 @@ def _line(error: BaseException) -> str:
     """An error in one line, without obstore's own view of it."""
     text = str(error).partition("\n\nDebug source")[0]
     return " ".join(text.split())[:300]
+
+
+def _why(error: BaseException) -> str:
+    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+    denied = isinstance(error, PermissionDeniedError | UnauthenticatedError)
+    return f"access denied ({_line(error)})" if denied else _line(error)
 
 
 def _hint(base: str) -> str:
@@ -166,7 +263,7 @@ class _Helper:
         self._waiting: dict[int, Future[Any]] = {}
         self._numbers = itertools.count()
 
-    def ask(self, *request: Any) -> Answer | None:
+    def ask(self, *request: Any) -> Any:
         future: Future[Any] = Future()
         with self._lock:
             process = self._process
@@ -180,12 +277,11 @@ class _Helper:
                 process.stdin.flush()
             except OSError as error:
                 self._waiting.pop(number, None)
-                raise RefusedError(f"{request[0]}: the process that reads it ended ({error})") from None
+                raise RefusedError(f"{request[1]}: the process that reads it ended ({error})") from None
         found, problem = future.result()
         if problem:
             raise RefusedError(problem)
-        answer: Answer | None = found
-        return answer
+        return found
 
     def _started(self) -> subprocess.Popen[bytes]:
         # -P: this folder's modules are not to be taken for the standard library's
@@ -209,6 +305,7 @@ class _Helper:
             future.set_result((None, "the process that reads remote stores ended"))
 
 
+_FUNCTIONS: dict[str, Callable[..., Any]] = {f.__name__: f for f in (_ask, _put, _listed, _remove)}
 _helper: _Helper | None = None
 
 
@@ -230,7 +327,7 @@ def _serve() -> None:
 
     def answer(number: int, request: tuple[Any, ...]) -> None:
         try:
-            found: Any = _ask(*request), ""
+            found: Any = _FUNCTIONS[request[0]](*request[1:]), ""
         except RefusedError as error:
             found = None, str(error)
         except BaseException as error:

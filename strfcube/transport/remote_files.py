@@ -7,14 +7,17 @@ from abc import ABC, abstractmethod
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from strfcube.errors import StoreError
 from strfcube.transport.local_files import Version, replaced
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 REQUESTS = 32  # at once
 GAP_BYTES = 256_000  # read for nothing rather than ask twice: some 20 ms at 100 Mbit/s
 REQUEST_BYTES = 8_000_000  # of one request for several spans: more come faster in several
+
+_UNWRITABLE = "{url}: nothing here writes there; give a local folder, or a URL of an object store (s3://, gs://, az://)"
 
 Span = int | tuple[int, int] | None  # the last bytes, a half-open range, or all
 
@@ -36,6 +39,14 @@ def _forget_threads() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads)
+
+
+class OutOfReachError(StoreError):
+    """A server cannot be reached, or refuses: nothing is wrong with what was to be written."""
+
+
+class NoConditionsError(StoreError):
+    """A server does not know puts under a condition."""
 
 
 class Remote(ABC):
@@ -63,6 +74,47 @@ class Remote(ABC):
     def names(self) -> list[str] | None:
         """Keys of all objects in the folder; None where the server does not tell."""
         return None
+
+    def objects(self) -> dict[str, Version]:
+        """All objects in the folder, by key.
+
+        Raises
+        ------
+        OutOfReachError
+            If the server does not tell.
+        """
+        raise OutOfReachError(_UNWRITABLE.format(url=self.url))
+
+    def put(self, key: str, data: bytes, instead_of: str | None = None) -> Version | None:
+        """Put a whole object.
+
+        Parameters
+        ----------
+        instead_of : str, optional
+            A condition: the tag of the object that it takes the place of, or "" where there must be none.
+
+        Returns
+        -------
+        Version, or None
+            None where the condition does not hold.
+
+        Raises
+        ------
+        NoConditionsError
+            If the server says that it knows no conditions. Others may pass over them silently.
+        OutOfReachError
+            If it cannot be reached, or refuses.
+        """
+        raise OutOfReachError(_UNWRITABLE.format(url=self.url))
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Remove objects, whether they are there or not. Raises `OutOfReachError` as `put`."""
+        raise OutOfReachError(_UNWRITABLE.format(url=self.url))
+
+    def put_many(self, objects: Mapping[str, bytes]) -> dict[str, Version]:
+        """Put whole objects, many at once."""
+        made = _threads().map(self.put, objects, objects.values())
+        return {key: version for key, version in zip(objects, made, strict=True) if version is not None}
 
     def get(self, key: str) -> bytes | None:
         """A whole object; None where there is none."""

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
+import threading
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from strfcube.errors import StoreError
 from strfcube.transport import object_store
 from strfcube.transport.local_files import Version
-from strfcube.transport.remote_files import Remote, Span
+from strfcube.transport.remote_files import NoConditionsError, OutOfReachError, Remote, Span
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_IN_TURN = threading.Lock()  # what lies in the memory of this process, one after the other
 
 
 class Objects(Remote):
@@ -40,13 +47,49 @@ class Objects(Remote):
         try:
             found = object_store.ask(self._base, f"{self._prefix}/{key}".lstrip("/"), span)
         except object_store.RefusedError as error:
-            raise StoreError(str(error)) from None
+            raise OutOfReachError(str(error)) from None
         return None if found is None else (found[0], Version(*found[1:]))
 
     def names(self) -> list[str] | None:
         """Keys of all objects in the folder; None where the server does not tell."""
-        found = object_store.listed(self._base, self._prefix)
-        return None if found is None else [key.removeprefix(self._prefix).lstrip("/") for key in found]
+        try:
+            found = object_store.listed(self._base, self._prefix)
+        except object_store.RefusedError:
+            return None
+        return None if found is None else [self._key(path) for path, *_ in found]
+
+    def objects(self) -> dict[str, Version]:
+        """All objects in the folder, by key."""
+        try:
+            found = object_store.listed(self._base, self._prefix)
+        except object_store.RefusedError as error:
+            raise OutOfReachError(str(error)) from None
+        if found is None:
+            return super().objects()
+        return {self._key(path): Version(size, tag) for path, size, tag in found}
+
+    def put(self, key: str, data: bytes, instead_of: str | None = None) -> Version | None:
+        """Put a whole object."""
+        if not self._base.startswith(tuple(f"{scheme}://" for scheme in object_store.OBJECT_STORES)):
+            return super().put(key, data)
+        try:
+            how, tag = object_store.put(self._base, f"{self._prefix}/{key}".lstrip("/"), data, instead_of)
+        except object_store.RefusedError as error:
+            raise OutOfReachError(str(error)) from None
+        if how == object_store.UNKNOWN:
+            raise NoConditionsError(f"{self.url}: this server does not know puts under a condition")
+        return Version(len(data), tag) if how == object_store.DONE else None
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Remove objects, whether they are there or not."""
+        try:
+            if keys:
+                object_store.remove(self._base, [f"{self._prefix}/{key}".lstrip("/") for key in keys])
+        except object_store.RefusedError as error:
+            raise OutOfReachError(str(error)) from None
+
+    def _key(self, path: str) -> str:
+        return path.removeprefix(self._prefix).lstrip("/")
 
 
 class Fsspec(Remote):
@@ -93,7 +136,7 @@ class Fsspec(Remote):
 
     def request(self, key: str, span: Span) -> tuple[bytes, Version] | None:
         """One request; None where there is no such object."""
-        path = "/".join(part for part in (self._root, self._name, key) if part)
+        path = self._path(key)
         try:
             info = self._files.info(path)
             size = int(info["size"])
@@ -103,17 +146,65 @@ class Fsspec(Remote):
             return None
         except Exception as error:  # whatever a file system of anyone's raises
             raise StoreError(f"{self.url}/{key}: {type(error).__name__}: {error}") from None
-        tag = next((info[name] for name in ("ETag", "etag", "mtime", "LastModified", "created") if name in info), "")
-        return bytes(data), Version(size, str(tag))
+        return bytes(data), _version(info)
 
     def names(self) -> list[str] | None:
         """Keys of all files in the folder; None where the file system does not tell."""
-        root = "/".join(part for part in (self._root, self._name) if part)
+        root = self._path()
         try:
             found = self._files.find(root)
         except Exception:  # whatever a file system of anyone's raises
             return None
         return [str(path).removeprefix(root).lstrip("/") for path in found]
+
+    def objects(self) -> dict[str, Version]:
+        """All files in the folder, by key."""
+        root = self._path()
+        try:
+            self._files.invalidate_cache()
+            found = self._files.find(root, detail=True) if self._files.isdir(root) else {}
+        except Exception as error:  # whatever a file system of anyone's raises
+            raise OutOfReachError(f"{self.url}: {type(error).__name__}: {error}") from None
+        return {str(path).removeprefix(root).lstrip("/"): _version(info) for path, info in found.items()}
+
+    def put(self, key: str, data: bytes, instead_of: str | None = None) -> Version | None:
+        """Put a whole file; conditions hold in the memory of this process only."""
+        if instead_of is not None and "memory" not in self._files.protocol:
+            raise NoConditionsError(f"{self.url}: fsspec does not know puts under a condition")
+        path = self._path(key)
+        try:
+            with _IN_TURN:
+                if instead_of is not None:
+                    there = _version(self._files.info(path)).tag if self._files.exists(path) else ""
+                    if there != instead_of:
+                        return None
+                self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
+                self._files.pipe_file(path, data)
+                return _version(self._files.info(path))
+        except Exception as error:  # whatever a file system of anyone's raises
+            raise OutOfReachError(f"{self.url}/{key}: {type(error).__name__}: {error}") from None
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Remove files, whether they are there or not; and the folder, where it is empty then."""
+        try:
+            for key in keys:
+                if self._files.exists(self._path(key)):
+                    self._files.rm_file(self._path(key))
+            if self._files.isdir(self._path()) and not self._files.find(self._path()):
+                self._files.rm(self._path(), recursive=True)
+        except Exception as error:  # whatever a file system of anyone's raises
+            raise OutOfReachError(f"{self.url}: {type(error).__name__}: {error}") from None
+
+    def _path(self, key: str = "") -> str:
+        return "/".join(part for part in (self._root, self._name, key) if part)
+
+
+def _version(info: Mapping[str, Any]) -> Version:
+    names = ("ETag", "etag", "mtime", "LastModified", "created")
+    tag = next((info[name] for name in names if name in info), "")
+    if isinstance(tag, datetime):  # as other calls of the same file system have it
+        tag = tag.timestamp()
+    return Version(int(info["size"]), str(tag))
 
 
 def remote(url: str) -> Remote:
@@ -132,4 +223,4 @@ def remote(url: str) -> Remote:
     try:  # whoever has the file system of this scheme for fsspec can read without
         return Fsspec(url)
     except StoreError:
-        raise StoreError(f'{url}: reading {scheme}:// takes obstore: pip install "strfcube[remote]"') from None
+        raise StoreError(f'{url}: {scheme}:// takes obstore: pip install "strfcube[remote]"') from None

@@ -175,7 +175,7 @@ def test_what_is_not_there(cube, s3, web):
 
 def test_without_the_extra(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(StoreError, match=r'reading s3:// takes obstore: pip install "strfcube\[remote\]"'):
+    with pytest.raises(StoreError, match=r's3:// takes obstore: pip install "strfcube\[remote\]"'):
         strfcube.open("s3://bucket/cube.zarr")
 
 
@@ -289,17 +289,17 @@ def test_the_helper_of_a_forked_process_ends_with_it(web):
     url, _ = web
     helper = object_store._Helper()
     base, prefix = object_store.split(url)
-    data, size, tag = helper.ask(base, f"{prefix}/zarr.json", None)
+    data, size, tag = helper.ask("_ask", base, f"{prefix}/zarr.json", None)
     assert json.loads(data)["node_type"] == "group"
     assert len(data) == size
     assert tag
-    assert helper.ask(base, f"{prefix}/nothing", None) is None
+    assert helper.ask("_ask", base, f"{prefix}/nothing", None) is None
     with pytest.raises(object_store.RefusedError):
-        helper.ask("http://127.0.0.1:9", "x", None)
+        helper.ask("_ask", "http://127.0.0.1:9", "x", None)
     process = helper._process
     process.stdin.close()
     assert process.wait(20) == 0
-    assert helper.ask(base, f"{prefix}/nothing", None) is None  # another is started
+    assert helper.ask("_ask", base, f"{prefix}/nothing", None) is None  # another is started
     assert helper._process is not process
     helper._process.stdin.close()
     helper._process.wait(20)
