@@ -14,7 +14,7 @@ import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
@@ -288,20 +288,25 @@ class _Helper:
         command = [sys.executable, "-P", os.path.abspath(__file__)]
         env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
-        threading.Thread(target=self._listen, args=(process.stdout,), daemon=True).start()
+        self._waiting = {}
+        threading.Thread(target=self._listen, args=(process, self._waiting), daemon=True).start()
         return process
 
-    def _listen(self, answers: IO[bytes]) -> None:
-        with answers:
+    def _listen(self, process: subprocess.Popen[bytes], waiting: dict[int, Future[Any]]) -> None:
+        """Give the answers of one process to those who wait for it; when it ended, another may be there already."""
+        assert process.stdout is not None
+        with process.stdout as answers:
             while True:
                 try:
                     number, found = pickle.load(answers)
                 except Exception:  # it ended, at whatever point
                     break
-                self._waiting.pop(number).set_result(found)
+                waiting.pop(number).set_result(found)
         with self._lock:
-            left, self._waiting = self._waiting, {}
-        for future in left.values():
+            if self._process is process:
+                self._process = None  # nobody listens to it any more
+            left = list(waiting.values())
+        for future in left:
             future.set_result((None, "the process that reads remote stores ended"))
 
 

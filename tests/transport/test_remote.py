@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import dask
@@ -301,6 +302,10 @@ def test_the_helper_of_a_forked_process_ends_with_it(web):
     assert process.wait(20) == 0
     assert helper.ask("_ask", base, f"{prefix}/nothing", None) is None  # another is started
     assert helper._process is not process
+    helper._waiting[-1] = asked = Future()
+    helper._listen(subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE), {})  # one that ended before
+    assert not asked.done()
+    del helper._waiting[-1]
     helper._process.stdin.close()
     helper._process.wait(20)
 
