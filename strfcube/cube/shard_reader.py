@@ -465,7 +465,8 @@ class ShardedArray:
         """Memory of this thread, used again for the next chunk."""
         scratch: NDArray[Any] | None = getattr(self._scratch, "chunk", None)
         if scratch is None:
-            scratch = self._scratch.chunk = np.empty(self._shape(self.chunk[2]), self.dtype)
+            most = self.chunk[2] if self.repeats_first else 0
+            scratch = self._scratch.chunk = np.empty(self._shape(most), self.dtype)
         return scratch[:, :repeats] if self.repeats_first else scratch
 
 

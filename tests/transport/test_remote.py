@@ -303,7 +303,8 @@ def test_the_helper_of_a_forked_process_ends_with_it(web):
     assert helper.ask("_ask", base, f"{prefix}/nothing", None) is None  # another is started
     assert helper._process is not process
     helper._waiting[-1] = asked = Future()
-    helper._listen(subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE), {})  # one that ended before
+    with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as before:
+        helper._listen(before, {})
     assert not asked.done()
     del helper._waiting[-1]
     helper._process.stdin.close()
