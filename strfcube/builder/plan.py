@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1_000_000  # decoded, of the response
 BLANK_BYTES = 900_000  # decoded, with blank repeats: beyond it, other readers' floats leave the processor's cache
+PART_BYTES, PART_NEURONS = 200_000, 64  # decoded, and neurons, of a chunk that are compressed together, at the least
 CHUNK_COST = 30_000  # bytes that could be decoded in the time that one more chunk costs
 SHARD_BYTES = 512_000_000  # decoded, of chunks that exist; some 100 times less on disk
 BLOCK_NEURONS = 1024  # more neurons than this are at least two blocks, so that two workers share them
@@ -170,10 +171,38 @@ def shuffled(neurons: int, row_bytes: int, itemsize: int) -> int:
     itemsize : int
         Bytes of a value.
     """
-    group = 8 * max(2, itemsize)
-    step = group // math.gcd(group, row_bytes)
+    step = _shuffled_together(row_bytes, itemsize)
     rounded = -(-neurons // step) * step
     return rounded if 8 * rounded <= 9 * neurons else neurons
+
+
+def _shuffled_together(row_bytes: int, itemsize: int) -> int:
+    """The smallest number of rows that blosc shuffles without a rest."""
+    group = 8 * max(2, itemsize)
+    return group // math.gcd(group, row_bytes)
+
+
+def compressed_rows(neurons: int, row_bytes: int, itemsize: int) -> int:
+    """Neurons of a chunk that are compressed together, so that whoever wants few of them decodes few.
+
+    Each part costs what 30,000 bytes do when all are decoded. At the size of AA4 four parts a chunk take XX.
+
+    Parameters
+    ----------
+    neurons, row_bytes, itemsize : int
+        Neurons in a chunk, bytes of each, bytes of a value.
+
+    Returns
+    -------
+    int
+        0: all.
+    """
+    step = _shuffled_together(row_bytes, itemsize)
+    count = min(neurons // PART_NEURONS, neurons * row_bytes // PART_BYTES)
+    if count < 2 or neurons % step:
+        return 0
+    rows = -(-neurons // (count * step)) * step
+    return rows if rows < neurons else 0
 
 
 def response_layout(
@@ -210,7 +239,8 @@ def response_layout(
         attrs = attrs | {"_FillValue": fill}
     dims = ("stim", "neuron", "repeat", "time")
     shape = (len(n), n_neurons, most, n_time)
-    return Layout("response", dims, shape, chunk, shard, dtype, fill, "bitshuffle", attrs, more > size)
+    rows = 0 if more > size else compressed_rows(neurons, size * bin_bytes, np.dtype(dtype).itemsize)
+    return Layout("response", dims, shape, chunk, shard, dtype, fill, "bitshuffle", attrs, more > size, rows)
 
 
 def stimulus_layout(n_stims: int, n_frequencies: int, n_time: int, attrs: dict[str, Any]) -> Layout:

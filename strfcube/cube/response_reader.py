@@ -108,11 +108,11 @@ class ResponseReader:
         every = _runs(n_repeats)
         _clear(every, n_bins, missing, out, mask)
         for source, stored, block, here, there in self._blocks:
-            runs = every if len(self._blocks) == 1 else _runs(n_repeats[here])
+            runs = _within(every, here) if isinstance(here, slice) and here.step == 1 else _runs(n_repeats[here])
             step = source.array.chunk[2]
             part, seen = out[here], None if mask is None else mask[here]  # views, or copies that go back below
             for k in range(-(-max(count for _, _, count in runs) // step)):
-                chunk = source.read((int(stored[stim]), block, k, 0))
+                chunk = source.read((int(stored[stim]), block, k, 0), there)
                 values = None if chunk is None else chunk[0, there, :, :n_bins]
                 for a, b, count in runs:
                     repeats = slice(k * step, min(count, (k + 1) * step))
@@ -154,11 +154,11 @@ class ResponseReader:
             mask[:, n_bins:] = False
         of_block, in_block = self._places
         for number, mine in _groups(of_block[neuron]):
-            source, stored, block, _, _ = self._blocks[number]
+            source, stored, block, _, there = self._blocks[number]
             step, at = source.array.chunk[2], int(stored[stim])
             for k, some in _groups(repeat[mine] // step):
                 which = mine[some]
-                chunk = None if at < 0 else source.read((at, block, k, 0))
+                chunk = None if at < 0 else source.read((at, block, k, 0), there)
                 values = None
                 if chunk is not None:
                     rows, places = in_block[neuron[which]], repeat[which] - k * step
@@ -307,3 +307,9 @@ def _runs(counts: NDArray[Any]) -> list[tuple[int, int, int]]:
         return [(0, len(counts), int(counts[0]))]
     edges = [0, *(np.flatnonzero(np.diff(counts)) + 1).tolist(), len(counts)]
     return [(a, b, int(counts[a])) for a, b in itertools.pairwise(edges)]
+
+
+def _within(runs: list[tuple[int, int, int]], here: slice) -> list[tuple[int, int, int]]:
+    """Those of some neighbours, counted from the first of them."""
+    low, high = here.start, here.stop
+    return [(max(a, low) - low, min(b, high) - low, count) for a, b, count in runs if a < high and low < b]
