@@ -1,4 +1,4 @@
-"""Frames of blosc 1 that are put together from blocks, and taken apart again: any blosc decodes the whole, and we a part.
+"""Frames of blosc 1 put together from blocks, and taken apart again: any blosc decodes the whole, and we some blocks.
 
 A frame is a header of 16 bytes (version, version of the compressor, flags, size of a value, and as little-endian 4-byte
 integers: decoded bytes, decoded bytes of a block, encoded bytes of the frame), the place of each block, and the
