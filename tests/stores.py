@@ -28,14 +28,13 @@ def region(layout, chunk):
 
 
 def rewrite(path, values, chunk, shard, dtype, repeats_first=False):
-    """Replace the response of a cube by one with other chunks, each neuron compressed alone where that is possible."""
+    """Replace the response of a cube by one with other chunks."""
     fill = float("nan") if dtype == "f4" else int(np.iinfo(dtype).max)
     attrs = dict(zarr.open_group(path)["response"].attrs)
     attrs.pop("_FillValue", None)
     attrs |= {} if dtype == "f4" else {"_FillValue": fill}
     dims = ("stim", "neuron", "repeat", "time")
-    layout = Layout("response", dims, values.shape, chunk, shard, dtype, fill, attrs=attrs, repeats_first=repeats_first,
-                    rows=1)  # fmt: skip
+    layout = Layout("response", dims, values.shape, chunk, shard, dtype, fill, "bitshuffle", attrs, repeats_first)
     shutil.rmtree(f"{path}/response")
     root = Path(path) / "zarr.json"
     root.write_text(json.dumps({k: v for k, v in json.loads(root.read_text()).items() if k != "consolidated_metadata"}))

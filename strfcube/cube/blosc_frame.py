@@ -1,90 +1,84 @@
-"""Frames of blosc 1 put together from blocks, and taken apart again: any blosc decodes the whole, and we some blocks.
+"""Frames of blosc 1 whose first block is what was recorded, and whose other blocks hold nothing but missing values.
 
 A frame is a header of 16 bytes (version, version of the compressor, flags, size of a value, and as little-endian 4-byte
 integers: decoded bytes, decoded bytes of a block, encoded bytes of the frame), the place of each block, and the
 blocks, each of which is decoded without the others; the last may be shorter. Source: README_CHUNK_FORMAT.rst of
-c-blosc. Blosc's own threads would write the blocks in an order of chance; here they follow one another. Whether the
-bytes are those that were written is a checksum's business.
+c-blosc. Whether the bytes are those that were written is a checksum's business.
 """
 
 from __future__ import annotations
 
 import struct
-from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
 
 _HEADER = struct.Struct("<4s3I")
 _COPIED, _WHOLE = 0x2, 0x10  # flags: the values as they are; blocks that are not split once more
 
 
-class Frame(NamedTuple):
-    """A frame of blocks in their order.
+def extended(first: bytes, blank: Callable[[int], bytes], size: int) -> bytes | None:
+    """A frame of one block with blocks of one value after it.
 
-    Attributes
+    Parameters
     ----------
-    kind : bytes
-        Versions, flags and size of a value.
-    size, block : int
-        Bytes that all of it, and that each block, decodes to.
-    edges : tuple of int
-        Where each block begins, and where the last one ends.
-    data : bytes
-        The frame; bytes after its end do not matter.
-    """
-
-    kind: bytes
-    size: int
-    block: int
-    edges: tuple[int, ...]
-    data: bytes
-
-    @classmethod
-    def of(cls, data: bytes) -> Self | None:
-        """A frame taken apart; None where it has a single block, or blocks that cannot be told from one another."""
-        if len(data) < _HEADER.size + 8 or not _plain(data):
-            return None
-        kind, size, block, total = _HEADER.unpack_from(data)
-        count = -(-size // max(1, block))
-        end = _HEADER.size + 4 * count
-        if count < 2 or not end <= total <= len(data):
-            return None
-        edges = (*struct.unpack_from(f"<{count}I", data, _HEADER.size), total)
-        if edges[0] != end or any(a >= b for a, b in pairwise(edges)):
-            return None
-        return cls(kind, size, block, edges, data)
-
-    def part(self, first: int, last: int) -> bytes:
-        """Blocks from one to before another, as a frame of their own."""
-        begin, stop = self.edges[first], self.edges[last]
-        end = _HEADER.size + 4 * (last - first)
-        size = min(last * self.block, self.size) - first * self.block
-        head = _HEADER.pack(self.kind, size, min(self.block, size), stop - begin + end)
-        starts = (edge - begin + end for edge in self.edges[first:last])
-        return head + struct.pack(f"<{last - first}I", *starts) + self.data[begin:stop]
-
-
-def joined(frames: Sequence[bytes]) -> bytes | None:
-    """One frame of the blocks of several, each of a single block, all as long as the first but for a shorter last.
+    first : bytes
+        A frame of a single block.
+    blank : callable
+        Gives a frame of a single block of so many bytes of the value.
+    size : int
+        Bytes that the new frame decodes to.
 
     Returns
     -------
     bytes or None
         None where blosc has not made such blocks of them (few bytes, or what cannot be compressed).
     """
-    kind, block, _, _ = _HEADER.unpack_from(frames[0])
-    at, size, table = _HEADER.size + 4 * len(frames), 0, []
+    kind, block, own, _ = _HEADER.unpack_from(first)
+    count = -(-size // block)
+    frames = [first]
+    if count > 1:
+        frames += [blank(block)] * (count - 2) + [blank(size - (count - 1) * block)]
+    if own != block or any(not _plain(frame) for frame in frames):
+        return None
+    table, at = [], _HEADER.size + 4 * count
     for frame in frames:
-        head, own, of_block, total = _HEADER.unpack_from(frame)
-        if head != kind or not _plain(frame) or own != of_block or size % block:
-            return None
-        size += own
         table.append(at)
-        at += total - _HEADER.size - 4
-    head = _HEADER.pack(kind, size, block, at) + struct.pack(f"<{len(frames)}I", *table)
+        at += len(frame) - _HEADER.size - 4
+    head = _HEADER.pack(kind, size, block, at) + struct.pack(f"<{count}I", *table)
     return head + b"".join(frame[_HEADER.size + 4 :] for frame in frames)
+
+
+def split(data: bytes) -> tuple[int, int, bytes, bytes] | None:
+    """The first block of a frame, and all others, as frames of their own.
+
+    Parameters
+    ----------
+    data : bytes
+        A frame; bytes after its end do not matter.
+
+    Returns
+    -------
+    tuple of (bytes that the first decodes to, those of the others, first frame, frame of the others) or None
+        None where it has a single block, or was not written by `extended`.
+    """
+    if len(data) < _HEADER.size + 8 or not _plain(data):
+        return None
+    kind, size, block, total = _HEADER.unpack_from(data)
+    count = -(-size // max(1, block))
+    end = _HEADER.size + 4 * count
+    if count < 2 or not end <= total <= len(data):
+        return None
+    starts = struct.unpack_from(f"<{count}I", data, _HEADER.size)
+    begin = starts[1]
+    if starts[0] != end or not end < begin <= total or min(starts[1:]) < begin:
+        return None
+    shift = begin - _HEADER.size - 4 * (count - 1)
+    first = _HEADER.pack(kind, block, block, begin - end + _HEADER.size + 4) + struct.pack("<I", _HEADER.size + 4)
+    rest = _HEADER.pack(kind, size - block, min(block, size - block), total - shift)
+    rest += struct.pack(f"<{count - 1}I", *(start - shift for start in starts[1:]))
+    return block, size - block, first + data[end:begin], rest + data[begin:total]
 
 
 def _plain(frame: bytes) -> bool:

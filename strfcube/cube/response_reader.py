@@ -112,7 +112,7 @@ class ResponseReader:
             step = source.array.chunk[2]
             part, seen = out[here], None if mask is None else mask[here]  # views, or copies that go back below
             for k in range(-(-max(count for _, _, count in runs) // step)):
-                chunk = source.read((int(stored[stim]), block, k, 0), there)
+                chunk = source.read((int(stored[stim]), block, k, 0))
                 values = None if chunk is None else chunk[0, there, :, :n_bins]
                 for a, b, count in runs:
                     repeats = slice(k * step, min(count, (k + 1) * step))
@@ -154,11 +154,11 @@ class ResponseReader:
             mask[:, n_bins:] = False
         of_block, in_block = self._places
         for number, mine in _groups(of_block[neuron]):
-            source, stored, block, _, there = self._blocks[number]
+            source, stored, block, _, _ = self._blocks[number]
             step, at = source.array.chunk[2], int(stored[stim])
             for k, some in _groups(repeat[mine] // step):
                 which = mine[some]
-                chunk = None if at < 0 else source.read((at, block, k, 0), there)
+                chunk = None if at < 0 else source.read((at, block, k, 0))
                 values = None
                 if chunk is not None:
                     rows, places = in_block[neuron[which]], repeat[which] - k * step

@@ -15,9 +15,8 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from strfcube.cube.blosc_frame import Frame
+from strfcube.cube import blosc_frame
 from strfcube.cube.codecs import NAMES, REPEATS_FIRST
 from strfcube.cube.metadata import NO_FILE, bounded, parsed, strange
 from strfcube.errors import StoreError
@@ -29,10 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from strfcube.cube.metadata import Root
 
 Place = tuple[int, ...]
-Span = slice | NDArray[np.intp]
 AHEAD_BYTES = 256_000_000  # encoded, asked for and not read; only what was abandoned reaches it
 _NOT_STORED = 2**64 - 1
 _BLANK_BYTES = 4096  # encoded, of repeats that may be blank: more are not looked into
@@ -166,16 +166,13 @@ class ShardedArray:
         """Chunks along each dimension."""
         return tuple(-(-n // c) for n, c in zip(self.shape, self.chunk, strict=True))
 
-    def read(self, at: Place, rows: Span | None = None) -> NDArray[Any] | None:
+    def read(self, at: Place) -> NDArray[Any] | None:
         """Decode a chunk.
 
         Parameters
         ----------
         at : tuple of int
             Index of the chunk.
-        rows : slice or ndarray of int, optional
-            Positions in the chunk along its second dimension that are wanted. The others may hold anything: blocks of
-            the chunk in which there is nothing else are not decoded.
 
         Returns
         -------
@@ -196,37 +193,15 @@ class ShardedArray:
             if why := _unlike(data, self.chunk_bytes, 4 if self.checked else 0):
                 raise self._damaged(at, why)
             try:
-                frame, repeats = self.recorded(data)
+                data, repeats = self.recorded(data)
                 out = self._room(repeats)
-                if rows is None or not self._decompress_rows(data, rows, out):
-                    self._decompress(frame, out)
+                self._decompress(data, out)
             except (RuntimeError, ValueError) as error:
                 raise self._damaged(at, str(error)) from error
             out = out.transpose(0, 2, 1, 3) if self.repeats_first else out
         if self.kept is not None:
             self.kept[at] = out
         return out
-
-    def _decompress_rows(self, data: bytes, rows: Span, out: NDArray[Any]) -> bool:
-        """Decode the blocks of a chunk that hold some rows; False where that is all of it, or not to be had."""
-        if self.kept is not None or self.chunk[0] != 1 or self.repeats_first or (frame := Frame.of(data)) is None:
-            return False
-        count, row = len(frame.edges) - 1, self.chunk_bytes // self.chunk[1]
-        if isinstance(rows, slice) and rows.step == 1:
-            spans = [(rows.start * row // frame.block, -(-rows.stop * row // frame.block))]
-        else:
-            begin = np.arange(self.chunk[1])[rows] * row
-            edges = np.zeros(count + 1, np.intp)
-            np.add.at(edges, begin // frame.block, 1)
-            np.add.at(edges, -(-(begin + row) // frame.block), -1)
-            wanted = np.concatenate([[False], np.cumsum(edges[:-1]) > 0, [False]])
-            spans = np.flatnonzero(wanted[1:] != wanted[:-1]).reshape(-1, 2).tolist()
-        if spans == [(0, count)]:
-            return False
-        room = out.reshape(-1).view(np.uint8)
-        for first, last in spans:
-            self._decompress(frame.part(first, last), room[first * frame.block : last * frame.block])
-        return True
 
     def recorded(self, data: bytes) -> tuple[bytes, int]:
         """The part of an encoded chunk that has to be decoded: without the repeats at its end that are blank.
@@ -242,18 +217,18 @@ class ShardedArray:
             Repeats in it; those of a chunk where there are no blank ones.
         """
         every = self.chunk[2] if self.repeats_first else 0
-        frame = Frame.of(data) if self.repeats_first else None
-        if frame is None:
+        found = blosc_frame.split(data) if self.repeats_first else None
+        if found is None:
             return data, every
+        size, rest, first, others = found
         row = self.chunk_bytes // every
-        if frame.block % row or frame.size != self.chunk_bytes or frame.edges[-1] - frame.edges[1] > _BLANK_BYTES:
+        if size % row or size + rest != self.chunk_bytes or len(others) > _BLANK_BYTES:
             return data, every
-        others = frame.part(1, len(frame.edges) - 1)
         if others not in self._blank:
-            values = np.empty((frame.size - frame.block) // self.dtype.itemsize, self.dtype)
+            values = np.empty(rest // self.dtype.itemsize, self.dtype)
             self._decompress(others, values)
             self._blank[others] = bool((np.isnan(values) if self.fill != self.fill else values == self.fill).all())
-        return (frame.part(0, 1), frame.block // row) if self._blank[others] else (data, every)
+        return (first, size // row) if self._blank[others] else (data, every)
 
     def repeats(self, at: Place) -> int:
         """Repeats that `read` gives of a chunk of responses, without decoding it; 0 where it is not stored."""

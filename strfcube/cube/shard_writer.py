@@ -21,8 +21,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from strfcube.cube import codecs
-from strfcube.cube.blosc_frame import joined
+from strfcube.cube import blosc_frame, codecs
 from strfcube.cube.digest import Leaf, leaf
 
 if TYPE_CHECKING:
@@ -53,9 +52,6 @@ class Layout:
         Attributes of the array.
     repeats_first : bool
         Store a chunk's values in the order (stim, repeat, neuron, time), those that hold anything as one block.
-    rows : int
-        Positions along the second dimension that are compressed together, and decoded without the others; 0: all. Of
-        chunks of one position along the first dimension, and not where repeats come first.
     """
 
     name: str
@@ -68,7 +64,6 @@ class Layout:
     shuffle: codecs.Shuffle = "bitshuffle"
     attrs: Mapping[str, Any] = field(default_factory=dict)
     repeats_first: bool = False
-    rows: int = 0
 
     @property
     def per_shard(self) -> tuple[int, ...]:
@@ -179,18 +174,12 @@ def _encoded(values: NDArray[Any], layout: Layout) -> bytes:
         recorded = _filled(values, (1, values.shape[1], *whole[2:]), layout)
         first = codecs.compressed(recorded, layout.shuffle, recorded.nbytes)
         blank = partial(_blank, layout.dtype, layout.fill, layout.shuffle)
-        rest = math.prod(whole) * recorded.itemsize - recorded.nbytes
-        blanks = [blank(min(recorded.nbytes, rest - done)) for done in range(0, rest, recorded.nbytes)]
+        size = math.prod(whole) * recorded.itemsize
         shuffled = recorded.nbytes % _group(recorded, layout.shuffle) == 0
-        frame = joined([first, *blanks]) if shuffled else None
+        frame = blosc_frame.extended(first, blank, size) if shuffled else None
         if frame is not None:
             return frame
     values = _filled(values, whole, layout)
-    if layout.rows and not layout.repeats_first:
-        parts = [values[:, first : first + layout.rows] for first in range(0, whole[1], layout.rows)]
-        frame = joined([codecs.compressed(part, layout.shuffle, part.nbytes) for part in parts])
-        if frame is not None:
-            return frame
     # A block with a rest would be stored without its bits being shuffled at all
     group = _group(values, layout.shuffle)
     return codecs.compressed(values, layout.shuffle, values.nbytes // group * group or values.nbytes)

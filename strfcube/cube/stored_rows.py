@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strfcube.cube.metadata import Root
-from strfcube.cube.shard_reader import Place, ShardedArray, Span, stored_array
+from strfcube.cube.shard_reader import Place, ShardedArray, stored_array
 from strfcube.errors import StoreError
 from strfcube.transport.connect import Transport, Version, connect
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 Index = NDArray[np.intp]
+Span = slice | Index
 _NOWHERE = np.arange(0)
 
 
@@ -185,8 +186,8 @@ class StoredArray:
             self.array.fetch(chunks)
         self._settle(*chunks)
 
-    def read(self, at: tuple[int, ...], rows: Span | None = None) -> NDArray[Any] | None:
-        """Decode a chunk, or some rows of it, as `ShardedArray.read` does.
+    def read(self, at: tuple[int, ...]) -> NDArray[Any] | None:
+        """Decode a chunk, as `ShardedArray.read` does.
 
         Raises
         ------
@@ -195,7 +196,7 @@ class StoredArray:
         """
         if tuple(map(operator.floordiv, at, self.array.per_shard)) not in self._known:
             self._settle(at)
-        return self.array.read(at, rows)
+        return self.array.read(at)
 
     def has(self, at: tuple[int, ...]) -> bool:
         """Whether a chunk is stored; raises as `read` does."""
@@ -431,7 +432,7 @@ class Rows:
                 return None
             at.append(found[0][0])
             key.append(found[0][2])
-        values = source.read(tuple(at), key[1]) if array.fill == np.iinfo(array.dtype).max else None
+        values = source.read(tuple(at)) if array.fill == np.iinfo(array.dtype).max else None
         if values is None:
             return None
         values = values[tuple(key)]
@@ -558,7 +559,7 @@ def _read(source: StoredArray, positions: Sequence[Index], out: NDArray[np.float
             out[first[1]] = np.nan  # all of it at once takes half the time that parts of it do
             wanted = stored
         for across in wanted:
-            values = source.read(tuple([number for number, _, _ in across]), across[1][2])
+            values = source.read(tuple([number for number, _, _ in across]))
             spans = [here for _, here, _ in across]
             if values is not None:
                 for dim, (_, _, there) in enumerate(across):

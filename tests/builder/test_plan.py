@@ -11,15 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import strfcube
-from strfcube.builder.plan import (
-    compressed_rows,
-    make_plan,
-    repeat_chunk,
-    response_layout,
-    shuffled,
-    stimulus_layout,
-    trial_layouts,
-)
+from strfcube.builder.plan import make_plan, repeat_chunk, response_layout, shuffled, stimulus_layout, trial_layouts
 from strfcube.builder.spool import Summary
 
 SIZES = {  # most repeats of each stimulus, neurons, bins
@@ -71,17 +63,6 @@ def test_most_stimuli_heard_once():
 def test_chunks_are_whole_groups_of_eight_values(neurons, row_bytes, itemsize, rounded):
     assert shuffled(neurons, row_bytes, itemsize) == rounded
     assert rounded * row_bytes % (8 * max(2, itemsize)) == 0 or rounded == neurons
-
-
-@pytest.mark.parametrize(
-    ("neurons", "row_bytes", "itemsize", "together"),
-    [(204, 4500, 1, 68), (201, 4500, 1, 0), (128, 7650, 1, 64), (40, 20_000, 1, 0), (1000, 150, 1, 0),
-     (816, 1250, 1, 168), (202, 18_000, 4, 68)],
-)  # fmt: skip
-def test_neurons_that_are_compressed_together(neurons, row_bytes, itemsize, together):
-    """Some hundred kilobytes and some dozens of neurons, all bits of which are shuffled; or all."""
-    assert compressed_rows(neurons, row_bytes, itemsize) == together
-    assert together * row_bytes % (8 * max(2, itemsize)) == 0
 
 
 def test_a_small_set_is_one_block():

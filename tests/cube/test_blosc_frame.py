@@ -1,4 +1,4 @@
-"""Frames of blocks of their own: blosc decodes them, and each part of them."""
+"""Frames whose first block is what was recorded: blosc decodes them, and each of their two parts."""
 
 import struct
 
@@ -6,64 +6,53 @@ import numpy as np
 import pytest
 from numcodecs import blosc
 
-from strfcube.cube.blosc_frame import Frame, joined
+from strfcube.cube.blosc_frame import extended, split
 
 
 def frame_of(values):
     return blosc.compress(values, b"zstd", 5, 2, values.nbytes)
 
 
-@pytest.mark.parametrize("dtype", ["u1", "u2", "f4"])
-@pytest.mark.parametrize("last", [1600, 256])
-def test_any_part_is_a_frame(dtype, last):
-    size = 1600 // np.dtype(dtype).itemsize
-    values = np.random.default_rng(0).poisson(0.05, 4 * size).astype(dtype)[: 3 * size + last // (1600 // size)]
-    blocks = [values[first : first + size] for first in range(0, len(values), size)]
-    data = joined([frame_of(block) for block in blocks])
-    assert blosc.decompress(data) == values.tobytes()
-    frame = Frame.of(data + b"crc!")
-    assert (frame.size, frame.block, len(frame.edges)) == (values.nbytes, 1600, 5)
-    for first in range(4):
-        for stop in range(first + 1, 5):
-            part = frame.part(first, stop)
-            assert blosc.decompress(part) == values[first * size : stop * size].tobytes()
-            assert part == joined([frame_of(block) for block in blocks[first:stop]])  # whatever stood before it
+def made(values, size, fill=255):
+    return extended(frame_of(values), lambda n: frame_of(np.full(n // values.itemsize, fill, values.dtype)), size)
 
 
-def test_a_single_block_has_no_parts():
-    values = np.zeros(1600, "u1")
-    assert joined([frame_of(values)]) == frame_of(values)
-    assert Frame.of(frame_of(values)) is None
+@pytest.mark.parametrize(("dtype", "fill"), [("u1", 255), ("u2", 65535), ("f4", np.nan)])
+@pytest.mark.parametrize("blank", [0, 256, 1600, 1856, 3200, 8000])
+def test_parts_are_frames(dtype, fill, blank):
+    values = np.random.default_rng(0).poisson(0.05, 1600 // np.dtype(dtype).itemsize).astype(dtype)
+    data = made(values, 1600 + blank, fill)
+    rest = np.full(blank // values.itemsize, fill, dtype).tobytes()
+    assert blosc.decompress(data) == values.tobytes() + rest
+    found = split(data + b"crc!")
+    if not blank:
+        assert found is None
+        return
+    size, others, first, last = found
+    assert (size, others) == (1600, blank)
+    assert blosc.decompress(first) == values.tobytes()
+    assert blosc.decompress(last) == rest
+    assert split(made(values[::-1].copy(), 1600 + blank, fill))[3] == last  # the same bytes, whatever comes before
 
 
 def test_what_blosc_does_not_compress_is_left_to_it():
     random = np.random.default_rng(0).integers(0, 256, 1600).astype("u1")
-    blank = frame_of(np.zeros(1600, "u1"))
-    assert joined([frame_of(random), blank]) is None
-    assert joined([blank, frame_of(random)]) is None
-    assert joined([frame_of(np.zeros(16, "u1"))] * 10) is None
-    assert Frame.of(frame_of(random)) is None
-
-
-def test_unlike_blocks_are_no_frame():
-    """A block in the middle that is shorter, one that is longer, one of values of another size."""
-    whole, short = (frame_of(np.zeros(size, "u1")) for size in (1600, 800))
-    assert joined([whole, short, whole]) is None
-    assert blosc.decompress(joined([whole, whole, short])) == bytes(4000)
-    assert joined([whole, frame_of(np.zeros(800, "u2"))]) is None
+    assert made(random, 3200) is None
+    assert made(np.zeros(16, "u1"), 160) is None
+    assert split(frame_of(random)) is None
 
 
 def test_frames_of_others():
-    """Blosc's own blocks are told apart where they are in their order; a damaged table is no frame."""
+    """Blocks of any size are one frame and the rest; a damaged table is no such frame."""
     values = np.random.default_rng(0).poisson(0.05, 4000).astype("u1")
-    found = Frame.of(blosc.compress(values, b"zstd", 5, 2, 1000))
+    data = blosc.compress(values, b"zstd", 5, 2, 1000)
+    found = split(data)
     if found is not None:  # threads of blosc may write blocks in another order
-        assert blosc.decompress(found.part(0, 1)) + blosc.decompress(found.part(1, 4)) == values.tobytes()
-    good = joined([frame_of(values), frame_of(np.zeros_like(values))])
-    assert Frame.of(good) is not None
+        assert blosc.decompress(found[2]) + blosc.decompress(found[3]) == values.tobytes()
+    good = made(values, 8000)
     for at, number in ((8, 0), (12, 99), (12, 2**31), (16, 0), (20, 2**31), (20, 3), (8, 2)):
         changed = bytearray(good)
         struct.pack_into("<I", changed, at, number)
-        assert Frame.of(bytes(changed)) is None
-    assert Frame.of(good[:20]) is None
-    assert Frame.of(b"") is None
+        assert split(bytes(changed)) is None
+    assert split(good[:20]) is None
+    assert split(b"") is None

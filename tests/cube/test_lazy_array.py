@@ -26,7 +26,7 @@ from strfcube import StoreError
 from strfcube.builder.save import save as write
 from strfcube.cube.lazy_array import StoredDask, rows_of
 
-SIZES = {"stim": 7, "neuron": 8, "repeat": 5, "bins": 80}
+SIZES = {"stim": 7, "neuron": 8, "repeat": 5, "bins": 30}
 CHUNKS = {
     "u1": {"dtype": "u1"},
     "u2": {"dtype": "u2", "repeat_chunk": 1, "stim_shard": 7},

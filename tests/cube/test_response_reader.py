@@ -88,29 +88,6 @@ def test_blank_repeats_are_not_decoded(store):
     assert (array.read((int(counts.argmin()), 0, 0, 0)).shape[2]) == counts.min()
 
 
-@pytest.mark.parametrize(
-    ("rows", "blocks"),
-    [(slice(1, 2, 1), [1]), (slice(2, None, -2), [1, 1]), (np.array([2, 1, 2]), [2]), (np.array([], int), []),
-     (slice(0, 3, 1), [3]), (None, [3])],
-)  # fmt: skip
-def test_neurons_are_decoded_without_the_others(store, monkeypatch, rows, blocks):
-    _, path = store
-    array, decoded = ShardedArray(f"{path}/response"), []
-    whole = array.read((1, 0, 0, 0)).copy()
-    decompress = array._decompress
-    monkeypatch.setattr(array, "_decompress", lambda data, out: decoded.append(out.nbytes) or decompress(data, out))
-    if not array.repeats_first:
-        array.read((2, 1, 0, 0))  # leaves other values where these are decoded
-        decoded.clear()
-    found = array.read((1, 0, 0, 0), rows)
-    rows = slice(None) if rows is None else rows
-    np.testing.assert_array_equal(found[:, rows], whole[:, rows])
-    if not array.repeats_first:
-        assert [3 * size // array.chunk_bytes for size in decoded] == blocks
-    kept = array.keeping()
-    np.testing.assert_array_equal(kept.read((1, 0, 0, 0), rows), whole)  # for whoever wants others
-
-
 @settings(max_examples=30)
 @given(data=st.data())
 def test_any_neurons_equal_xarray(opened, data):
