@@ -34,9 +34,11 @@ def by_torch(path, of):
 
 def by_open(path, of):
     import strfcube
+    from strfcube.cube import trials
 
     ds = strfcube.open(path)
     if of == "trials":
+        trials._stored.cache_clear()  # as in a new process
         return [ds.strf.trials.select_dtypes("number").to_numpy()]
     return [ds[of].values] if of in ds else []
 
