@@ -7,8 +7,6 @@ least two did: a repeat that ends early leaves the others as they are, and nothi
 
 from __future__ import annotations
 
-import math
-import threading
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -29,7 +27,6 @@ _COLUMNS = (
     "prediction_power",
 )  # fmt: skip
 _OWN = 7  # of these without a prediction
-_rooms = threading.local()
 _DIFFERENCES = 4  # pairs of repeats that the noise spectrum is taken of: more cost time and tell little
 
 
@@ -119,8 +116,7 @@ def _columns_of_stored(values: NDArray[Any], fill: int, out: NDArray[np.float64]
         if several.any():
             unequal = (n_missing != every * end - repeats * bins)[several]
             holes = missing[several] if n_missing[several].any() else None
-            some = slice(None) if several.all() else several
-            table[several] = _counted(part[some], holes, present[some], used[some], unequal, values.shape[-1])
+            table[several] = _counted(part[several], holes, present[several], used[several], unequal, values.shape[-1])
         out[at] = table
     return out
 
@@ -129,34 +125,23 @@ def _counted(
     counts: NDArray[Any], missing: NDArray[np.bool_] | None, present: NDArray[np.bool_], used: NDArray[np.bool_],
     unequal: NDArray[np.bool_], size: int,
 ) -> NDArray[np.float64]:  # fmt: skip
-    """`_powers` of counts without the last of `size` bins, that nobody observed.
+    """`_powers` of counts, a copy of the caller's, without the last of `size` bins, that nobody observed.
 
     `missing` are those that were not observed, if there are any, and `unequal` the pairs whose repeats observed
     different bins.
     """
     repeats, bins = counts.shape[-2:]
     if missing is not None:
-        counts = np.where(missing, counts.dtype.type(0), counts)
+        np.copyto(counts, 0, where=missing)
     # Whole numbers are added without loss, in float32 too as long as it holds them
     exact = int(counts.max(initial=0)) ** 2 * repeats * bins < 1 << 24
-    x = _room("counts", counts.shape, np.float32 if exact else np.float64)
-    np.copyto(x, counts)
+    x = counts.astype(np.float32 if exact else np.float64)
     out = _equal_windows(x, present, used, None, size)
     if missing is not None and unequal.any():
         several = [np.zeros((int(unequal.sum()), repeats, size), kind) for kind in (x.dtype, bool)]
         several[0][..., :bins], several[1][..., :bins] = x[unequal], ~missing[unequal]
         out[unequal] = _unequal_windows(several[0], several[1], None)
     return out
-
-
-def _room(name: str, shape: tuple[int, ...], dtype: type[np.floating[Any]]) -> NDArray[Any]:
-    """Memory of this thread, used again: to get it anew for each block costs as much as what is done with it."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    held: NDArray[np.uint8] | None = getattr(_rooms, name, None)
-    if held is None or held.size < size:
-        held = np.empty(size, np.uint8)
-        setattr(_rooms, name, held)
-    return held[:size].view(dtype).reshape(shape)
 
 
 def _powers(x: NDArray[Any], prediction: NDArray[Any] | None) -> NDArray[np.float64]:
@@ -245,8 +230,7 @@ def _noise_moment(
     if not half:
         return np.full(present.shape[:-1], np.nan)
     there = present[..., 1 : 2 * half : 2]
-    whole = _room("differences", (*there.shape, size), np.float32)
-    whole[..., x.shape[-1] :] = 0
+    whole = np.zeros((*there.shape, size), np.float32)
     difference = whole[..., : x.shape[-1]]
     np.subtract(x[..., 0 : 2 * half : 2, :], x[..., 1 : 2 * half : 2, :], out=difference, casting="same_kind")
     bins = np.maximum(used.sum(-1), 1).astype(np.float32)
