@@ -115,28 +115,29 @@ def _columns_of_stored(values: NDArray[Any], fill: int, out: NDArray[np.float64]
         several = repeats >= 2
         if several.any():
             unequal = (n_missing != every * end - repeats * bins)[several]
-            table[several] = _counted(
-                part[several], missing[several], present[several], used[several], unequal, values.shape[-1]
-            )
+            holes = missing[several] if n_missing[several].any() else None
+            table[several] = _counted(part[several], holes, present[several], used[several], unequal, values.shape[-1])
         out[at] = table
     return out
 
 
 def _counted(
-    counts: NDArray[Any], missing: NDArray[np.bool_], present: NDArray[np.bool_], used: NDArray[np.bool_],
+    counts: NDArray[Any], missing: NDArray[np.bool_] | None, present: NDArray[np.bool_], used: NDArray[np.bool_],
     unequal: NDArray[np.bool_], size: int,
 ) -> NDArray[np.float64]:  # fmt: skip
     """`_powers` of counts, a copy of the caller's, without the last of `size` bins, that nobody observed.
 
-    `unequal` are the pairs whose repeats observed different bins.
+    `missing` are those that were not observed, if there are any, and `unequal` the pairs whose repeats observed
+    different bins.
     """
     repeats, bins = counts.shape[-2:]
-    np.copyto(counts, 0, where=missing)
+    if missing is not None:
+        np.copyto(counts, 0, where=missing)
     # Whole numbers are added without loss, in float32 too as long as it holds them
     exact = int(counts.max(initial=0)) ** 2 * repeats * bins < 1 << 24
     x = counts.astype(np.float32 if exact else np.float64)
     out = _equal_windows(x, present, used, None, size)
-    if unequal.any():
+    if missing is not None and unequal.any():
         several = [np.zeros((int(unequal.sum()), repeats, size), kind) for kind in (x.dtype, bool)]
         several[0][..., :bins], several[1][..., :bins] = x[unequal], ~missing[unequal]
         out[unequal] = _unequal_windows(several[0], several[1], None)

@@ -21,7 +21,7 @@ from strfcube.builder.request import SOURCE, Request, default_recipe
 from strfcube.builder.workplace import see_whole
 from strfcube.cube.groups import has_group, open_group
 from strfcube.cube.shard_reader import ShardedArray
-from strfcube.cube.store import cube_attrs, local, locate, opened
+from strfcube.cube.store import cube_root, local, locate, opened
 from strfcube.cube.store import open as open_cube
 from strfcube.errors import UsageError
 from strfcube.grid import dt_to_ns
@@ -287,7 +287,7 @@ def _beside(path: str, name: str) -> str:
 
 
 def _digest(path: str) -> str:
-    return str(cube_attrs(path).get("digest", ""))
+    return str(cube_root(path).attrs.get("digest", ""))
 
 
 def _metas(ds: xr.Dataset, dim: str) -> list[dict[str, Any]]:

@@ -182,7 +182,7 @@ def _sounds(ds: xr.Dataset) -> tuple[xr.Dataset, list[tuple[Sounds, int]]] | Non
     """Sizes and rates of the waveforms, and where each is; None where there are none."""
     known = origins(ds)
     parts = [(part.store, part.stim) for part in _parts(ds, "stimulus")]
-    parts += [] if isinstance(known, str) else [(Store.opened(o.path, "", o.cache_dir), o.stim) for o in known]
+    parts += [] if isinstance(known, str) else [(Store.opened(o.path, o.cache_dir), o.stim) for o in known]
     stored = {store.path: store.sounds() for store, _ in parts}
     size, rate = np.zeros(ds.sizes["stim"], np.int64), np.full(ds.sizes["stim"], np.nan)
     where = []

@@ -104,9 +104,9 @@ def standing(target: str, recipe: Recipe, force: bool) -> dict[str, Any] | None:
     existing = existing_cube(target)
     if existing is None or force:
         return None
-    if existing.get("recipe") != recipe.to_json():
+    if existing.attrs.get("recipe") != recipe.to_json():
         raise StoreError(f"{target} holds another recipe: give another --out, or --force to replace it")
-    return existing
+    return existing.attrs
 
 
 def see_place(target: str, recipe: Recipe, force: bool) -> dict[str, Any] | None:

@@ -212,7 +212,7 @@ def verify(store: str, dt: float | None, deep: bool) -> None:
       strfcube verify demo
       strfcube verify demo --deep
     """
-    from strfcube.cube.store import cube_attrs, locate
+    from strfcube.cube.store import cube_root, locate
     from strfcube.cube.verify import verify as check
 
     path = locate(store, dt)
@@ -221,7 +221,7 @@ def verify(store: str, dt: float | None, deep: bool) -> None:
         wrong = check(path, deep=deep)
     if wrong:
         raise StrfcubeError(f"{path} is damaged: {'; '.join(wrong)}; build it again with --force")
-    click.echo(f"{path}\nis as it was built: digest\n{cube_attrs(path)['digest']}")
+    click.echo(f"{path}\nis as it was built: digest\n{cube_root(path).attrs['digest']}")
     if deep:
         for line in textwrap.wrap(recounted(path), WIDTH):
             click.echo(line)

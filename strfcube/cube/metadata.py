@@ -65,10 +65,8 @@ class Root:
     @classmethod
     def of(cls, place: str, text: bytes) -> Self:
         """The root metadata of a folder, where they were read already; raises as `read`."""
-        if len(text) > limits.METADATA_BYTES:
-            raise StoreError(_too_long(place, "zarr.json", len(text)))
         try:
-            return cls(place, parsed(text), text)
+            return cls(place, parsed(short(place, "zarr.json", text)), text)
         except ValueError as error:
             raise StoreError(f"{place}/zarr.json is damaged ({error}); build the cube again") from None
 
@@ -171,6 +169,13 @@ def bounded(files: Transport, key: str) -> bytes | None:
     if size > limits.METADATA_BYTES:
         raise StoreError(_too_long(files.url, key, size))
     return found
+
+
+def short(place: str, key: str, text: bytes) -> bytes:
+    """A file of metadata that was read as a whole; raises as `bounded`, if it is too long to be one."""
+    if len(text) > limits.METADATA_BYTES:
+        raise StoreError(_too_long(place, key, len(text)))
+    return text
 
 
 def _too_long(place: str, key: str, size: int) -> str:

@@ -108,7 +108,7 @@ class ResponseReader:
         every = _runs(n_repeats)
         _clear(every, n_bins, missing, out, mask)
         for source, stored, block, here, there in self._blocks:
-            runs = every if len(self._blocks) == 1 else _runs(n_repeats[here])
+            runs = _within(every, here) if isinstance(here, slice) and here.step == 1 else _runs(n_repeats[here])
             step = source.array.chunk[2]
             part, seen = out[here], None if mask is None else mask[here]  # views, or copies that go back below
             for k in range(-(-max(count for _, _, count in runs) // step)):
@@ -307,3 +307,9 @@ def _runs(counts: NDArray[Any]) -> list[tuple[int, int, int]]:
         return [(0, len(counts), int(counts[0]))]
     edges = [0, *(np.flatnonzero(np.diff(counts)) + 1).tolist(), len(counts)]
     return [(a, b, int(counts[a])) for a, b in itertools.pairwise(edges)]
+
+
+def _within(runs: list[tuple[int, int, int]], here: slice) -> list[tuple[int, int, int]]:
+    """Those of some neighbours, counted from the first of them."""
+    low, high = here.start, here.stop
+    return [(max(a, low) - low, min(b, high) - low, count) for a, b, count in runs if a < high and low < b]

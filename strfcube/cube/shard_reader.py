@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import operator
 import os
 import threading
 from concurrent.futures import Future
@@ -384,7 +385,7 @@ class ShardedArray:
 
     def shard_of(self, at: Place) -> Place:
         """Index of the shard that holds a chunk."""
-        return tuple(a // n for a, n in zip(at, self.per_shard, strict=True))
+        return tuple(map(operator.floordiv, at, self.per_shard))
 
     def _opened(self, shard: Place) -> _Shard | None:
         try:

@@ -6,6 +6,7 @@ import json
 import os
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from strfcube.catalog import data_dir, entries
 from strfcube.cube import digest
-from strfcube.cube.metadata import DIGESTS, ENDS, Root, bounded, parsed
+from strfcube.cube.metadata import DIGESTS, ENDS, Root, bounded, parsed, short
 from strfcube.cube.schema import FORMAT_VERSION, validate
 from strfcube.errors import StoreError, UsageError, did_you_mean
 from strfcube.grid import dt_to_ns
@@ -194,10 +195,9 @@ def opened(path: str, drop: Sequence[str] = (), cache_dir: str | None = None) ->
     # Before anything is read: what is put there from now on is found out
     files = connect(path, cache_dir)
     found = files.request("zarr.json", None) if isinstance(files, Remote) else None
-    text = None if found is None else found[0]
-    stated = str(cube_attrs(path, text).get("digest", ""))
-    here = Store.opened(path, stated, cache_dir) if found is None else Store(path, found[1], stated, cache_dir)
-    root = Root.read(files) if text is None else Root.of(files.url, text)
+    here = Store.opened(path, cache_dir) if found is None else Store(path, found[1], cache_dir=cache_dir)
+    root = cube_root(path, None if found is None else found[0])
+    here = replace(here, digest=str(root.attrs.get("digest", "")))
     bare: xr.Dataset = open_group(path, "", cache_dir, root).drop_vars(list(drop), errors="ignore")
     small = [str(name) for name in bare.variables if name not in ("response", "stimulus")]
     loaded = {}
@@ -239,49 +239,49 @@ def _plain_text(values: xr.Variable) -> xr.Variable:
     return xr.Variable(values.dims, values.values.astype(object), values.attrs)
 
 
-def existing_cube(path: str, root: bytes | None = None) -> dict[str, Any] | None:
-    """Root attributes of the cube at a place; None where there is nothing.
+def existing_cube(path: str, text: bytes | None = None) -> Root | None:
+    """Root metadata of the cube at a place; None where there is nothing.
 
     Parameters
     ----------
     path : str
         Path or URL.
-    root : bytes, optional
-        Its root metadata, where they were read already.
+    text : bytes, optional
+        They themselves, where they were read already.
 
     Raises
     ------
     StoreError
         If what is there is no cube, not finished, or of a newer format.
     """
-    text = _root_metadata(path) if root is None else root
+    text = _root_metadata(path) if text is None else short(path, "zarr.json", text)
     if text is None:
         return None
     try:
-        attrs = parsed(text)["attributes"]
-        version = int(attrs["format_version"])
+        root = Root(path, parsed(text), text)
+        version = int(root.document["attributes"]["format_version"])
     except (ValueError, KeyError, TypeError, OverflowError):
         what = _unfinished(path) or f"{path} is no strfcube cube: give another path, or move it away"
         raise StoreError(what) from None
     if version > FORMAT_VERSION:
         raise StoreError(f"{path} is of cube format {version}, this strfcube reads {FORMAT_VERSION}: upgrade strfcube")
-    return dict(attrs)
+    return root
 
 
-def cube_attrs(path: str, root: bytes | None = None) -> dict[str, Any]:
-    """Root attributes of the cube at a place; `root` as `existing_cube` takes it.
+def cube_root(path: str, text: bytes | None = None) -> Root:
+    """Root metadata of the cube at a place; `text` as `existing_cube` takes it.
 
     Raises
     ------
     StoreError
         If there is none that this strfcube reads.
     """
-    attrs = existing_cube(path, root)
-    if attrs is None and (begun := _begun(path)):
+    root = existing_cube(path, text)
+    if root is None and (begun := _begun(path)):
         raise StoreError(f"{path}: no such cube yet; {begun}")
-    if attrs is None:
+    if root is None:
         raise StoreError(f"{path}: no such cube; strfcube list shows those that are built")
-    return attrs
+    return root
 
 
 def _say_where_it_went(path: str) -> None:

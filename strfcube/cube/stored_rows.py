@@ -43,21 +43,21 @@ class Store:
         Local folder or URL.
     version : Version
         Which root metadata were there.
-    digest : str
-        The cube's own.
+    digest : str, optional
+        The cube's own; without it, root metadata that were put there later are another cube's, whatever they say.
     cache_dir : str, optional
         As `strfcube.transport.connect` takes it.
     """
 
     path: str
     version: Version | None
-    digest: str
+    digest: str = ""
     cache_dir: str | None = None
 
     @classmethod
-    def opened(cls, path: str, digest: str, cache_dir: str | None = None) -> Self:
-        """The cube that is there now."""
-        return cls(path, _version(connect(path, cache_dir)), digest, cache_dir)
+    def opened(cls, path: str, cache_dir: str | None = None) -> Self:
+        """The cube that is there now; its digest is not read."""
+        return cls(path, _version(connect(path, cache_dir)), cache_dir=cache_dir)
 
     @property
     def files(self) -> Transport:

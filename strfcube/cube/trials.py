@@ -143,7 +143,7 @@ class Stored:
         from strfcube.cube.stored_rows import Store
 
         # A cube that was built again meanwhile has another version
-        return _stored(path, cache_dir, Store.opened(path, "", cache_dir).version)
+        return _stored(path, cache_dir, Store.opened(path, cache_dir).version)
 
     def spikes(self, rows: Index) -> NDArray[np.int64]:
         """Spike times in ns of some trials of one neuron, one trial after the other."""

@@ -15,7 +15,7 @@ from strfcube.cube.metadata import NO_FILE, Root
 from strfcube.cube.schema import problems
 from strfcube.cube.shard_reader import ShardedArray
 from strfcube.cube.shard_writer import in_order
-from strfcube.cube.store import cube_attrs, digest_of_attributes, locate
+from strfcube.cube.store import cube_root, digest_of_attributes, locate
 from strfcube.errors import StoreError
 from strfcube.transport.connect import connect
 from strfcube.transport.remote_files import Remote
@@ -62,11 +62,7 @@ def verify(store: str | os.PathLike[str], dt: float | None = None, *, deep: bool
         If there is no cube to verify, or its server cannot be reached.
     """
     path = locate(store, dt)
-    cube_attrs(path)
-    files = connect(path, cache_dir="")
-    root = Root.read(files)
-    if root is None:
-        raise StoreError(f"{path}: no such cube; strfcube list shows those that are built")
+    files, root = connect(path, cache_dir=""), cube_root(path)
     expected, found = _expected(root)
     found += root.altered()
     listing, foreign = strays(files, root)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from strfcube.cube.stored_rows import Rows, StoredArray
     from strfcube.loading.reading import Cache
 
-AUTO_BYTES = 256_000_000  # decoded bytes that cache="auto" keeps in memory
+AUTO_BYTES = 256_000_000  # decoded bytes of an array that cache="auto" keeps in memory
 
 
 class Source:
@@ -51,12 +51,13 @@ class Source:
     def _sent(self) -> Sent | None:
         return sent(self.cube)
 
-    @cached_property
-    def keep(self) -> bool:
-        """Whether decoded chunks stay in memory."""
-        most = np.maximum(self.n_repeats.max(1, initial=0), 1)
-        values = int(most.sum()) * self.cube.sizes["neuron"] * self.cube.sizes["time"]
-        stored = np.dtype(self.cube["response"].encoding.get("dtype", self.cube["response"].dtype))
+    def _keeps(self, name: str) -> bool:
+        """Whether decoded chunks of ``response`` or ``stimulus`` stay in memory."""
+        array, values = self.cube[name], self.cube[name].size
+        if name == "response":
+            most = np.maximum(self.n_repeats.max(1, initial=0), 1)
+            values = int(most.sum()) * self.cube.sizes["neuron"] * self.cube.sizes["time"]
+        stored = np.dtype(array.encoding.get("dtype", array.dtype))
         return self.cache == "ram" or (self.cache == "auto" and values * stored.itemsize <= AUTO_BYTES)
 
     @cached_property
@@ -76,7 +77,7 @@ class Source:
         rows = rows_of(self.cube[name])
         if rows is None or not rows.in_order:
             return None
-        return rows.keeping() if self.keep else rows
+        return rows.keeping() if self._keeps(name) else rows
 
     def responses(self, neuron: NDArray[np.intp]) -> ResponseReader | LazyReader:
         """Reader of some neurons: of the shards where `cube` still holds what is stored, else through dask."""

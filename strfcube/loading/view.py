@@ -52,7 +52,8 @@ class CubeView(Chosen):
         Full width in ms of a Hann window that sums to 1.
     cache : {"none", "ram", "device", "auto"}
         Keep responses as they are stored (counts: one byte a bin): in memory, or (torch) on the device. ``auto`` keeps
-        them in memory where they are small, and on an accelerator where they fit a quarter of its free memory.
+        them in memory where they are small (spectrograms, too), and on an accelerator where they fit a quarter of its
+        free memory.
     extra : sequence of str
         Variables or coordinates on stim that go into items and batches under their own name.
     allow_mixed : bool

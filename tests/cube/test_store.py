@@ -18,6 +18,7 @@ from strfcube.cube.schema import problems
 from strfcube.cube.store import no_consolidation_warning
 from strfcube.errors import StoreError
 from strfcube.loading import CubeView
+from strfcube.transport.local_files import LocalFiles
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,13 @@ def test_open_is_lazy_where_it_is_large(made):
     np.testing.assert_array_equal(ds["response"].values, recount(made[1], ds, 5000))
     np.testing.assert_array_equal(ds["time"], np.arange(ds.sizes["time"]) * 5 / 1000)
     assert ds["stim"].dtype == object
+
+
+def test_opening_reads_the_root_once(made, monkeypatch):
+    read, get = [], LocalFiles.get
+    monkeypatch.setattr(LocalFiles, "get", lambda files, key: read.append(f"{files.url}/{key}") or get(files, key))
+    strfcube.open(made[0])
+    assert read.count(f"{made[0]}/zarr.json") == 1
 
 
 def test_a_label_of_time_is_the_number_that_one_types(made):

@@ -246,7 +246,15 @@ def test_auto_keeps_what_is_small_in_bytes(tmp_path, monkeypatch):
     size = 3 * 2 * 4 * 20
     for bound, kept in ((size - 1, [False, False]), (size, [True, False]), (4 * size, [True, True])):
         monkeypatch.setattr(source, "AUTO_BYTES", bound)
-        assert [CubeView(path)._source.keep for path in paths] == kept
+        assert [keeps(CubeView(path), "response") for path in paths] == kept
+    spectrograms = 4 * CubeView(paths[0])._source.cube["stimulus"].size
+    for bound in (spectrograms - 1, spectrograms):  # whatever the responses take
+        monkeypatch.setattr(source, "AUTO_BYTES", bound)
+        assert keeps(CubeView(paths[0]), "stimulus") == (bound == spectrograms)
+
+
+def keeps(view, name):
+    return view._source._rows(name).parts[0].source.array.kept is not None
 
 
 def test_what_a_batch_holds_is_its_own(view):

@@ -465,8 +465,9 @@ def test_caches_hold_bytes(made):
     assert len({id(kept.piece) for kept in array.kept.values() if kept is not None}) == 1  # no arrays of their own
     same(view.batch([0, 3]), first)
     same(view.sel(neuron="cell004").batch([0]), CubeView(made[1], cache="none").sel(neuron="cell004").batch([0]))
-    assert view.using(cache="none")._source.keep is False
-    assert CubeView(made[1])._source.keep is True
+    for cache, kept in (("none", False), ("auto", True)):
+        rows = view.using(cache=cache)._source._responses
+        assert (rows.parts[0].source.array.kept is not None) == kept
 
 
 def test_traces_are_read_as_they_are(tmp_path):
