@@ -287,7 +287,10 @@ def _visit(item, name, take, depth):
 
     take(name, item)
     if isinstance(item, h5py.Group) and depth < 6:
-        for key in list(item):
+        keys = ["spike_times"]  # which can be there where a damaged group does not list it
+        with suppress(Exception):
+            keys = list(item)
+        for key in keys:
             with suppress(Exception):
                 _visit(item[key], key, take, depth + 1)
 
