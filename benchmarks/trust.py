@@ -381,7 +381,7 @@ def children(pid):
 
 def kill(jobs, number, rng, nursery):
     """One job, killed in one way at one moment, and given again until it ends."""
-    job, how = jobs[number % len(jobs)], HOW[number // len(jobs) % len(HOW)]
+    job, how = jobs[number % len(jobs)], HOW[number % len(HOW)]
     clean(job)
     said, workers = [], []
     for round_ in range(3 if how == "twice" else 2):

@@ -214,10 +214,12 @@ def changed_header(**fields):
         ({"a.b.spikes.h5": b"\x89HDF\r\n\x1a\nno"}, r"spikes\.h5: expected a whole HDF5 file"),
         ({"a.b.stim.h5": h5({"x": np.zeros((2, 3)), "y": np.zeros((3, 3))})}, "of equally many channels"),
         ({"a.b.resp.csv": b"1,2\n3,x\n"}, r"resp\.csv, line 2: expected a number, found b'x'"),
+        ({"a.b.resp.csv": b"1,2\n3,1_0\n"}, r"resp\.csv, line 2: expected a number, found b'1_0'"),
         ({"a.b.resp.csv": b"1,2\n3,4\n5\n"}, r"resp\.csv, line 3: expected 2 values, found 1"),
         ({"a.b.resp.epoch.csv": b"start,end,label\n0,1,x\n"}, r"epoch\.csv, line 1: expected .* columns start, end"),
         ({"a.b.resp.epoch.csv": b""}, r"epoch\.csv, line 1: expected a table"),
         ({"a.b.resp.epoch.csv": b"start,end,name\n0,1,x\n0,1s,x\n"}, r"epoch\.csv, line 3: expected a start and an"),
+        ({"a.b.resp.epoch.csv": b"start,end,name\n0,1_0,x\n"}, r"epoch\.csv, line 2: expected a start and an"),
         ({"a.b.resp.epoch.csv": b"start,end,name\n0,1\n"}, r"epoch\.csv, line 2"),
     ],
 )  # fmt: skip
