@@ -228,6 +228,13 @@ def test_damaged_files_are_named(tmp_path, changes, message):
         read_bundle(pack(tmp_path, "tgz", recording(**changes)))
 
 
+def test_a_damaged_number_is_not_quoted_at_length(tmp_path):
+    table = b"start,end,name\n0," + b"\0" * 10_000 + b",x\n"
+    with pytest.raises(RawDataError, match=r"epoch\.csv, line 2: expected a start and an end") as said:
+        read_bundle(pack(tmp_path, "tgz", recording(**{"a.b.resp.epoch.csv": table})))
+    assert len(str(said.value)) < 2000
+
+
 def test_rows_without_times_are_no_occurrences(tmp_path):
     table = b",start,end,name,extra\n0,0,1,x,a\n1,,,PUPIL,b\n2,3,2,x,c\n3,4,inf,x,\n4,1,2,x,\n"
     epochs = read_bundle(pack(tmp_path, "tgz", recording(**{"a.b.resp.epoch.csv": table})))["resp"].epochs
