@@ -426,7 +426,7 @@ def saying(job):
 def outcome(job, code, said, workers):
     if traced := [text for text in said if "Traceback" in text]:
         return f"traceback: {traced[0][-600:]}"
-    published = job["kind"] == "pool" and "something already" in said[-1]  # the kill came after its end
+    published = job["kind"] == "pool" and "already: give another path" in said[-1]  # the kill came after its end
     if (code and not published) or not Path(job["out"]).exists():
         return f"failed: {said[-1].strip()[-200:]}"
     if digest(job["out"]) != job["digest"] or strfcube.verify(job["out"]):
