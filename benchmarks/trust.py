@@ -5,9 +5,12 @@
 Each of a round of jobs (a build of every pipeline's invented raw files, a rebin, a pool, the replacing of a cube) is
 started as a process of its own and killed at a random moment: all of its processes, the parent alone, one worker, by
 SIGTERM, by SIGINT, or twice; then it is given again, now and then with another ``--jobs``, until it ends. The second
-table kills at a random file-system event (a write, rename, removal or fsync of the parent) and then cuts every file
-to what an fsync covered, as a power cut may. Prints how many ended with the right digest, left something, or showed a
-traceback.
+table ends the job at a random file-system event of the parent (a new folder, rename, removal or fsync; half of the jobs
+have no workers, so that all events are the parent's) and then cuts every file to what an fsync covered, or to something
+more, as a power cut may. Prints how many ended with the right digest, left something, or showed a traceback.
+
+What is killed starts as a user's does. What only has to end, and what ends itself, is forked from a process that has
+imported everything, which takes a third of the processor's time.
 
 The third table damages one cube in one place, 400 bits flipped and 50 each of files cut, deleted and swapped and of
 attributes edited by `--damages` 600, and asks `verify` and every reader: those of strfcube must give the values that
@@ -27,8 +30,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from contextlib import suppress
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -41,37 +47,11 @@ from writers import aa, aa4, ac1, nat4, ns1
 import strfcube
 from strfcube.builder.save import save as write
 
+# A process of its own: from here on it is the job, and no longer the interpreter, that is killed.
 RUN = """
-import sys, json
+import json, sys
 print("begun", flush=True)
 job = json.loads(sys.argv[1])
-if job.get("event") is not None:
-    import os, signal
-    def states():
-        for top in (job["out"], job["out"] + ".building"):
-            for folder, _, names in os.walk(top):
-                for name in names:
-                    path = os.path.join(folder, name)
-                    yield path, os.stat(path)
-    count, durable, reached = [0], {state.st_ino: state.st_size for _, state in states()}, job["event"]
-    def cut():
-        for path, state in states():
-            os.truncate(path, min(state.st_size, durable.get(state.st_ino, 0)))
-        os.kill(os.getpid(), signal.SIGKILL)
-    def watched(name):
-        real = getattr(os, name)
-        def call(*args, **kwargs):
-            count[0] += 1
-            if count[0] == reached:
-                cut()
-            result = real(*args, **kwargs)
-            if name == "fsync":
-                state = os.fstat(args[0])
-                durable[state.st_ino] = state.st_size
-            return result
-        setattr(os, name, call)
-    for name in ("rename", "replace", "unlink", "rmdir", "mkdir", "fsync"):
-        watched(name)
 try:
     import strfcube
     from strfcube.builder.save import save as write
@@ -88,7 +68,6 @@ except Exception as error:
     if not isinstance(error, strfcube.StrfcubeError):
         raise
     sys.exit(str(error))
-print(count[0] if job.get("event") is not None else 0)
 """
 HOW = ("all", "parent", "one worker", "TERM", "INT", "twice", "other --jobs")
 
@@ -100,16 +79,18 @@ def main():
     parser.add_argument("--damages", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    rng = random.Random(args.seed)
+    rng, nursery = random.Random(args.seed), Nursery()  # forked before this process has threads
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["STRFCUBE_DATA_DIR"] = str(Path(scratch, "data"))
         damages(Path(scratch), args.damages, rng)
-        jobs = prepare(Path(scratch)) if args.kills or args.events else []
+        jobs = prepare(Path(scratch), nursery) if args.kills or args.events else []
         shared = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
-        table("kill", [shown(kill(jobs, n, rng)) for n in range(args.kills)])
-        table("file-system event, files cut", [shown(event(jobs, n, rng)) for n in range(args.events)])
+        table("kill", [shown(kill(jobs, n, rng, nursery)) for n in range(args.kills)])
+        table("file-system event, files cut", [shown(event(jobs, n, rng, nursery)) for n in range(args.events)])
         left = set(os.listdir("/dev/shm")) - shared if shared else set()
-        print(f"names left in /dev/shm: {len([name for name in left if 'loky' in name or 'strfcube' in name])}")
+        left = [name for name in left if ("loky" in name or "strfcube" in name) and "fuzz" not in name]
+        print(f"names left in /dev/shm: {len(left)}")
+        nursery.close()
 
 
 DAMAGES = {"flip": 8, "truncation": 1, "deletion": 1, "swap": 1, "attribute edit": 1}  # twelfths
@@ -245,7 +226,7 @@ def by_zarr(cube, _):
     return [np.asarray(array[...]) for _, array in sorted(members) if isinstance(array, zarr.Array)]
 
 
-def prepare(folder):
+def prepare(folder, nursery):
     """Jobs, each with the digest that it has to end with and the seconds that it takes."""
     raws = {"aa1": aa.write_aa1, "aa2": aa.write_aa2, "aa4": aa4.write_aa4, "ac1": ac1.write, "nat4": nat4.write_nat4,
             "ns1": ns1.write_ns1}  # fmt: skip
@@ -263,7 +244,7 @@ def prepare(folder):
         code, said = finish(begin(job))
         if code:
             sys.exit(f"{job['name']}: {said}")
-        job |= {"seconds": time.perf_counter() - begun, "digest": digest(job["out"])}
+        job |= {"seconds": time.perf_counter() - begun, "digest": digest(job["out"]), "events": {}}
     return jobs
 
 
@@ -271,13 +252,112 @@ def begin(job):
     Path(job["out"]).parent.mkdir(exist_ok=True)
     process = subprocess.Popen([sys.executable, "-c", RUN, json.dumps(job)], text=True, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE)  # fmt: skip
-    process.stdout.readline()  # from here on it is the job, and no longer the interpreter, that is killed
+    process.stdout.readline()
     return process
 
 
 def finish(process):
     out, err = process.communicate(timeout=600)
     return process.returncode, out + err
+
+
+EVERYTHING = ("dask.array", "h5py", "librosa.core.convert", "librosa.filters", "librosa.util.utils", "scipy.io",
+              "strfcube.builder.ingest", "strfcube.builder.write")  # fmt: skip
+
+
+class Nursery:
+    """A process that has imported everything and has no threads: a job forked from it is at its work at once."""
+
+    def __init__(self):
+        for name in EVERYTHING:
+            import_module(name)
+        asked, self._ask = os.pipe()
+        self._hear, answered = os.pipe()
+        if not os.fork():
+            os.close(self._ask)
+            os.close(self._hear)
+            with os.fdopen(asked) as lines:
+                for line in lines:
+                    child = os.fork()
+                    if not child:
+                        _child(*json.loads(line))
+                    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+                    os.write(answered, f"{code}\n".encode())
+            os._exit(0)
+        os.close(asked)
+        os.close(answered)
+        self._answers = os.fdopen(self._hear)
+
+    def run(self, job, said):
+        """Exit code of a job, and what it said, by way of a file."""
+        os.write(self._ask, json.dumps([job, str(said)]).encode() + b"\n")
+        code = int(self._answers.readline())
+        return code, said.read_text()
+
+    def close(self):
+        os.close(self._ask)
+        os.wait()
+
+
+def _child(job, said):
+    """Do a job in a process of its own, as `begin` does, and end."""
+    code = 1
+    try:
+        file = os.open(said, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+        for stream in (1, 2):
+            os.dup2(file, stream)
+        counted = Events(job) if "event" in job else None
+        sys.argv[1:] = [json.dumps(job)]
+        exec(RUN, {"__name__": "job"})
+        if counted:
+            print(counted.count, flush=True)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+        print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class Events:
+    """Counts the file-system events of this process, and ends it at one, all files cut to what was forced to the disk.
+
+    Of a file that was not, any part may be there; `torn` says how much.
+    """
+
+    def __init__(self, job):
+        self.count, self.job = 0, job
+        self.durable = {state.st_ino: state.st_size for _, state in self._states()}
+        for name in ("rename", "replace", "unlink", "rmdir", "mkdir", "fsync"):
+            setattr(os, name, partial(self._call, name, getattr(os, name)))
+
+    def _states(self):
+        for top in (self.job["out"], self.job["out"] + ".building"):
+            for folder, _, names in os.walk(top):
+                for name in names:
+                    path = os.path.join(folder, name)
+                    with suppress(FileNotFoundError):  # of a worker, which is at work
+                        yield path, os.stat(path)
+
+    def _call(self, name, real, *args, **kwargs):
+        self.count += 1
+        if self.count == self.job["event"]:
+            for worker in children(os.getpid()):  # the power is cut for all at once
+                hit(worker, signal.SIGKILL)
+                with suppress(ChildProcessError):  # a thread has waited for it
+                    os.waitpid(worker, 0)
+            for path, state in self._states():
+                sure = min(state.st_size, self.durable.get(state.st_ino, 0))
+                os.truncate(path, sure + int((state.st_size - sure) * self.job["torn"]))
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = real(*args, **kwargs)
+        if name == "fsync":
+            state = os.fstat(args[0])
+            self.durable[state.st_ino] = state.st_size
+        return result
 
 
 def digest(path):
@@ -299,48 +379,54 @@ def children(pid):
         return []
 
 
-def kill(jobs, number, rng):
+def kill(jobs, number, rng, nursery):
     """One job, killed in one way at one moment, and given again until it ends."""
-    job, how = jobs[number % len(jobs)], HOW[number // len(jobs) % len(HOW)]
+    job, how = jobs[number % len(jobs)], HOW[number % len(HOW)]
     clean(job)
     said, workers = [], []
     for round_ in range(3 if how == "twice" else 2):
-        last = round_ == (2 if how == "twice" else 1)
-        process = begin(job | ({"jobs": 1} if last and how == "other --jobs" else {}))
-        if not last:
-            time.sleep(rng.uniform(0.0, 1.0) * job["seconds"])
-            mine = children(process.pid)
-            workers += mine
-            if how == "one worker" and mine:
-                hit(rng.choice(mine), signal.SIGKILL)
-            else:
-                name = {"TERM": signal.SIGTERM, "INT": signal.SIGINT}.get(how, signal.SIGKILL)
-                for pid in [process.pid, *(mine if how == "all" else ())]:
-                    hit(pid, name)
-        code, text = finish(process)
-        said.append(text)
+        if round_ == (2 if how == "twice" else 1):
+            code, text = nursery.run(job | {"jobs": 1 if how == "other --jobs" else 2}, saying(job))
+            said.append(text)
+            break
+        process = begin(job)
+        time.sleep(rng.uniform(0.0, 1.0) * job["seconds"])
+        mine = children(process.pid)
+        workers += mine
+        if how == "one worker" and mine:
+            hit(rng.choice(mine), signal.SIGKILL)
+        else:
+            name = {"TERM": signal.SIGTERM, "INT": signal.SIGINT}.get(how, signal.SIGKILL)
+            for pid in [process.pid, *(mine if how == "all" else ())]:
+                hit(pid, name)
+        said.append(finish(process)[1])
     return how, outcome(job, code, said, workers)
 
 
-def event(jobs, number, rng):
+def event(jobs, number, rng, nursery):
     """One job, ended at one of its file-system events, its files cut to what was forced to the disk."""
-    job = jobs[number % len(jobs)]
+    job, workers = jobs[number % len(jobs)], 2 * (number // len(jobs) % 2)
     clean(job)
-    if "events" not in job:
-        code, text = finish(begin(job | {"event": 10**9}))
-        job["events"] = int(text.split()[-1])
+    if workers not in job["events"]:
+        _, text = nursery.run(job | {"event": 0, "jobs": workers}, saying(job))
+        job["events"][workers] = int(text.split()[-1])
         clean(job)
-    _, first = finish(begin(job | {"event": rng.randint(1, job["events"])}))
+    last = {"event": rng.randint(1, job["events"][workers]), "torn": rng.choice((0, 0, rng.random())), "jobs": workers}
+    _, first = nursery.run(job | last, saying(job))
     if job.get("old") and not Path(job["out"]).exists():
         return job["name"], "no cube"
-    code, text = finish(begin(job))
+    code, text = nursery.run(job | {"jobs": 0}, saying(job))
     return job["name"], outcome(job, code, [first, text], [])
+
+
+def saying(job):
+    return Path(job["out"]).parent.with_suffix(".said")
 
 
 def outcome(job, code, said, workers):
     if traced := [text for text in said if "Traceback" in text]:
         return f"traceback: {traced[0][-600:]}"
-    published = job["kind"] == "pool" and "something already" in said[-1]  # the kill came after its end
+    published = job["kind"] == "pool" and "already: give another path" in said[-1]  # the kill came after its end
     if (code and not published) or not Path(job["out"]).exists():
         return f"failed: {said[-1].strip()[-200:]}"
     if digest(job["out"]) != job["digest"] or strfcube.verify(job["out"]):

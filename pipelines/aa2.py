@@ -38,7 +38,7 @@ import csv
 from typing import TYPE_CHECKING, ClassVar
 
 from strfcube import limits
-from strfcube.pipelines.raw_folder import find_member, listing, packed
+from strfcube.pipelines.raw_folder import find_member, listing, packed, plain
 from strfcube.pipelines.text_pipeline import Cell, Stated, TextTrials
 from strfcube.records import Finding, Report, Severity, counted
 
@@ -89,7 +89,7 @@ class AA2(TextTrials):
         stated = {}
         for line, row in self._rows(path, 4, report):
             try:
-                entry = Stated(int(row[3]), float(row[1]), file, line)
+                entry = Stated(int(plain(row[3])), float(plain(row[1])), file, line)
                 if not (0 < entry.samples <= limits.SECONDS * entry.rate and 0 < entry.rate < 1e7):
                     raise ValueError(row)
             except ValueError:

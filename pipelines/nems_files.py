@@ -25,6 +25,7 @@ import numpy as np
 
 from strfcube import limits
 from strfcube.errors import RawDataError
+from strfcube.pipelines.raw_folder import plain
 from strfcube.raw_files import bounded
 
 if TYPE_CHECKING:
@@ -247,7 +248,7 @@ def read_epochs(stream: IO[bytes], label: str) -> Epochs:
             if row:
                 names.append(row[name])
                 lines.append(reader.line_num)
-                times.append((float(row[start] or math.nan), float(row[end] or math.nan)))
+                times.append((float(plain(row[start]) or math.nan), float(plain(row[end]) or math.nan)))
     except (ValueError, IndexError, csv.Error) as error:
         raise RawDataError(
             f"expected a start and an end in seconds, and a name, but {error}", label, reader.line_num
@@ -371,13 +372,15 @@ def _parse_any(text: bytes, channels: int, label: str, line: int) -> NDArray[np.
         except (DeprecationWarning, ValueError):
             values = np.empty(0)
     if len(values) != len(lines) * channels or any(row.count(b",") != channels - 1 for row in lines):
+        found = []  # a number to Python can be none to numpy
         for number, row in enumerate(lines, line + 1):
             fields = row.split(b",")
             if len(fields) != channels:
                 raise RawDataError(f"expected {channels} values, found {len(fields)}", label, number)
             for field in fields:
                 try:
-                    float(field)
+                    found.append(float(plain(field.decode())))
                 except ValueError:
                     raise RawDataError(f"expected a number, found {field[:40]!r}", label, number) from None
+        values = np.array(found)
     return values.reshape(len(lines), channels).astype(np.float32)

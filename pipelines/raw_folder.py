@@ -84,3 +84,16 @@ def listing(folder: Path | str) -> tuple[list[str], list[str]]:
 def some(names: Sequence[str], limit: int = 5) -> str:
     """Show the first of some names in a message."""
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def plain(text: str) -> str:
+    """The same text, of a number; Python alone takes ``1_000`` and other scripts' digits for one.
+
+    Raises
+    ------
+    ValueError
+        If it has an underscore or is not ASCII.
+    """
+    if "_" in text or not text.isascii():
+        raise ValueError(f"could not convert string to float: {text[:40]!r}")
+    return text

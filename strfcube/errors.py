@@ -62,14 +62,19 @@ class RawDataError(StrfcubeError):
     Parameters
     ----------
     message : str
-        What was expected, what came, and what to do.
+        What was expected, what came, and what to do; of one that quotes a damaged file at length, the middle is left
+        out.
     file : path-like
         The file.
     line : int, optional
         The 1-based line within it.
     """
 
+    _MOST = 1000  # characters
+
     def __init__(self, message: str, file: Any, line: int | None = None) -> None:
+        if len(message) > self._MOST:
+            message = f"{message[: self._MOST // 2]} ... {message[-self._MOST // 2 :]}"
         super().__init__(message, str(file), line)
         self.message = message
         self.file = str(file)

@@ -92,7 +92,7 @@ def _in_worker(request: Request, pool: Workers, note: Path) -> tuple[Survey, lis
         except EndedError as end:
             if end.from_outside:
                 raise tasks.LostWorkerError(pool.lost.format(task="listing the raw files")) from end
-            what = f"took more than {limit:g} s of processor time" if end.over_limit else f"crashed ({end.how})"
+            what = end.beyond(limit) if end.over_limit else f"crashed ({end.how})"
             file = note.read_text("utf-8", "surrogateescape")
             if not file or file in without or len(without) == MOST_FILES:
                 message = f"listing the raw files {what}: {tasks.SECONDS_VARIABLE} sets how long it may take"

@@ -135,9 +135,9 @@ def run(
                     if end.from_outside:
                         raise LostWorkerError(pool.lost.format(task=f"{stage} {task.name}")) from end
                     if task.ended and end.over_limit:
-                        done(task, task.ended(f"took more than {limit:g} s of processor time"))
+                        done(task, task.ended(end.beyond(limit)))
                     elif end.over_limit:
-                        what = f"{stage} {task.name} took more than {WRITING * limit:g} s of processor time"
+                        what = f"{stage} {task.name} {end.beyond(WRITING * limit)}"
                         raise StrfcubeError(f"{what}: {SECONDS_VARIABLE} sets how long a source may take") from end
                     elif task.name not in again:  # what ran before in that process may have spoilt its memory
                         again.add(task.name)

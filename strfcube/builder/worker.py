@@ -22,6 +22,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
+from strfcube.builder import stillness
 from strfcube.errors import StrfcubeError
 from strfcube.fetching.credentials import VARIABLES
 
@@ -34,7 +35,7 @@ _START = (
     "from strfcube.builder.worker import main; main(int(sys.argv[1]))"
 )
 _SOON = 0.05  # s
-_OVER_LIMIT = getattr(signal, "SIGXCPU", None)
+_OVER_LIMIT, _WAITED = getattr(signal, "SIGXCPU", None), getattr(signal, "SIGALRM", None)
 _OUTSIDE = {getattr(signal, name, None) for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")} - {None}
 
 
@@ -58,8 +59,14 @@ class EndedError(Exception):
 
     @property
     def over_limit(self) -> bool:
-        """Whether it used more processor time than it was given."""
-        return -self.code == _OVER_LIMIT
+        """Whether it used more processor time than it was given, or waited for ever."""
+        return -self.code in (_OVER_LIMIT, _WAITED)
+
+    def beyond(self, limit: float) -> str:
+        """What was over the limit, which is one of processor time in s, in words."""
+        if -self.code == _WAITED:
+            return f"did nothing for {stillness.SECONDS:g} s"
+        return f"took more than {limit:g} s of processor time"
 
     @property
     def how(self) -> str:
@@ -220,6 +227,8 @@ class Worker:
                 _send(self.process.stdin, b"s" + shared)
                 self._version = version
             _send(self.process.stdin, b"t" + request)
+            if stillness.waits_for_ever(self.process.pid, self.process.stdout):
+                self.process.send_signal(signal.SIGALRM)
             return _receive(self.process.stdout)
         except (OSError, EOFError, ValueError):  # ValueError: it was ended meanwhile
             raise EndedError(self.process.wait()) from None

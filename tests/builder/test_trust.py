@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import xarray as xr
 from toy import FAST, Toy, make_neuron, make_stim, random_toy, spikes, tone, write_toy
 
 import strfcube
-from strfcube.builder import tasks
+from strfcube.builder import stillness, tasks
 from strfcube.builder.workplace import work_folder
 from strfcube.errors import RawDataError, StoreError, StrfcubeError, UsageError
 from strfcube.records import Length, Trial, Trials
@@ -319,6 +320,8 @@ class Wild(Toy):
             if how == "loop":
                 while True:
                     pass
+            if how == "wait":
+                time.sleep(1000)
             if how == "crash":
                 os.kill(os.getpid(), signal.SIGSEGV)
             os._exit(3)
@@ -344,6 +347,34 @@ def test_a_source_that_ends_its_worker(tmp_path, toy, monkeypatch, jobs, how, wh
     assert strfcube.verify(path) == []
     with pytest.raises(StrfcubeError, match="source1: this source"):
         strfcube.build(wild, out=tmp_path / "strict.zarr", strict=True, **(FAST | {"jobs": jobs}))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_a_source_that_waits_for_ever(tmp_path, toy, monkeypatch):
+    """It uses no processor time, and is ended all the same; the rest is built."""
+    monkeypatch.setattr(stillness, "SECONDS", 1.0)
+    monkeypatch.setattr(stillness, "_LOOK", 0.25)
+    (toy.raw / "how").write_text("wait")
+    path = strfcube.build(Wild(toy.raw), out=tmp_path / "cube.zarr", **(FAST | {"jobs": 1}))
+    assert [f["file"] for f in findings(path) if "did nothing for 1 s" in f["what"]] == ["source1"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import subprocess; subprocess.run(['sleep', '1.2'])",
+        "import time; [(time.sleep(0.2), open('/proc/self/stat').read()) for _ in range(6)]",
+        "import time; at = time.time() + 1.2\nwhile time.time() < at: sum(range(200_000)); time.sleep(0.01)",
+    ],
+)
+def test_what_a_worker_may_wait_for(monkeypatch, code):
+    """A process of its own, bytes that come slowly, little work at a time."""
+    monkeypatch.setattr(stillness, "SECONDS", 0.6)
+    monkeypatch.setattr(stillness, "_LOOK", 0.2)
+    monkeypatch.setattr(stillness, "_LEAST", 0.01)
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert not stillness.waits_for_ever(process.pid, process.stdout)
 
 
 def never():

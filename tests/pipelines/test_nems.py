@@ -214,16 +214,25 @@ def changed_header(**fields):
         ({"a.b.spikes.h5": b"\x89HDF\r\n\x1a\nno"}, r"spikes\.h5: expected a whole HDF5 file"),
         ({"a.b.stim.h5": h5({"x": np.zeros((2, 3)), "y": np.zeros((3, 3))})}, "of equally many channels"),
         ({"a.b.resp.csv": b"1,2\n3,x\n"}, r"resp\.csv, line 2: expected a number, found b'x'"),
+        ({"a.b.resp.csv": b"1,2\n3,1_0\n"}, r"resp\.csv, line 2: expected a number, found b'1_0'"),
         ({"a.b.resp.csv": b"1,2\n3,4\n5\n"}, r"resp\.csv, line 3: expected 2 values, found 1"),
         ({"a.b.resp.epoch.csv": b"start,end,label\n0,1,x\n"}, r"epoch\.csv, line 1: expected .* columns start, end"),
         ({"a.b.resp.epoch.csv": b""}, r"epoch\.csv, line 1: expected a table"),
         ({"a.b.resp.epoch.csv": b"start,end,name\n0,1,x\n0,1s,x\n"}, r"epoch\.csv, line 3: expected a start and an"),
+        ({"a.b.resp.epoch.csv": b"start,end,name\n0,1_0,x\n"}, r"epoch\.csv, line 2: expected a start and an"),
         ({"a.b.resp.epoch.csv": b"start,end,name\n0,1\n"}, r"epoch\.csv, line 2"),
     ],
 )  # fmt: skip
 def test_damaged_files_are_named(tmp_path, changes, message):
     with pytest.raises(RawDataError, match=message):
         read_bundle(pack(tmp_path, "tgz", recording(**changes)))
+
+
+def test_a_damaged_number_is_not_quoted_at_length(tmp_path):
+    table = b"start,end,name\n0," + b"\0" * 10_000 + b",x\n"
+    with pytest.raises(RawDataError, match=r"epoch\.csv, line 2: expected a start and an end") as said:
+        read_bundle(pack(tmp_path, "tgz", recording(**{"a.b.resp.epoch.csv": table})))
+    assert len(str(said.value)) < 2000
 
 
 def test_rows_without_times_are_no_occurrences(tmp_path):
