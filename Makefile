@@ -8,8 +8,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Modules are compiled when they are first imported: most of what is installed never is.
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DEMO := demo
 # What other versions have to run: the core and the pipelines.
 ROOMS := $(addprefix tests/,sound cube transport builder analysis loading pipelines)
@@ -93,5 +92,5 @@ $(VENV)/.without-torch: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.lower-bounds: $(BIN)/python pyproject.toml constraints.txt tests/lower_bounds.py
 	$(BIN)/python tests/lower_bounds.py > $(VENV)/lowest.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c $(VENV)/lowest.txt -e ".[plot,test]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(VENV)/lowest.txt -e ".[plot,test]"
 	@touch $@
