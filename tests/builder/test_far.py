@@ -22,6 +22,8 @@ from strfcube.errors import StoreError, UsageError
 from strfcube.transport import object_store
 from strfcube.transport.urls import remote
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parents[1]
 
 

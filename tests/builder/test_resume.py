@@ -19,6 +19,8 @@ import strfcube
 from strfcube.builder.workplace import work_folder
 from strfcube.errors import StoreError, StrfcubeError
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parents[1]
 
 
@@ -72,7 +74,6 @@ def ns1(tmp_path_factory):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
-@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_killed_at_ten_moments(ns1, tmp_path, jobs):
     """The second process kills at a later and later moment of what the first ones left; then one goes on to the end."""
@@ -95,7 +96,6 @@ def test_killed_at_ten_moments(ns1, tmp_path, jobs):
     assert strfcube.verify(tmp_path / "4.zarr") == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 3, 5, 6, 8, 11])
 def test_stopped_after_any_task(tmp_path, stop):
     """An end at the start, within and at the end of both stages."""
@@ -176,7 +176,6 @@ def interrupted(monkeypatch, function, calls=1, where=""):
     monkeypatch.setattr(module.os, function, stop)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("again", ["same", "raw changed", "another recipe"])
 @pytest.mark.parametrize("calls", [1, 2])
 def test_ended_within_the_exchange(tmp_path, toy, monkeypatch, calls, again):
@@ -258,7 +257,6 @@ def test_two_builds_of_one_store(ns1, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["cube.zarr"]
 
 
-@pytest.mark.slow
 def test_a_build_waits_for_the_lock(tmp_path, toy):
     from filelock import FileLock
 
@@ -312,7 +310,6 @@ except StoreError as error:
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 500, 4000])
 def test_no_room_in_any_stage(tmp_path, toy, limit):
     """The system refuses to write past a size: one line, no cube; with room again, the same command goes on."""
@@ -357,7 +354,6 @@ def test_a_cube_changes_places_with_the_one_it_replaces(tmp_path, toy, monkeypat
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cube.zarr", "new.zarr", "raw"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("inside", ["", "/store.zarr"])
 def test_an_unfinished_build_says_how_to_go_on(tmp_path, monkeypatch, capsys, inside):
     """By the very command: entered, it makes the cube that was asked for."""

@@ -13,6 +13,8 @@ import strfcube
 from strfcube.errors import RawDataError
 from strfcube.pipelines import matlab
 
+pytestmark = pytest.mark.slow
+
 BYTE, BIT = 1185, 0  # of the file below, over which scipy reads memory that is not its own
 
 
@@ -87,7 +89,6 @@ def deep(data):
     struct.pack_into("<Q", data, place + 32, place)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the processor time and the memory of a process")
 def test_hdf5_files_that_never_end(tmp_path, monkeypatch):
     monkeypatch.setenv("STRFCUBE_SOURCE_SECONDS", "3")
