@@ -2,6 +2,7 @@
 
 import inspect
 import io
+import json
 
 import numpy as np
 import pytest
@@ -150,8 +151,12 @@ def test_a_waveform_stands_at_its_time_and_in_its_scale(stored):
         assert 0 <= box.x0 < 0.001
         assert seconds - 0.001 < box.x1 <= seconds
         np.testing.assert_allclose([box.y0, box.y1], [-0.1, 0.1], atol=2e-3)
-    with pytest.raises(UsageError, match=r"no waveform of it; build it with --audio"):
-        make_cube().strf.plot.waveform()
+    for audio, what in (
+        (False, "build it without --no-audio"),
+        (True, "take a stimulus whose sound is in the release"),
+    ):
+        with pytest.raises(UsageError, match=rf"no waveform of it; {what}$"):
+            make_cube().assign_attrs(recipe=json.dumps({"audio": audio})).strf.plot.waveform()
 
 
 def test_a_cell_has_a_column_a_stimulus_on_one_scale(cube):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -250,8 +251,9 @@ def waveform(
     one = pair(ds, s, n, None)
     wave = of_stim(ds, s, n)
     if wave is None:
-        raise UsageError(f"stim {ds['stim'].values[s]}: the cube has no waveform of it; build it with --audio, or take "
-                         "a stimulus whose sound is in the release")  # fmt: skip
+        left_out = not json.loads(ds.attrs.get("recipe", "{}")).get("audio", True)
+        why = "build it without --no-audio" if left_out else "take a stimulus whose sound is in the release"
+        raise UsageError(f"stim {ds['stim'].values[s]}: the cube has no waveform of it; {why}")
     times, low, high = envelope(wave, 1200)
     trace = one.unit == "mV"
     with drawing(width_mm, 60, figure) as fig:
