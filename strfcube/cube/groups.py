@@ -6,6 +6,8 @@ import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from strfcube import limits
 from strfcube.cube.metadata import NO_FILE, Root, arrays, grid, keys, sharded
 from strfcube.errors import StoreError, StrfcubeError
@@ -68,6 +70,11 @@ def open_group(path: str, group: str = "", cache_dir: str | None = None, root: R
             )
         except FileNotFoundError:
             raise StoreError(f"{path} has no group '{group}'; build the cube again") from None
+        if group == "audio":
+            rates = ds["rate"].values[ds["row_size"].values > 0]
+            if not (np.isfinite(rates) & (rates > 0)).all():
+                raise StoreError(f"{files.url}/audio/rate has no sampling rate of a sound that is there; run strfcube "
+                                 "verify, and build the cube again")  # fmt: skip
     return ds.assign({n: guarded(v, f"{files.url}/{group}/{n}") for n, v in ds.data_vars.variables.items()})
 
 

@@ -246,3 +246,13 @@ def test_nothing_is_allocated_for_what_a_store_claims(copy):
 
 def peak():
     return int(next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM")).split()[1])
+
+
+def test_sounds_whose_rate_is_gone(copy):
+    """As if it had been built like that: the missing file reads as NaN."""
+    shutil.rmtree(copy / "audio" / "rate" / "c")
+    seal(copy)
+    view = CubeView(copy, mode="waveform", audio_fs=8000)
+    for read in (view.with_stimulus, lambda: view.batch([0]), strfcube.open(copy).strf.plot.waveform):
+        with pytest.raises(StoreError, match="audio/rate has no sampling rate of a sound that is there"):
+            read()

@@ -215,14 +215,8 @@ def test_results_are_whole_and_nobodys_but_the_callers(made, scheduler):
         one, total = dask.compute(data, (~da.isnan(data)).sum())
         assert total == np.count_nonzero(~np.isnan(truth["response"]))
         (once,) = dask.optimize(data)
-        found = [
-            one,
-            data.compute(),
-            data.persist().compute(),
-            once.compute(),
-            once.compute(),
-            (data + 0).compute(),
-        ]
+        ways = [data.compute, lambda: data.persist().compute(), once.compute, once.compute, (data + 0).compute]
+        found = [one, *(way() for way in ways[: 1 if scheduler == "processes" else None])]  # each starts processes
         for values in found:
             np.testing.assert_array_equal(values, truth["response"])
             assert values.flags.c_contiguous
