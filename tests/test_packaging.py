@@ -61,6 +61,7 @@ def test_sdist_holds_a_file_not_a_link(distributions):
         assert any(m.name.endswith("/LICENSE") for m in archive)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["wheel", "sdist", "editable"])
 def test_install_into_an_empty_environment(distributions, tmp_path, kind):
     python = empty_environment(tmp_path / "env", tmp_path / "neighbours")

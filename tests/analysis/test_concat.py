@@ -410,6 +410,7 @@ def test_a_written_pool_says_what_it_is(pair, tmp_path):
         strfcube.rebin(path, 10)
 
 
+@pytest.mark.slow
 def test_trials_come_along(demo, tmp_path):
     ds = strfcube.open(demo)
     field_l, mld = (strfcube.select(ds, area=area) for area in ("Field_L", "MLd"))
@@ -436,6 +437,7 @@ def test_trials_come_along(demo, tmp_path):
         assert wanted[key] == found
 
 
+@pytest.mark.slow
 def test_a_written_selection_is_a_cube_like_any_other(demo, tmp_path):
     chosen = strfcube.select(strfcube.open(demo), area="MLd", stim_type="flatrip")
     path = write(chosen, tmp_path / "part.zarr")

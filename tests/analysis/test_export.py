@@ -38,6 +38,7 @@ def groups(path):
     return strfcube.open(path), trials
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["demo", "counted", "traces"])
 def test_matlab_reads_what_the_cube_holds(which, request, tmp_path):
     path = request.getfixturevalue(which)
@@ -84,6 +85,7 @@ def test_netcdf_is_the_cube_again(which, request, tmp_path):
                 np.testing.assert_array_equal(got[variable].values, stored[variable].values.astype(got[variable].dtype))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["demo", "counted", "traces"])
 def test_tables_hold_every_event_and_every_trial(which, request, tmp_path):
     path = request.getfixturevalue(which)

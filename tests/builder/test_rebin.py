@@ -67,6 +67,7 @@ def test_everything(tmp_path, kwargs, dt):
     assert_equal_cubes(strfcube.rebin(cube, dt, out=tmp_path / "rebinned.zarr", jobs=1), direct)
 
 
+@pytest.mark.slow
 def test_there_and_back_again(tmp_path):
     cube = strfcube.build(everything(tmp_path / "raw"), out=tmp_path / "5.zarr", dt=5, **FAST)
     there = strfcube.rebin(cube, 2, out=tmp_path / "2.zarr", jobs=1)
@@ -146,6 +147,7 @@ def published():
     return np.arange(30, dtype=float).reshape(3, 10)
 
 
+@pytest.mark.slow
 def test_published_spectrograms_are_averaged(tmp_path):
     stimuli = [make_stim("a", audio=False, spectrogram=published), make_stim("b", audio=False)]
     trials = [spikes(s.id, "n", 1, [1, 55]) for s in stimuli]

@@ -73,6 +73,7 @@ def test_a_part_is_what_a_build_of_it_gives(made, tmp_path, only):
             assert strfcube.open(saved).attrs["digest"] == strfcube.open(built).attrs["digest"]
 
 
+@pytest.mark.slow
 def test_a_whole_cube_stays_what_it_is(made, tmp_path):
     ds = strfcube.open(made[1])
     again = strfcube.open(strfcube.save(ds, tmp_path / "again.zarr"))
@@ -80,6 +81,7 @@ def test_a_whole_cube_stays_what_it_is(made, tmp_path):
     assert again.attrs["recipe"] == ds.attrs["recipe"]
 
 
+@pytest.mark.slow
 def test_findings_are_cut_along(made, tmp_path):
     ds = strfcube.open(made[1])
     assert set(ds.strf.findings["file"]) == {"table.txt", *(f"source{n}/a.txt" for n in range(4))}
@@ -89,6 +91,7 @@ def test_findings_are_cut_along(made, tmp_path):
     assert saved.strf.findings.equals(part.strf.findings)
 
 
+@pytest.mark.slow
 def test_everything_works_on_a_saved_part(made, tmp_path):
     ds = strfcube.open(made[1])
     part = ds.strf.sel(group="g1")
@@ -131,6 +134,7 @@ def test_repeats_that_are_left(made, tmp_path):
     np.testing.assert_array_equal(saved["response"].values, part["response"].values)
 
 
+@pytest.mark.slow
 def test_pairs_that_are_hidden_have_no_trials(made, tmp_path):
     ds = strfcube.open(made[1])
     part = ds.strf.where(lambda cube: cube["n_repeats"] > 2)
@@ -234,6 +238,7 @@ def test_a_relative_path_is_that_of_the_call(tmp_path, monkeypatch):
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="the current folder cannot be removed there")
 def test_a_current_folder_that_was_removed(made, tmp_path, monkeypatch):
     (tmp_path / "gone").mkdir()
