@@ -208,7 +208,7 @@ def run(
                 assert built is not None
                 now = pool.submit(_state, request.current) if pool else None  # beside what is left to do here
                 findings = finalise.finalise(built, request)
-                at.settle({key: state for w in built.written for key, state in w.files.items()})
+                at.settle(built.files)
                 _see_unchanged(request, now.result() if now else request.current())
             _up_to_date(request, force)  # nobody put anything else there meanwhile
         except BaseException as error:
@@ -244,7 +244,7 @@ def _run_part(
     def begin() -> bool:
         if _up_to_date(request, force):
             return False
-        parts.begin(request, part, at, spool)
+        parts.begin(request, part, at.work, spool)
         return True
 
     with writable(request.target), at.beside(part.file_name, begin) as due:

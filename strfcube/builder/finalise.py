@@ -59,6 +59,11 @@ class Built:
     findings: tuple[Finding, ...]
     frequencies: NDArray[Any]
 
+    @property
+    def files(self) -> Files:
+        """All shards."""
+        return {key: state for w in self.written for key, state in w.files.items()}
+
 
 def response_attrs(plan: Plan, survey: Survey) -> dict[str, Any]:
     """Attributes of the response: what a value is, and in which unit."""
@@ -106,8 +111,7 @@ def finalise(built: Built, request: Request) -> tuple[Finding, ...]:
         root = zarr.open_group(built.draft, mode="a")
         root.attrs.update(_attrs(request, digests) | dict(request.attrs))
         zarr.consolidate_metadata(built.draft)
-    files = {key: state for w in built.written for key, state in w.files.items()}
-    put(built.draft, "zarr.json", sealed(connect(built.draft, ""), ends_of(files)))
+    put(built.draft, "zarr.json", sealed(connect(built.draft, ""), ends_of(built.files)))
     return findings
 
 

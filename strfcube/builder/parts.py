@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from pathlib import Path
 
-    from strfcube.builder.places import Place
     from strfcube.builder.request import Request
     from strfcube.builder.tasks import Task
 
@@ -69,7 +68,7 @@ class Part:
         return list(tasks[self.number - 1 :: self.count])
 
 
-def begin(request: Request, part: Part, at: Place, spool: str | None) -> None:
+def begin(request: Request, part: Part, work: Path, spool: str | None) -> None:
     """Make the work folder that of this build, or see that it is; and note that this part was begun.
 
     Raises
@@ -77,7 +76,6 @@ def begin(request: Request, part: Part, at: Place, spool: str | None) -> None:
     PartsError
         If an unfinished build of another recipe, or of other raw files, lies there, or its spools lie elsewhere.
     """
-    work = at.work
     recover(work, request.target)
     see_same(request, work)
     if spool is not None and list(work.glob(_BEGUN.format("*", "*"))) and not spools_in(work, spool):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-log = logging.getLogger("strfcube")
 SAVED = "saved"  # in place of a version in the stamp of what is not built: nobody goes on with it
 _OFTEN = 16  # entries that are put one by one
 _SHARE = 0.02  # of its time may a build lose when it is killed, for want of an entry
@@ -221,8 +219,9 @@ class Far:
         said = {"stamp": json.loads(stamp), "command": command}
         if self._said != said:
             self._left |= self._aside.put_many({BEGUN: json.dumps(said).encode()})
-        self._cube.remove([key for key in ("zarr.json",) if key in self._there])
-        self._there.pop("zarr.json", None)
+        if "zarr.json" in self._there:
+            self._cube.remove(["zarr.json"])
+            del self._there["zarr.json"]
         self._begun = True
 
     @contextmanager

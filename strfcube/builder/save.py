@@ -116,8 +116,9 @@ def _put(made: Prepared, at: Place, force: bool, tell: Progress | None) -> None:
 
 
 def _see_free(target: str, force: bool) -> None:
-    there = existing_cube(target) is not None or ("://" not in target and os.path.exists(target))
-    if there and not (force and existing_cube(target)):
+    cube = existing_cube(target)
+    there = cube is not None or ("://" not in target and os.path.exists(target))
+    if there and not (force and cube is not None):
         raise StoreError(
             f"{target}: there is a cube already: give another path, or replace it with --force (force=True)"
         )

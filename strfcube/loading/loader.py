@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from strfcube.errors import UsageError
-from strfcube.loading.order import Batches, Order, whole
+from strfcube.loading.order import Batches, Order, whole, yes_or_no
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -31,8 +31,7 @@ def order_of(
 ) -> Order:
     """Order of a view's stimuli; without a sampler, one that lacks its spectrogram is an error now."""
     reader, source = view._reader, view._source
-    if not isinstance(group_by_repeats, bool | np.bool_):
-        raise UsageError(f"group_by_repeats={group_by_repeats!r}, expected True or False")
+    yes_or_no("group_by_repeats", group_by_repeats)
     if sampler is None:
         reader.check()
     # Neither is read, only counted: the number of repeats of an item and the block it lies in

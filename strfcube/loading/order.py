@@ -55,8 +55,7 @@ class Order:
     ) -> None:
         if not whole(batch_size) or batch_size < 1:
             raise UsageError(f"batch_size={batch_size!r}, expected a whole number from 1")
-        if not isinstance(drop_last, bool | np.bool_):
-            raise UsageError(f"drop_last={drop_last!r}, expected True or False")
+        yes_or_no("drop_last", drop_last)
         if shuffle not in (False, True, "block"):
             raise UsageError(f"shuffle={shuffle!r}, expected False, True or 'block'")
         if sampler is not None and shuffle:
@@ -273,6 +272,12 @@ def _told(sampler: Any) -> str:
     """Kind of a sampler, and what shares it out among processes."""
     options = [f"{name}={getattr(sampler, name)}" for name in ("num_replicas", "seed") if hasattr(sampler, name)]
     return f"{type(sampler).__name__}({', '.join(options)})"
+
+
+def yes_or_no(name: str, value: object) -> None:
+    """Refuse an option that is neither True nor False."""
+    if not isinstance(value, bool | np.bool_):
+        raise UsageError(f"{name}={value!r}, expected True or False")
 
 
 def whole(number: Any) -> bool:

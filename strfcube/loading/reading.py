@@ -9,6 +9,7 @@ import numpy as np
 
 from strfcube import limits
 from strfcube.errors import UsageError
+from strfcube.loading.order import yes_or_no
 
 if TYPE_CHECKING:
     import os
@@ -81,8 +82,7 @@ class Reading:
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name}={getattr(self, name)!r}, expected one of {', '.join(allowed)}")
         for name in ("average_repeats", "allow_mixed"):
-            if not isinstance(getattr(self, name), bool | np.bool_):
-                raise UsageError(f"{name}={getattr(self, name)!r}, expected True or False")
+            yes_or_no(name, getattr(self, name))
         if (self.mode == "waveform") != (self.audio_fs is not None):
             raise UsageError(f"mode={self.mode!r}, audio_fs={self.audio_fs!r}: waveforms, and only they, need a rate")
         if self.audio_fs is not None and not (isinstance(self.audio_fs, int | float | np.number) and self.audio_fs > 0):
