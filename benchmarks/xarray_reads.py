@@ -43,7 +43,8 @@ def show(what, function, times=5):
 def opening(path):
     """Seconds that opening and a first value take in a new process, after its imports."""
     code = (
-        "import sys, time, strfcube, xarray, zarr, dask.array, numcodecs, google_crc32c\n"
+        "import importlib.util, sys, time, strfcube, xarray, zarr, dask.array, numcodecs, google_crc32c\n"
+        "if importlib.util.find_spec('distributed'): import distributed\n"  # which dask asks for at a first value
         "import strfcube.cube.lazy_array\n"
         "start = time.perf_counter(); ds = strfcube.open(sys.argv[1]); float(ds.response[0, 0, 0, 0])\n"
         "print(time.perf_counter() - start)"
@@ -106,8 +107,8 @@ def measure(path, batch, *, plain, whole):
     show("ten neurons", lambda: ds["response"].isel(neuron=ten).compute())
     show('ds.response.mean("repeat")', lambda: ds["response"].mean("repeat").compute())
     if whole:
-        show("limit: new memory full of NaN", lambda: np.full(ds["response"].shape, np.nan, np.float32), 3)
-        show("ds.response.load()", lambda: ds["response"].compute(), 3)
+        show("limit: new memory full of NaN", lambda: np.full(ds["response"].shape, np.nan, np.float32), 9)
+        show("ds.response.load()", lambda: ds["response"].compute(), 9)
         values = da.from_array(ds["response"].values, chunks=ds["response"].data.chunks)
         memory = xr.DataArray(values, dims=ds["response"].dims)
         show("limit: dask's mean of it in memory", lambda: memory.mean("repeat").compute(), 3)

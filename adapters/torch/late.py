@@ -134,12 +134,16 @@ def floats(raw: torch.Tensor, dtype: torch.dtype, take: Take, threads: int) -> t
         some = slice(k * _AT_ONCE, (k + 1) * _AT_ONCE)
         here = counts[some]
         out = np.empty(len(here), np.float32) if short else values[some]
-        np.copyto(out, here)
-        if here.max() == 255:
-            np.not_equal(here, 255, out=seen[some])
-            np.copyto(out, np.nan, where=~seen[some])
+        known = here != 255
+        found = np.count_nonzero(known)
+        if 2 * found < len(here):  # mostly the place of repeats that others have
+            out.fill(np.nan)
+            np.copyto(out, here, where=known)
         else:
-            seen[some] = True
+            np.copyto(out, here)
+            if found < len(here):
+                np.copyto(out, np.nan, where=~known)
+        seen[some] = known
         if short:  # its upper half: a count of a byte has no bits in the lower one
             np.right_shift(out.view(np.uint32), 16, out=values[some], casting="unsafe")
 

@@ -95,7 +95,7 @@ def _columns_of_stored(values: NDArray[Any], fill: int, out: NDArray[np.float64]
     """As `_power_columns`, of counts (..., repeat, time) in which `fill` is what was not observed."""
     out = np.empty((*values.shape[:-2], _OWN)) if out is None else out
     every = values.shape[-2]
-    for at in blocks(values.shape, 4 * BLOCK_VALUES):
+    for at in blocks(values.shape, 8 * BLOCK_VALUES):
         part = values[at]
         missing = part == fill
         lacking = np.add.reduce(missing.view(np.uint8), axis=-2, dtype=np.uint8 if every < 256 else np.uint32)
@@ -182,7 +182,7 @@ def _equal_windows(
         signal_power = rows.sum(-1) / freedom
         total_power = own.sum(-1) / (repeats * (bins - 1.0))
         psth_power = ((repeats - 1.0) * signal_power + total_power) / repeats
-        null = 2 * _noise_moment(x, sums, present, used, size) / freedom
+        null = 2 * _noise_moment(x, sums, present, used, bins, size) / freedom
         noise_power = total_power - signal_power
         variance = _jackknife(rows, present, signal_power, noise_power, repeats, bins, null)
         columns = [repeats, bins, signal_power, total_power, psth_power, null, variance]
@@ -191,7 +191,9 @@ def _equal_windows(
             p -= p.sum(-1, keepdims=True) / bins[..., None]
             p *= used
             columns += [(p * total).sum(-1) / (repeats * (bins - 1.0)), (p * p).sum(-1) / (bins - 1.0)]
-    out = np.stack(np.broadcast_arrays(*columns), -1).astype(np.float64)
+    out = np.empty((*np.broadcast_shapes(*(c.shape for c in columns)), len(columns)))
+    for i, column in enumerate(columns):
+        out[..., i] = column
     out[..., 2:][(repeats < 2) | (bins < 2)] = np.nan
     return out
 
@@ -213,8 +215,9 @@ def _jackknife(
 
 
 def _noise_moment(
-    x: NDArray[Any], sums: NDArray[np.float64], present: NDArray[np.bool_], used: NDArray[np.bool_], size: int
-) -> NDArray[np.float64]:
+    x: NDArray[Any], sums: NDArray[np.float64], present: NDArray[np.bool_], used: NDArray[np.bool_],
+    bins: NDArray[np.intp], size: int,
+) -> NDArray[np.float64]:  # fmt: skip
     """``tr(N^2) / T`` of the covariance N of the noise over time, from differences of neighbouring repeats.
 
     By Parseval the mean square of the noise spectrum. Its square is too large by one part in the number of
@@ -233,31 +236,32 @@ def _noise_moment(
     whole = np.zeros((*there.shape, size), np.float32)
     difference = whole[..., : x.shape[-1]]
     np.subtract(x[..., 0 : 2 * half : 2, :], x[..., 1 : 2 * half : 2, :], out=difference, casting="same_kind")
-    bins = np.maximum(used.sum(-1), 1).astype(np.float32)
+    every = bool((bins == x.shape[-1]).all())
+    bins = np.maximum(bins, 1)
     mean = ((sums[..., 0 : 2 * half : 2] - sums[..., 1 : 2 * half : 2]) / bins[..., None]).astype(np.float32)
     if not there.all():
         difference *= there[..., None]
         mean *= there
     # Of a whole series the mean is frequency 0, which is left out.
-    if size > x.shape[-1] or not used.all():
+    if size > x.shape[-1] or not every:
         difference -= mean[..., None]
-        if not used.all():
+        if not every:
             difference *= used[..., None, :]
     parts = rfft(whole, axis=-1).view(np.float32)
     np.square(parts, out=parts)
     power = parts.sum(-2)
     power = power[..., 0::2] + power[..., 1::2]
     count = np.maximum(there.sum(-1), 1)
-    return np.asarray(_mean_square(power / (2 * bins * count)[..., None], size) / (1 + 1 / count))
+    return np.asarray(_mean_square(power, size) / (2.0 * bins * count) ** 2 / (1 + 1 / count))
 
 
 def _mean_square(power: NDArray[Any], size: int) -> NDArray[np.float64]:
     """Mean square of a spectrum over all frequencies but 0, from its half of `rfft`."""
-    weight = np.full(power.shape[-1], 2.0)
-    weight[0] = 0
-    if size % 2 == 0:
-        weight[-1] = 1
-    return np.asarray((power.astype(np.float64) ** 2 @ weight) / max(1, size - 1))
+    rest = power[..., 1:]
+    total = 2 * np.vecdot(rest, rest).astype(np.float64)
+    if size % 2 == 0:  # the last one there is once
+        total = total - rest[..., -1].astype(np.float64) ** 2
+    return np.asarray(total / max(1, size - 1))
 
 
 def _unequal_windows(

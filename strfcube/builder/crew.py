@@ -144,7 +144,7 @@ class _Crew:
         self._lock = threading.Lock()
         self._idle: list[Worker] = []
         self._all: set[Worker] = set()
-        self._over = False
+        self._over = self._watched = False
         self._used = time.monotonic()
 
     def ask(self, number: int, shared: bytes, request: bytes, fresh: bool) -> bytes:
@@ -166,23 +166,28 @@ class _Crew:
         with self._lock:
             self._idle.append(worker)
             self._used = time.monotonic()
-        timer = threading.Timer(_IDLE, self._rest)
-        timer.daemon = True
-        timer.start()
+            if not self._watched:
+                self._watched = True
+                threading.Thread(target=self._watch, name="strfcube-idle", daemon=True).start()
         return answer
 
     def _drop(self, worker: Worker) -> None:
         worker.end()
         self._all.discard(worker)
 
-    def _rest(self) -> None:
+    def _watch(self) -> None:
         """End those that wait for nothing: whoever began the build may be gone."""
-        with self._lock:
-            if time.monotonic() - self._used < _IDLE:
-                return
-            for worker in self._idle:
-                self._drop(worker)
-            self._idle.clear()
+        while True:
+            with self._lock:
+                left = self._used + _IDLE - time.monotonic()
+                if left <= 0:
+                    for worker in self._idle:
+                        self._drop(worker)
+                    self._idle.clear()
+                if not self._all:
+                    self._watched = False
+                    return
+            time.sleep(left if left > 0 else _IDLE)
 
     def end(self) -> None:
         """End all, whatever they do."""

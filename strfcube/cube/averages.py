@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ def blocks(shape: tuple[int, ...], values: int = BLOCK_VALUES) -> Iterator[tuple
         yield ()
         return
     step = max(1, values // max(1, shape[-2] * shape[-1]))
-    for index in np.ndindex(lead[:-1]):
+    for index in itertools.product(*map(range, lead[:-1])):
         for first in range(0, lead[-1], step):
             yield (*index, slice(first, first + step))
 

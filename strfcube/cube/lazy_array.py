@@ -87,7 +87,7 @@ class _Optimize:
             shape = tuple(map(sum, chunks))
             regions = itertools.product(*(_slices(c) for c in chunks))
             tasks = {
-                (name, *at): (_fill, whole, list(region), f"room-{name}")
+                (name, *at): (partial(_fill, region), whole, f"room-{name}")  # dask looks into whatever it is shown
                 for at, region in zip(np.ndindex(*map(len, chunks)), regions, strict=True)
             }
             layers[f"room-{name}"] = MaterializedLayer({f"room-{name}": (_Room, list(shape))})
@@ -156,11 +156,11 @@ class _Room:
             return self._array
 
 
-def _fill(source: Reading | Applied, region: list[slice], room: _Room) -> NDArray[Any]:
+def _fill(region: tuple[slice, ...], source: Reading | Applied, room: _Room) -> NDArray[Any]:
     """One block, as a part of the whole."""
     whole: Any = room.array(source.dtype)
     out: NDArray[Any] = whole[(..., *region)]  # an array also where it has no dimension
-    source.into(tuple(region), out)
+    source.into(region, out)
     return out
 
 

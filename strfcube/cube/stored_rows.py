@@ -350,8 +350,9 @@ class Rows:
         for dim, k in zip(self.dims, key, strict=True):
             if not isinstance(k, int | np.integer):
                 dims.append(dim)
-            if not (isinstance(k, slice) and k == slice(None)):
-                at = np.arange(self._full[dim])[k]
+            size = self._full[dim]
+            if not (isinstance(k, slice) and k.indices(size) == (0, size, 1)):
+                at = np.arange(size)[k]
                 positions[dim] = np.atleast_1d(at).astype(np.intp, copy=False)
         parts, rest = self.parts, positions[-len(self.rest) :]
         if positions[0] is not None:
@@ -528,6 +529,9 @@ def pieces(positions: Index, chunk: int, size: int) -> tuple[list[tuple[int, Spa
         if (low, high) == (first, last):
             return straight, _NOWHERE
         return straight, np.r_[0 : low - first, high - first : last - first]
+    low, high = (int(positions.min()), int(positions.max())) if len(positions) else (0, -1)
+    if 0 <= low <= high < size and low // chunk == high // chunk:
+        return [(low // chunk, slice(0, len(positions), 1), as_span(positions - low // chunk * chunk))], _NOWHERE
     inside = (positions >= 0) & (positions < size)
     here = np.flatnonzero(inside)
     number, within = np.divmod(positions[here], chunk)
@@ -554,24 +558,46 @@ def _read(source: StoredArray, positions: Sequence[Index], out: NDArray[np.float
     rest = list(itertools.product(*parts[1:]))
     for first in parts[0]:
         wanted = [(first, *others) for others in rest]
-        stored = [across for across in wanted if source.has(tuple([number for number, _, _ in across]))]
-        if 2 * len(stored) < len(wanted) and isinstance(first[1], slice):
+        stored = [across for across in wanted if source.has(_chunk(across))]
+        begun = None if not stored else _lying(source.read(_chunk(stored[0])), stored[0], array.chunk)
+        held = 0 if begun is None or begun[0] is None else begun[0].size * len(stored)
+        sparse = isinstance(first[1], slice) and 2 * held < out[first[1]].size
+        if sparse:
             out[first[1]] = np.nan  # all of it at once takes half the time that parts of it do
-            wanted = stored
-        for across in wanted:
-            values = source.read(tuple([number for number, _, _ in across]))
-            spans = [here for _, here, _ in across]
-            if values is not None:
-                for dim, (_, _, there) in enumerate(across):
-                    if values.shape[dim] < array.chunk[dim]:  # repeats at the end that are blank
-                        there, spans[dim], beyond = _held(there, spans[dim], values.shape[dim])
-                        _put(out, (*spans[:dim], beyond, *spans[dim + 1 :]), None, array.fill)
-                    values = values[(slice(None),) * dim + (there,)]
-            _put(out, tuple(spans), values, array.fill)
+        for across in stored if sparse else wanted:
+            if begun is not None and across is stored[0]:
+                values, spans, blank = begun
+            else:
+                values, spans, blank = _lying(source.read(_chunk(across)), across, array.chunk)
+            _put(out, spans, values, array.fill)
+            for beyond in () if sparse else blank:
+                _put(out, beyond, None, array.fill)
+
+
+def _chunk(across: Sequence[tuple[int, Span, Span]]) -> Place:
+    return tuple([number for number, _, _ in across])
+
+
+def _lying(
+    values: NDArray[Any] | None, across: Sequence[tuple[int, Span, Span]], chunk: Place
+) -> tuple[NDArray[Any] | None, tuple[Span, ...], list[tuple[Span, ...]]]:
+    """What of a chunk is wanted, where it goes, and where the repeats at its end go that are blank."""
+    spans, blank = [here for _, here, _ in across], []
+    if values is not None:
+        for dim, (_, _, there) in enumerate(across):
+            if values.shape[dim] < chunk[dim]:
+                there, spans[dim], beyond = _held(there, spans[dim], values.shape[dim])
+                blank.append((*spans[:dim], beyond, *spans[dim + 1 :]))
+            values = values[(slice(None),) * dim + (there,)]
+    return values, tuple(spans), blank
 
 
 def _held(there: Span, here: Span, size: int) -> tuple[Span, Span, Span]:
     """Positions in a chunk of so many values and those here, where there are values, and those here beyond them."""
+    if isinstance(there, slice) and isinstance(here, slice) and {there.step, here.step} <= {None, 1}:
+        cut = max(0, min(size, there.stop) - there.start)
+        edge = here.start + cut
+        return slice(there.start, there.start + cut), slice(here.start, edge), slice(edge, here.stop)
     inside, at = (where := _index(there)) < size, _index(here)
     return as_span(where[inside]), as_span(at[inside]), as_span(at[~inside])
 
