@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from strfcube.loading.reading import Options
 
 Batch = dict[str, Any]
+_LARGE = 40_000_000  # values of a batch: two of them, as floats with their masks, take 0.4 GB
 
 
 class Item(Batch):
@@ -427,9 +428,10 @@ class CubeLoader(Epochs, DataLoader[Batch]):
         finished, pinned = self.collate_fn, self.pin_memory
         # What this process reads goes into page-locked memory at once, not through a copy
         pin = pinned and not self.num_workers
-        # What is read now is used now: of the next batch there are no floats while the loop still holds this one
+        # Of a large batch there are no floats while the loop still holds the one before; a small one is read faster
         here = not view._carries and view._place["device"] in (None, torch.device("cpu"))
-        late = here and not (self.prefetch or self.num_workers or pinned)
+        large = view._reader.largest(self.order.batch_size) >= _LARGE
+        late = here and large and not (self.prefetch or self.num_workers or pinned)
         self.collate_fn, self.pin_memory = partial(_unfinished, pin=pin, late=late), pinned and not pin
         try:
             batches: Iterator[Batch] = super().__iter__()

@@ -203,8 +203,10 @@ _crews: dict[str, _Crew] = {}
 _lock = threading.Lock()
 
 
-def carry_out(token: str, number: int, shared: bytes, request: bytes, fresh: bool) -> tuple[str, bytes | int]:
-    """Do one task; a task of the cluster.
+def carry_out(
+    token: str, number: int, shared: bytes, requests: list[bytes], fresh: bool
+) -> tuple[list[tuple[str, bytes | int]], float]:
+    """Do some tasks, one after the other; a task of the cluster.
 
     Parameters
     ----------
@@ -212,22 +214,28 @@ def carry_out(token: str, number: int, shared: bytes, request: bytes, fresh: boo
         Of the run of the build.
     number, shared : int, bytes
         What all tasks of a stage are given, pickled, and which of those this is.
-    request : bytes
-        Function, arguments and limit, pickled.
+    requests : list of bytes
+        Of each, function, arguments and limit, pickled.
     fresh : bool
-        Whether it has to be in a process in which nothing else has run.
+        Whether each has to be in a process in which nothing else has run.
 
     Returns
     -------
-    tuple
-        What `strfcube.builder.worker.value_of` reads, or what the process ended with.
+    list of tuple
+        Of each, what `strfcube.builder.worker.value_of` reads, or what the process ended with.
+    float
+        Seconds that all of it took.
     """
     with _lock:
         crew = _crews.setdefault(token, _Crew())
-    try:
-        return ANSWER, crew.ask(number, shared, request, fresh)
-    except EndedError as end:
-        return ENDED, end.code
+    answers: list[tuple[str, bytes | int]] = []
+    begun = time.monotonic()
+    for request in requests:
+        try:
+            answers.append((ANSWER, crew.ask(number, shared, request, fresh)))
+        except EndedError as end:
+            answers.append((ENDED, end.code))
+    return answers, time.monotonic() - begun
 
 
 def end(token: str) -> None:

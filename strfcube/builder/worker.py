@@ -97,9 +97,12 @@ class Workers(Protocol):
         ...
 
 
-def _without_secrets() -> dict[str, str]:
-    """The environment of a worker: none has a use for a password."""
-    return {name: value for name, value in os.environ.items() if name not in VARIABLES}
+def _environment() -> dict[str, str]:
+    """The environment of a worker: none has a use for a password, or for memory that goes back to the system at once.
+
+    The latter is what dask sets for its own workers; reading takes a tenth longer with it.
+    """
+    return {name: value for name, value in os.environ.items() if name not in (*VARIABLES, "MALLOC_TRIM_THRESHOLD_")}
 
 
 class Pool:
@@ -208,7 +211,7 @@ class Worker:
         own: dict[str, Any] = {"start_new_session": True} if os.name == "posix" else {"creationflags": 0x200}
         self.process = subprocess.Popen(
             [sys.executable, "-c", _START, str(os.getpid()), *sys.path],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_without_secrets(), cwd=_folder(), **own,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment(), cwd=_folder(), **own,
         )  # fmt: skip
         self._version = 0
 

@@ -103,8 +103,11 @@ class BatchReader:
 
     def window(self, batch_size: int) -> int:
         """Batches that may be asked for ahead of their time."""
-        each = len(self.neuron) * int(self.n_repeats.max(initial=1)) * self.source.cube.sizes["time"] * batch_size
-        return max(1, _AHEAD_BYTES // max(1, each))
+        return max(1, _AHEAD_BYTES // max(1, self.largest(batch_size)))
+
+    def largest(self, batch_size: int) -> int:
+        """Values of the responses of a batch, at most."""
+        return len(self.neuron) * int(self.n_repeats.max(initial=1)) * self.source.cube.sizes["time"] * batch_size
 
     def fetch(self, items: Sequence[int]) -> None:
         """Ask for what a batch of some visible stimuli reads; of no effect where it is at hand."""

@@ -19,6 +19,12 @@ from strfcube.loading.memory import Buffers  # noqa: E402
 pytestmark = pytest.mark.torch
 
 
+@pytest.fixture(autouse=True)
+def late(monkeypatch):
+    """Batches of any size count as large."""
+    monkeypatch.setattr("strfcube.adapters.torch._LARGE", 0)
+
+
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     return make_store(tmp_path_factory.mktemp("cubes"), stim=5, neuron=9, repeat=4, bins=40, seed=2)[1]
@@ -62,6 +68,12 @@ WAYS = {
     ),
     "its own type": lambda b: type(b)(dict(b.items())),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(("values", "kind"), [(2 * 9 * 4 * 40, LateBatch), (2 * 9 * 4 * 40 + 1, dict)])
+def test_only_large_batches_are_made_late(path, values, kind, monkeypatch):
+    monkeypatch.setattr("strfcube.adapters.torch._LARGE", values)
+    assert {type(batch) for batch in CubeDataset(path).loader(2)} == {kind}
 
 
 @pytest.mark.parametrize("way", WAYS)

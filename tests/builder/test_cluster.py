@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import threading
@@ -14,6 +15,8 @@ from toy import FAST, Toy, make_neuron, make_stim, random_toy, spikes, tone, wri
 
 import strfcube
 from strfcube.builder import crew
+from strfcube.builder.cluster import Cluster
+from strfcube.builder.worker import EndedError, dumps, value_of
 from strfcube.errors import StrfcubeError, UsageError
 
 distributed = pytest.importorskip("distributed")
@@ -113,6 +116,39 @@ def test_ended_again_and_again(tmp_path, toy, client, how):
     if how == "process":  # the end of a worker may take along what was read there and not yet told of
         assert min(done for stage, done, _ in said if stage == "ingest") > 0
     assert digest(out) == expected
+
+
+def answering(shared, what):
+    if what == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return what
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_one_of_several_tasks_that_go_together_ends_its_process():
+    requests = [dumps((answering, (what,), math.inf)) for what in ("first", "die", "last")]
+    answers, took = crew.carry_out("some build", 1, dumps(None), requests, fresh=False)
+    crew.end("some build")
+    assert [how for how, _ in answers] == [crew.ANSWER, crew.ENDED, crew.ANSWER]
+    assert [value_of(answers[i][1]) for i in (0, 2)] == ["first", "last"]
+    assert EndedError(answers[1][1]).from_outside
+    assert took > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_short_tasks_go_several_at_a_time(tmp_path, client, monkeypatch):
+    """All are answered, that which ends its process by its own error."""
+    submit, handed = client.submit, []
+    monkeypatch.setattr(client, "submit", lambda *args, **more: handed.append(args[0]) or submit(*args, **more))
+    asked = [f"task {n}" for n in range(100)]
+    asked[60] = "die"
+    with Cluster(client, "", tmp_path) as pool:
+        answers = [pool.submit(answering, what) for what in asked]
+        with pytest.raises(EndedError):
+            answers.pop(60).result()
+        assert [a.result() for a in answers] == [what for what in asked if what != "die"]
+    assert handed.count(crew.carry_out) < 60
 
 
 @pytest.mark.slow
