@@ -75,6 +75,10 @@ def measure(path, batch, *, plain, whole):
         for at in places:
             source.read(at)
 
+    def epoch():
+        for batch in loader:
+            batch["responses"]  # which are made when they are asked for
+
     def write():
         for _ in range(ds.sizes["stim"]):
             one[...] = np.nan
@@ -98,7 +102,7 @@ def measure(path, batch, *, plain, whole):
     show("limit: decode every chunk, one thread", decode)
     show("limit: write every value, one thread", write)
     show("limit: decode, and the arithmetic of powers", arithmetic)
-    show("torch epoch", lambda: [None for _ in loader])
+    show("torch epoch", epoch)
     show("ds.strf.psth()", lambda: ds.strf.psth().compute())
     show("ds.strf.quality()", ds.strf.quality)
     middle = str(ds["neuron"].values[ds.sizes["neuron"] // 2])
