@@ -326,11 +326,9 @@ class Cluster:
                 raise ConnectionError(self._client.status) from None
             killed = _distributed().KilledWorker
             lost = asyncio.CancelledError | CancelledError | TimeoutError  # with the worker that held the answer
-            error = (
-                EndedError(-_KILLED)
-                if isinstance(raised, killed | lost)
-                else LostWorkerError(f"a worker of the cluster: {raised}")
-            )
+            error: Exception = LostWorkerError(f"a worker of the cluster: {raised}")
+            if isinstance(raised, killed | lost):
+                error = EndedError(-_KILLED)
             if isinstance(raised, killed) and len(event.calls) == 1:  # dask tried it often enough
                 event.calls[0].deaths = _TRIES
             self._lost(event, error)

@@ -121,7 +121,21 @@ def test_ended_again_and_again(tmp_path, toy, client, how):
 def answering(shared, what):
     if what == "die":
         os.kill(os.getpid(), signal.SIGKILL)
-    return what
+    return os.environ.get(what, what)
+
+
+def test_processes_keep_memory_and_end_when_nobody_asks(monkeypatch):
+    """Whatever dask sets for its own workers."""
+    monkeypatch.setattr(crew, "_IDLE", 0.1)
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
+    ((how, value),), _ = crew.carry_out(
+        "idle build", 1, dumps(None), [dumps((answering, ("MALLOC_TRIM_THRESHOLD_",), math.inf))], fresh=False
+    )
+    assert (how, value_of(value)) == (crew.ANSWER, "MALLOC_TRIM_THRESHOLD_")
+    until = time.monotonic() + 60
+    while crew._crews["idle build"]._all and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not crew._crews["idle build"]._all
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
