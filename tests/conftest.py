@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -48,3 +49,12 @@ def data_dir(monkeypatch, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp() / "data"
     monkeypatch.setenv("STRFCUBE_DATA_DIR", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _level_of_the_log():
+    """What a test, such as a page of the documentation, sets for itself, it sets for itself."""
+    log = logging.getLogger("strfcube")
+    level = log.level
+    yield
+    log.setLevel(level)

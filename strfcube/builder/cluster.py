@@ -39,6 +39,8 @@ _EVERY = 1.0  # s between two looks at who is there
 _CONNECT = 10.0  # s
 _AHEAD = 2  # bundles a thread: the next lies there when one is done
 _BUNDLE = 0.5  # s that the tasks of a bundle take
+_MOST = 32  # of them, however short the last ones were
+_SHARE = 8  # bundles a thread that what waits is enough for: some tasks take longer than others
 _ANSWER = 30.0  # s in which an answer comes from where it is
 _WAITING = 5.0  # s without a worker, after which that is said
 _KILLED = getattr(signal, "SIGKILL", signal.SIGTERM)
@@ -124,12 +126,11 @@ class _Call:
     """One task."""
 
     function: Callable[..., Any]
-    args: tuple[Any, ...]
-    limit: float
+    request: bytes
     fresh: bool
     shared: tuple[int, Any]
     answer: Future[Any] = field(default_factory=Future)
-    ended: bool = False  # once, although its answer may have been lost with the worker that held it
+    ended: bool = False  # once, although its answer was lost with the worker that held it
     deaths: float = 0.0
 
 
@@ -138,8 +139,8 @@ class _Bundle:
     """Tasks that are one to the cluster."""
 
     calls: list[_Call]
-    at: Any  # the cluster's own future
     where: frozenset[str]
+    at: Any = None  # the cluster's own future
 
 
 class Cluster:
@@ -203,7 +204,12 @@ class Cluster:
         self, function: Callable[..., Any], *args: Any, limit: float = math.inf, fresh: bool = False
     ) -> Future[Any]:
         """Call ``function(shared, *args)`` in a process of a worker; as in `strfcube.builder.worker.Pool`."""
-        call = _Call(function, args, limit, fresh, self._shared)
+        call = _Call(function, b"", fresh, self._shared)
+        try:
+            call.request = dumps((function, args, limit))
+        except Exception as error:  # of whatever cannot be pickled
+            call.answer.set_exception(error)
+            return call.answer
         self._events.put(call)
         if self._error is not None:
             self._fail(self._error)
@@ -215,9 +221,11 @@ class Cluster:
             while not self._over:
                 with suppress(queue.Empty):
                     event = self._events.get(timeout=_EVERY)
-                    while event is not None:
+                    while event is not None and not self._over:
                         self._take(event)
                         event = self._events.get_nowait()
+                if self._over:
+                    return
                 if time.monotonic() - looked > _EVERY:
                     for line in self._look():
                         log.warning("%s; it is given nothing", line)
@@ -247,6 +255,7 @@ class Cluster:
                 else:
                     self._threads[address] = there[address]
             self._seen.update(found)
+        self._seen &= set(there)  # one that comes back is another
         self._threads = {address: self._threads[address] for address in there if address in self._threads}
         for bundle in list(self._running):
             if bundle.where.isdisjoint(self._threads):  # all that it could go to are gone
@@ -263,21 +272,20 @@ class Cluster:
     def _hand_out(self) -> None:
         free = _AHEAD * sum(self._threads.values()) - len(self._running)
         while free > 0 and (calls := self._together()):
-            first, where = calls[0], frozenset(self._threads)
-            requests = [dumps((call.function, call.args, call.limit)) for call in calls]
-            at = self._client.submit(
-                crew.carry_out, self._site.token, *first.shared, requests, first.fresh, pure=False,
-                workers=list(where), key=f"strfcube-{first.function.__name__}-{uuid4().hex}",
-            )  # fmt: skip
-            bundle = _Bundle(calls, at, where)
+            first, bundle = calls[0], _Bundle(calls, frozenset(self._threads))
             self._running.add(bundle)
-            at.add_done_callback(lambda _, bundle=bundle: self._events.put(bundle))
+            name = getattr(first.function, "__name__", "task")
+            bundle.at = self._client.submit(
+                crew.carry_out, self._site.token, *first.shared, [call.request for call in calls], first.fresh,
+                pure=False, workers=list(bundle.where), key=f"strfcube-{name}-{uuid4().hex}",
+            )  # fmt: skip
+            bundle.at.add_done_callback(lambda _, bundle=bundle: self._events.put(bundle))
             free -= 1
 
     def _together(self) -> list[_Call]:
         """The next that wait, as many as take `_BUNDLE` together, and as leave work for the others."""
         calls: list[_Call] = []
-        most = len(self._waiting) // (_AHEAD * max(1, sum(self._threads.values())))
+        most = min(_MOST, len(self._waiting) // (_SHARE * max(1, sum(self._threads.values()))))
         while self._waiting:
             call = self._waiting[0]
             alone = call.fresh or call.deaths  # what may end a worker takes nothing else along
@@ -317,10 +325,8 @@ class Cluster:
             return
         if self._client.status != "running":
             raise ConnectionError(self._client.status)
-        for call in event.calls:
-            call.ended = call.ended or event.at.status == "finished"
         try:
-            answers, took = event.at.result(timeout=_ANSWER)
+            answers, took = self._result(event.at)
         except (Exception, asyncio.CancelledError) as raised:  # of the cluster, not of the task
             if self._client.status != "running":
                 raise ConnectionError(self._client.status) from None
@@ -331,6 +337,9 @@ class Cluster:
                 error = EndedError(-_KILLED)
             if isinstance(raised, killed) and len(event.calls) == 1:  # dask tried it often enough
                 event.calls[0].deaths = _TRIES
+            if isinstance(raised, TimeoutError):
+                for call in event.calls:
+                    call.ended = True
             self._lost(event, error)
             return
         self._running.discard(event)
@@ -342,6 +351,17 @@ class Cluster:
                 self._again(call, end)
             else:
                 self._give(call, end)
+
+    @staticmethod
+    def _result(at: Any) -> Any:
+        """What a bundle gave; not waited for where the worker that holds it is gone."""
+        until = time.monotonic() + _ANSWER
+        while True:
+            try:
+                return at.result(timeout=0 if at.status == "lost" else _EVERY / 2)
+            except TimeoutError:
+                if at.status in ("lost", "pending") or time.monotonic() > until:
+                    raise
 
     def _answer(self, call: _Call, answer: bytes) -> None:
         try:
@@ -358,13 +378,17 @@ class Cluster:
 
     def _fail(self, error: Exception) -> None:
         """Let nobody wait for what will not come."""
+        for call in self._left():
+            self._give(call, error)
+
+    def _left(self) -> list[_Call]:
+        """All tasks that have no answer yet."""
         with suppress(queue.Empty):
             while True:
                 event = self._events.get_nowait()
                 if isinstance(event, _Call):
                     self._waiting.append(event)
-        for call in [*self._waiting, *(call for bundle in self._running for call in bundle.calls)]:
-            self._give(call, error)
+        return [*self._waiting, *(call for bundle in list(self._running) for call in bundle.calls)]
 
     def close(self) -> None:
         """Take back all tasks, and end the processes that do them."""
@@ -375,12 +399,14 @@ class Cluster:
             ender = threading.Thread(target=self._end, daemon=True)
             ender.start()
             ender.join(_CONNECT)  # a cluster that does not answer is not waited for
+        for call in self._left():
+            call.answer.cancel()
         self._site.leave()
 
     def _end(self) -> None:
         with suppress(Exception):
-            if self._running:
-                self._client.cancel([bundle.at for bundle in self._running], force=True)
+            if handed := [bundle.at for bundle in list(self._running) if bundle.at is not None]:
+                self._client.cancel(handed, force=True)
             self._client.run(crew.end, self._site.token, on_error="ignore")
 
     def __enter__(self) -> Cluster:

@@ -12,7 +12,6 @@ import platform
 import sys
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
@@ -239,6 +238,7 @@ def carry_out(
 
 
 def end(token: str) -> None:
-    """End the processes of a build here."""
-    with suppress(KeyError):
-        _crews[token].end()
+    """End the processes of a build here; what is still asked of them starts none."""
+    with _lock:
+        crew = _crews.setdefault(token, _Crew())
+    crew.end()
