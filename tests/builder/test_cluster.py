@@ -5,6 +5,9 @@ import json
 import math
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
@@ -151,18 +154,54 @@ def test_one_of_several_tasks_that_go_together_ends_its_process():
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_short_tasks_go_several_at_a_time(tmp_path, client, monkeypatch):
-    """All are answered, that which ends its process by its own error."""
+def test_short_tasks_go_several_at_a_time(tmp_path, toy, client, monkeypatch):
+    """All are answered, that which ends its process, and that which cannot be sent, by their own errors."""
     submit, handed = client.submit, []
     monkeypatch.setattr(client, "submit", lambda *args, **more: handed.append(args[0]) or submit(*args, **more))
     asked = [f"task {n}" for n in range(100)]
     asked[60] = "die"
-    with Cluster(client, "", tmp_path) as pool:
+    with Cluster(client, str(toy.raw), tmp_path) as pool:
+        with pytest.raises(TypeError, match="lock"):
+            pool.submit(answering, threading.Lock()).result()
         answers = [pool.submit(answering, what) for what in asked]
         with pytest.raises(EndedError):
             answers.pop(60).result()
         assert [a.result() for a in answers] == [what for what in asked if what != "die"]
     assert handed.count(crew.carry_out) < 60
+
+
+@pytest.mark.slow
+def test_a_worker_that_comes_back_at_its_address(tmp_path, toy):
+    with (
+        distributed.LocalCluster(n_workers=0, dashboard_address=":0", silence_logs=60) as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+        socket.socket() as free,
+    ):
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+        free.close()
+
+        def start():
+            command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address, "--no-nanny"]
+            options = ["--nthreads", "1", "--worker-port", port, "--no-dashboard", "--local-directory", str(tmp_path)]
+            path = os.pathsep.join(sys.path)
+            with open(os.devnull, "w") as nothing:
+                return subprocess.Popen([*command, *options], env=os.environ | {"PYTHONPATH": path}, stderr=nothing)
+
+        worker = start()
+        try:
+            client.wait_for_workers(1)
+            with Cluster(client, str(toy.raw), tmp_path) as pool:
+                assert pool.submit(answering, "before").result() == "before"
+                worker.kill()
+                worker.wait()
+                while pool._threads:
+                    time.sleep(0.1)
+                worker = start()
+                assert pool.submit(answering, "after").result(timeout=100) == "after"
+        finally:
+            worker.kill()
+            worker.wait()
 
 
 @pytest.mark.slow
