@@ -204,12 +204,13 @@ class Cluster:
         self, function: Callable[..., Any], *args: Any, limit: float = math.inf, fresh: bool = False
     ) -> Future[Any]:
         """Call ``function(shared, *args)`` in a process of a worker; as in `strfcube.builder.worker.Pool`."""
-        call = _Call(function, b"", fresh, self._shared)
         try:
-            call.request = dumps((function, args, limit))
+            request = dumps((function, args, limit))
         except Exception as error:  # of whatever cannot be pickled
-            call.answer.set_exception(error)
-            return call.answer
+            refused: Future[Any] = Future()
+            refused.set_exception(error)
+            return refused
+        call = _Call(function, request, fresh, self._shared)
         self._events.put(call)
         if self._error is not None:
             self._fail(self._error)
@@ -218,7 +219,7 @@ class Cluster:
     def _serve(self) -> None:
         looked = time.monotonic()
         try:
-            while not self._over:
+            while True:
                 with suppress(queue.Empty):
                     event = self._events.get(timeout=_EVERY)
                     while event is not None and not self._over:

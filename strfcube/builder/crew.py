@@ -202,6 +202,12 @@ _crews: dict[str, _Crew] = {}
 _lock = threading.Lock()
 
 
+def _crew(token: str) -> _Crew:
+    """That of a build."""
+    with _lock:
+        return _crews.setdefault(token, _Crew())
+
+
 def carry_out(
     token: str, number: int, shared: bytes, requests: list[bytes], fresh: bool
 ) -> tuple[list[tuple[str, bytes | int]], float]:
@@ -225,8 +231,7 @@ def carry_out(
     float
         Seconds that all of it took.
     """
-    with _lock:
-        crew = _crews.setdefault(token, _Crew())
+    crew = _crew(token)
     answers: list[tuple[str, bytes | int]] = []
     begun = time.monotonic()
     for request in requests:
@@ -239,6 +244,4 @@ def carry_out(
 
 def end(token: str) -> None:
     """End the processes of a build here; what is still asked of them starts none."""
-    with _lock:
-        crew = _crews.setdefault(token, _Crew())
-    crew.end()
+    _crew(token).end()

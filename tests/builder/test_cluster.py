@@ -185,8 +185,8 @@ def test_a_worker_that_comes_back_at_its_address(tmp_path, toy):
             command = [sys.executable, "-m", "distributed.cli.dask_worker", cluster.scheduler_address, "--no-nanny"]
             options = ["--nthreads", "1", "--worker-port", port, "--no-dashboard", "--local-directory", str(tmp_path)]
             path = os.pathsep.join(sys.path)
-            with open(os.devnull, "w") as nothing:
-                return subprocess.Popen([*command, *options], env=os.environ | {"PYTHONPATH": path}, stderr=nothing)
+            environment = os.environ | {"PYTHONPATH": path}
+            return subprocess.Popen([*command, *options], env=environment, stderr=subprocess.DEVNULL)
 
         worker = start()
         try:
