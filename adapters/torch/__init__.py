@@ -425,18 +425,20 @@ class CubeLoader(Epochs, DataLoader[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         view: CubeDataset = self.dataset  # type: ignore[assignment]
-        finished, pinned = self.collate_fn, self.pin_memory
-        # What this process reads goes into page-locked memory at once, not through a copy
-        pin = pinned and not self.num_workers
         # Of a large batch there are no floats while the loop still holds the one before; a small one is read faster
         here = not view._carries and view._place["device"] in (None, torch.device("cpu"))
         large = view._reader.largest(self.order.batch_size) >= _LARGE
-        late = here and large and not (self.prefetch or self.num_workers or pinned)
-        self.collate_fn, self.pin_memory = partial(_unfinished, pin=pin, late=late), pinned and not pin
-        try:
-            batches: Iterator[Batch] = super().__iter__()
-        finally:
-            self.collate_fn, self.pin_memory = finished, pinned
+        late = here and large and not (self.prefetch or self.num_workers or self.pin_memory)
+        if self.num_workers:
+            finished, self.collate_fn = self.collate_fn, _unfinished
+            try:
+                batches: Iterator[Batch] = super().__iter__()
+            finally:
+                self.collate_fn = finished
+        else:
+            # What this process reads goes into page-locked memory at once, not through a copy
+            read = partial(_unfinished, pin=self.pin_memory, late=late)
+            batches = map(read, map(partial(Items, view), self.batch_sampler))
         if view._carries:
             made = map(view._finished, _one_ahead(map(view._begun, batches)))
             # Made by the thread, on a stream of its own: neither the launching nor the work waits for the model

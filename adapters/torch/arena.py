@@ -82,25 +82,24 @@ class Arena:
                 self._sent = stream.record_event()
         self.there[places] = True
 
-    def rows(self, at: Tensor, width: int) -> Tensor:
-        """Rows of a width that begin at some positions [shape=(..., width)]."""
-        if self.device.type == "cuda":
-            here = torch.cuda.current_stream(self.device)
-            if here not in self._known:  # whoever frees the memory waits for what runs there
-                self._known.add(here)
-                self.values.record_stream(here)
+    def read_on(self, stream: Any) -> Tensor:
+        """The values, for what reads them on some stream."""
+        if stream is not None:
+            if stream not in self._known:  # whoever frees the memory waits for what runs there
+                self._known.add(stream)
+                self.values.record_stream(stream)
             sent = self._sent  # another thread may send more meanwhile
             if sent is not None and not sent.query():
-                here.wait_event(sent)
-        return rows(self.values, self.end, at, width)
+                stream.wait_event(sent)
+        return self.values
 
 
-def rows(values: Tensor, end: int, at: Tensor, width: int) -> Tensor:
-    """Rows of a flat tensor that begin at some positions up to `end` [shape=(..., width)].
+def rows(values: Tensor, spare: int, at: Tensor, width: int) -> Tensor:
+    """Rows of a flat tensor that begin at some positions [shape=(..., width)]; at most `spare` from its end.
 
     Overlapping windows of it are indexed: one operation, with one number a row.
     """
-    return values.as_strided((end + 1, width), (1, 1))[at]
+    return values.as_strided((len(values) - spare + 1, width), (1, 1))[at]
 
 
 def torch_dtype(flat: Trials | Sounds) -> torch.dtype:

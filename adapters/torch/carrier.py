@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import warnings
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     Index = NDArray[np.intp]
 
+_log = logging.getLogger(__name__)
 _LYING = 1 << 24  # pairs whose places are kept worked out in the memory of the host: 0.27 GB
 SHARE = {"auto": 0.25, "device": 0.75}  # of the free memory of an accelerator that stored bytes may take
 
@@ -181,25 +183,31 @@ class Channel:
                 load.event = None if stream is None else stream.record_event()
         load.fresh = []
 
-    def rows(self, load: Load, items: Index, at: Tensor, width: int) -> Tensor:
+    def lying(self, load: Load, items: Index, stream: Any) -> list[tuple[Tensor, Index]]:
+        """Memory that holds the values of a batch, `flat.pad` missing ones last, and which of its stimuli are in it.
+
+        Parameters
+        ----------
+        stream : torch.cuda.Stream or None
+            Where they are read.
+        """
+        if not load.passing:
+            return [(arena.read_on(stream), mine) for arena, mine in self._shared(self._at[items])]
+        sent, load.sent = load.sent, None
+        assert sent is not None
+        if load.event is not None:
+            stream.wait_event(load.event)
+            sent.record_stream(stream)
+        return [(sent, np.arange(len(items)))]
+
+    def rows(self, lying: list[tuple[Tensor, Index]], at: Tensor, width: int) -> Tensor:
         """Rows [shape=(B, ..., width)] that begin at some positions [shape=(B, ...)]."""
-        if load.passing:
-            sent, load.sent = load.sent, None
-            assert sent is not None
-            if load.event is not None:
-                here = torch.cuda.current_stream(self._device)
-                here.wait_event(load.event)
-                sent.record_stream(here)
-            return rows(sent, len(sent) - self.flat.pad, at, width)
-        if len(self.arenas) == 1:
-            return self.arenas[0].rows(at, width)
-        shared = self._shared(self._at[items])
-        if len(shared) == 1:
-            return shared[0][0].rows(at, width)
+        if len(lying) == 1:
+            return rows(lying[0][0], self.flat.pad, at, width)
         out = torch.empty((*at.shape, width), dtype=torch_dtype(self.flat), device=self._device)
-        for arena, mine in shared:
+        for values, mine in lying:
             some = sent_over(torch.from_numpy(mine), self._device)
-            out[some] = arena.rows(at[some], width)
+            out[some] = rows(values, self.flat.pad, at[some], width)
         return out
 
 
@@ -224,6 +232,7 @@ class Carrier:
         self._columns = slice(None) if np.array_equal(columns, np.arange(len(columns))) else columns
         self._bands, self._per_bin = self._sounds.flat.rows, self._sounds.flat.per_bin
         self._lock = threading.Lock()
+        self._whole = False  # whether all stimuli are on the device: from then on, nobody looks
         self._stay: bool | None = None
 
     @property
@@ -231,10 +240,18 @@ class Carrier:
         """Memory on the device that the view uses, and perhaps others with it."""
         return [*self._trials.arenas, *self._sounds.arenas]
 
-    def there(self, items: Sequence[int]) -> NDArray[np.bool_]:
+    def there(self, items: Sequence[int] | Index) -> NDArray[np.bool_]:
         """Which stimuli are on the device."""
         index = np.asarray(items, np.intp)
         return self._trials.there(index) & self._sounds.there(index)
+
+    def _lacking(self, index: Index) -> Index:
+        """Those that are not on the device."""
+        if self._whole:
+            return index[:0]
+        there = self.there(np.arange(len(self.reader.stim)))
+        self._whole = bool(there.all())
+        return index[~there[index]]
 
     def stays(self) -> bool:
         """Whether what is stored stays on the device; found out once, and room made for it then."""
@@ -274,7 +291,7 @@ class Carrier:
         index = np.asarray(items, np.intp)
         pin = self.device.type == "cuda" and not passing
         passing = passing or not self.stays()
-        new = index if passing else index[~self.there(items)]
+        new = index if passing else self._lacking(index)
         trials = heard = Load(passing)
         if passing or len(new):
             self.reader.fetch(new.tolist())
@@ -318,27 +335,45 @@ class Carrier:
         Nothing in it waits for the device; what can be known on the host is not asked there.
         """
         self.begin(batch)
-        index = np.asarray(batch.items, np.intp)
-        bins, most, fewest = self.reader.n_bins[index], self._most[index].max(initial=1), self._fewest[index]
-        n, most, longest = len(self.reader.neuron), int(most), int(bins.max(initial=1))
+        index, stream = np.asarray(batch.items, np.intp), None
+        if self.device.type == "cuda":
+            stream = torch.cuda.current_stream(self.device.index)
         table = batch.table.to(self.device, non_blocking=True)
-        size = table[:, -2]
-        late = None if (bins == longest).all() else self._steps[:longest] >= size[:, None]
+        trials, heard = (
+            channel.lying(load, index, stream)
+            for channel, load in ((self._trials, batch.trials), (self._sounds, batch.sounds))
+        )
+        n, most = len(self.reader.neuron), int(self._most[index].max(initial=1))
+        bins = int(self.reader.n_bins[index].max(initial=1))
+        width, how, bands = bins * self._per_bin, self._transform, self.reader.reading.audio_fs is None
+        fused = self._kernels if len(trials) == len(heard) == 1 else None
+        if fused is not None and fused.serves(trials[0][0], table, (n, most, bins), (self._bands, width), how):
+            shape = self._bands, width, 2 * n
+            values, mask = fused.responses(trials[0][0], table, (n, most, bins), self.dtype, how)
+            stims = fused.sounds(heard[0][0], table, shape, self._per_bin, self.dtype, self._scaling, bands=bands)
+        else:
+            values, mask, late = self._responses(trials, index, table, most, bins)
+            waves = self._sounds.rows(heard, table[:, 2 * n : -2], width)
+            if late is not None and self._per_bin > 1:
+                late = late.repeat_interleave(self._per_bin, 1)
+            stims = sounds(waves, late, self._scaling, bands=bands).to(self.dtype)
+        return {"stims": stims[:, None] if bands else stims, "responses": values, "valid_mask": mask}
 
+    def _responses(
+        self, trials: list[tuple[Tensor, Index]], index: Index, table: Tensor, most: int, bins: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Responses and mask, and which bins are past the end of their stimulus, if any are."""
+        n, size = len(self.reader.neuron), table[:, -2]
+        late = None if (self.reader.n_bins[index] == bins).all() else self._steps[:bins] >= size[:, None]
         at = torch.addcmul(table[:, :n, None], size[:, None, None], self._steps[:most])
-        if (fewest < most).any():
+        if (self._fewest[index] < most).any():
             at = torch.where(self._steps[:most] < table[:, n : 2 * n, None], at, table[:, -1, None, None])
-        raw = self._trials.rows(batch.trials, index, at, longest)
-        values, mask = responses(raw, late, self.dtype, self._transform)
+        values, mask = responses(self._trials.rows(trials, at, bins), late, self.dtype, self._transform)
+        return values, mask, late
 
-        width = longest * self._per_bin
-        waves = self._sounds.rows(batch.sounds, index, table[:, 2 * n : -2], width)
-        if late is not None and self._per_bin > 1:
-            late = late.repeat_interleave(self._per_bin, 1)
-        bands = self.reader.reading.audio_fs is None
-        stims = sounds(waves, late, self._scaling, bands=bands)
-        stims = stims[:, None] if bands else stims
-        return {"stims": stims.to(self.dtype), "responses": values, "valid_mask": mask}
+    @cached_property
+    def _kernels(self) -> Any:
+        return kernels_for(self.device)
 
     @cached_property
     def _most(self) -> NDArray[Any]:
@@ -388,3 +423,20 @@ def free_bytes(device: torch.device) -> int | None:
         return None
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0]) + unused
+
+
+@cache
+def kernels_for(device: torch.device) -> Any:
+    """`strfcube.adapters.torch.kernels`, where Triton is there and compiles them for a device; else None."""
+    if device.type != "cuda":
+        return None
+    try:
+        from strfcube.adapters.torch import kernels
+
+        kernels.tried(device)
+    except ImportError:
+        return None
+    except Exception as error:  # of the C compiler that it calls, of the driver, of a GPU that is too old
+        _log.warning("Triton compiles nothing for %s, and a batch takes ten operations for two: %s", device, error)
+        return None
+    return kernels

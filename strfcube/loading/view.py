@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from strfcube.loading.memory import Take
 
+_THREADS = min(4, os.cpu_count() or 1)  # asked once: it is a file of the system
+
 
 class CubeView(Chosen):
     """Stimuli of a cube and the responses to them, in batches of plain arrays.
@@ -120,7 +122,7 @@ class CubeView(Chosen):
     @property
     def _threads(self) -> int:
         """Threads that reading may use."""
-        return min(4, os.cpu_count() or 1)
+        return _THREADS
 
     def __repr__(self) -> str:
         reader, cube = self._reader, self._source.cube
