@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from strfcube.adapters.torch.arena import sent_over
-from strfcube.adapters.torch.aside import made_aside
 from strfcube.adapters.torch.carrier import Carrier, Staged
 from strfcube.adapters.torch.decode import decoded
 from strfcube.adapters.torch.late import LateBatch, floats
@@ -125,6 +124,11 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
             raise UsageError("cache='device': expected a device, too, such as .to('cuda')")
         return device is not None and (asked or device.type != "cpu")
 
+    @property
+    def _lies(self) -> bool:
+        """Whether all that batches are made of lies on the device, so that nothing is read, ahead or else."""
+        return self._carries and not self._ragged and self._carrier.whole()
+
     @cached_property
     def _carrier(self) -> Carrier:
         """Makes batches on the device."""
@@ -150,9 +154,8 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
             raw = (raw or self._place["dtype"] != torch.float32) and take is None and self._reader.raw_fill == 255
             return super()._read(indices, raw=raw, take=take)
         items = self._items(indices)
-        bins = int(self._reader.n_bins[items].max(initial=1))
         staged = self._carrier.stage(items, self._threads, passing=get_worker_info() is not None)
-        return {"staged": staged} | self._reader.extras(items, bins) | self._told(items)
+        return {"staged": staged} | self._reader.extras(items) | self._told(items)
 
     def _fetch(self, items: Sequence[int]) -> None:
         if self._carries and not self._ragged:
@@ -429,6 +432,8 @@ class CubeLoader(Epochs, DataLoader[Batch]):
         here = not view._carries and view._place["device"] in (None, torch.device("cpu"))
         large = view._reader.largest(self.order.batch_size) >= _LARGE
         late = here and large and not (self.prefetch or self.num_workers or self.pin_memory)
+        if view._lies and not self.num_workers:
+            return self._handed_out(map(view.batch, self.batch_sampler))
         if self.num_workers:
             finished, self.collate_fn = self.collate_fn, _unfinished
             try:
@@ -440,11 +445,12 @@ class CubeLoader(Epochs, DataLoader[Batch]):
             read = partial(_unfinished, pin=self.pin_memory, late=late)
             batches = map(read, map(partial(Items, view), self.batch_sampler))
         if view._carries:
-            made = map(view._finished, _one_ahead(map(view._begun, batches)))
-            # Made by the thread, on a stream of its own: neither the launching nor the work waits for the model
-            return self._handed_out(made_aside(made, view._place["device"], self.prefetch) if self.prefetch else made)
-        source = ahead(batches, self.prefetch) if self.prefetch else batches
-        return self._handed_out(map(view._finished_late if late else view._finished, source))
+            batches = map(view._begun, batches)
+        if self.prefetch:
+            batches = ahead(batches, self.prefetch)
+        elif view._carries:
+            batches = _one_ahead(batches)
+        return self._handed_out(map(view._finished_late if late else view._finished, batches))
 
 
 def _one_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:

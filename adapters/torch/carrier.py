@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     Index = NDArray[np.intp]
 
 _log = logging.getLogger(__name__)
+_MANY = 1 << 16  # stimuli in a batch that a kernel cannot number
 _LYING = 1 << 24  # pairs whose places are kept worked out in the memory of the host: 0.27 GB
 SHARE = {"auto": 0.25, "device": 0.75}  # of the free memory of an accelerator that stored bytes may take
 
@@ -230,9 +231,9 @@ class Carrier:
         # Of each visible neuron, its place among the rising ones
         columns = np.searchsorted(self._trials.flat.neuron, reader.neuron)
         self._columns = slice(None) if np.array_equal(columns, np.arange(len(columns))) else columns
-        self._bands, self._per_bin = self._sounds.flat.rows, self._sounds.flat.per_bin
+        self._rows, self._per_bin = self._sounds.flat.rows, self._sounds.flat.per_bin
         self._lock = threading.Lock()
-        self._whole = False  # whether all stimuli are on the device: from then on, nobody looks
+        self._whole = False
         self._stay: bool | None = None
 
     @property
@@ -245,13 +246,10 @@ class Carrier:
         index = np.asarray(items, np.intp)
         return self._trials.there(index) & self._sounds.there(index)
 
-    def _lacking(self, index: Index) -> Index:
-        """Those that are not on the device."""
-        if self._whole:
-            return index[:0]
-        there = self.there(np.arange(len(self.reader.stim)))
-        self._whole = bool(there.all())
-        return index[~there[index]]
+    def whole(self) -> bool:
+        """Whether all stimuli are on the device; once they are, nobody looks again."""
+        self._whole = self._whole or bool(self.there(np.arange(len(self.reader.stim))).all())
+        return self._whole
 
     def stays(self) -> bool:
         """Whether what is stored stays on the device; found out once, and room made for it then."""
@@ -291,14 +289,14 @@ class Carrier:
         index = np.asarray(items, np.intp)
         pin = self.device.type == "cuda" and not passing
         passing = passing or not self.stays()
-        new = index if passing else self._lacking(index)
+        new = index if passing else index[:0] if self.whole() else index[~self.there(index)]
         trials = heard = Load(passing)
         if passing or len(new):
             self.reader.fetch(new.tolist())
             trials = self._trials.load(new, threads, passing=passing, pin=pin)
             heard = self._sounds.load(new, threads, passing=passing, pin=pin)
         table = torch.empty(
-            (len(index), 2 * len(self.reader.neuron) + self._bands + 2), dtype=torch.int64, pin_memory=pin
+            (len(index), 2 * len(self.reader.neuron) + self._rows + 2), dtype=torch.int64, pin_memory=pin
         )
         if passing or self.reader.n_repeats.size > _LYING:
             table.numpy()[...] = self._table(index, passing=passing)
@@ -316,11 +314,11 @@ class Carrier:
         bins, n = self.reader.n_bins[index].astype(np.int64), len(self.reader.neuron)
         start, end = self._trials.lie(index, passing=passing)
         heard, _ = self._sounds.lie(index, passing=passing)
-        into = np.empty((len(index), 2 * n + self._bands + 2), np.int64)
+        into = np.empty((len(index), 2 * n + self._rows + 2), np.int64)
         np.multiply(self._trials.first(index, passing=passing)[:, self._columns], bins[:, None], out=into[:, :n])
         into[:, :n] += start[:, None]
         into[:, n : 2 * n] = self.reader.n_repeats[index]
-        into[:, 2 * n : -2] = heard[:, None] + np.arange(self._bands) * (bins * self._per_bin)[:, None]
+        into[:, 2 * n : -2] = heard[:, None] + np.arange(self._rows) * (bins * self._per_bin)[:, None]
         into[:, -2], into[:, -1] = bins, end
         return into
 
@@ -335,25 +333,23 @@ class Carrier:
         Nothing in it waits for the device; what can be known on the host is not asked there.
         """
         self.begin(batch)
-        index, stream = np.asarray(batch.items, np.intp), None
+        items, stream = batch.items, None
         if self.device.type == "cuda":
             stream = torch.cuda.current_stream(self.device.index)
+        index = np.asarray(items, np.intp)
         table = batch.table.to(self.device, non_blocking=True)
-        trials, heard = (
-            channel.lying(load, index, stream)
-            for channel, load in ((self._trials, batch.trials), (self._sounds, batch.sounds))
-        )
-        n, most = len(self.reader.neuron), int(self._most[index].max(initial=1))
-        bins = int(self.reader.n_bins[index].max(initial=1))
-        width, how, bands = bins * self._per_bin, self._transform, self.reader.reading.audio_fs is None
-        fused = self._kernels if len(trials) == len(heard) == 1 else None
-        if fused is not None and fused.serves(trials[0][0], table, (n, most, bins), (self._bands, width), how):
-            shape = self._bands, width, 2 * n
-            values, mask = fused.responses(trials[0][0], table, (n, most, bins), self.dtype, how)
-            stims = fused.sounds(heard[0][0], table, shape, self._per_bin, self.dtype, self._scaling, bands=bands)
+        trials, heard = self._trials.lying(batch.trials, index, stream), self._sounds.lying(batch.sounds, index, stream)
+        most = max(map(self._most.__getitem__, items), default=1)
+        bins = max(map(self._bins.__getitem__, items), default=1)
+        bands = self.reader.reading.audio_fs is None
+        if self._kernels is not None and len(trials) == len(heard) == 1 and 0 < len(items) < _MANY:
+            stims, values, mask = self._kernels.batch(
+                trials[0][0], heard[0][0], table, (len(self.reader.neuron), most, bins), self._rows, self._per_bin,
+                self.dtype, self._transform, self._scaling, bands=bands,
+            )  # fmt: skip
         else:
             values, mask, late = self._responses(trials, index, table, most, bins)
-            waves = self._sounds.rows(heard, table[:, 2 * n : -2], width)
+            waves = self._sounds.rows(heard, table[:, 2 * len(self.reader.neuron) : -2], bins * self._per_bin)
             if late is not None and self._per_bin > 1:
                 late = late.repeat_interleave(self._per_bin, 1)
             stims = sounds(waves, late, self._scaling, bands=bands).to(self.dtype)
@@ -373,15 +369,28 @@ class Carrier:
 
     @cached_property
     def _kernels(self) -> Any:
-        return kernels_for(self.device)
+        """Makes batches by one kernel, where there is one that makes them."""
+        reader = self.reader
+        largest = max(reader.largest(1), self._rows * self._per_bin * int(reader.n_bins.max(initial=1)))
+        found = kernels_for(self.device)
+        suits = found is not None and found.serves(self._transform, torch_dtype(self._trials.flat), largest)
+        return found if suits else None
 
     @cached_property
-    def _most(self) -> NDArray[Any]:
-        """Of each visible stimulus, the most presentations to a neuron; and the fewest."""
-        return np.asarray(self.reader.n_repeats.max(1, initial=0))
+    def _most(self) -> list[int]:
+        """Of each visible stimulus, the most presentations to a neuron, at least 1."""
+        most: list[int] = self.reader.n_repeats.max(1, initial=1).tolist()
+        return most
+
+    @cached_property
+    def _bins(self) -> list[int]:
+        """And its bins, at least 1."""
+        bins: list[int] = np.maximum(self.reader.n_bins, 1).tolist()
+        return bins
 
     @cached_property
     def _fewest(self) -> NDArray[Any]:
+        """And the fewest presentations."""
         counts = self.reader.n_repeats
         return np.asarray(counts.min(1) if counts.shape[1] else counts.sum(1))
 
@@ -437,6 +446,6 @@ def kernels_for(device: torch.device) -> Any:
     except ImportError:
         return None
     except Exception as error:  # of the C compiler that it calls, of the driver, of a GPU that is too old
-        _log.warning("Triton compiles nothing for %s, and a batch takes ten operations for two: %s", device, error)
+        _log.warning("Triton compiles nothing for %s, and a batch takes ten operations for one: %s", device, error)
         return None
     return kernels

@@ -1,8 +1,6 @@
-"""Responses and sounds of a batch by one kernel each, in Triton: what `decode` does in ten, with no memory between."""
+"""A batch by one kernel, in Triton, from stored values on a GPU: what `decode` does in ten, with no memory between."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 import triton
@@ -32,20 +30,18 @@ def _float(raw):
     return raw.to(tl.float32)
 
 
-@triton.jit(do_not_specialize=["neurons", "repeats", "bins", "columns"])
+@triton.jit
 def _trials(
-    stored, table, values, seen, shift, scale, neurons, repeats, bins, columns,
+    program, stim, here, size, trials, values, seen, shift, scale, neurons, repeats, bins,
     average: tl.constexpr, scaled: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    stim = tl.program_id(1)
-    at = tl.program_id(0) * block + tl.arange(0, block)
+    """Some responses of a stimulus, and their mask."""
     depth = 1 if average else repeats
+    at = program * block + tl.arange(0, block)
     inside = at < neurons * depth * bins
     row = at // bins
     time = at - row * bins
     neuron = row // depth
-    here = table + stim * columns
-    size = tl.load(here + columns - 2)
     start = tl.load(here + neuron, mask=inside, other=0) + time
     number = tl.load(here + neurons + neuron, mask=inside, other=0)
     recorded = inside & (time < size)
@@ -55,7 +51,7 @@ def _trials(
         repeat = 0
         while repeat < repeats:
             there = recorded & (repeat < number)
-            raw = tl.load(stored + start + repeat * size, mask=there, other=0)
+            raw = tl.load(trials + start + repeat * size, mask=there, other=0)
             there = there & _known(raw)
             total += tl.where(there, _float(raw), 0.0)
             count += tl.where(there, 1.0, 0.0)
@@ -65,126 +61,135 @@ def _trials(
     else:
         repeat = row - neuron * depth
         there = recorded & (repeat < number)
-        raw = tl.load(stored + start + repeat * size, mask=there, other=0)
+        raw = tl.load(trials + start + repeat * size, mask=there, other=0)
         known = there & _known(raw)
         value = _float(raw)
     if scaled:
-        shift = tl.load(shift + neuron, mask=inside, other=0)
-        value = tl.math.div_rn(value - shift, tl.load(scale + neuron, mask=inside, other=1))
+        less = tl.load(shift + neuron, mask=inside, other=0)
+        value = tl.math.div_rn(value - less, tl.load(scale + neuron, mask=inside, other=1))
     to = stim.to(tl.int64) * (neurons * depth * bins) + at
     tl.store(values + to, tl.where(known, value, float("nan")).to(values.dtype.element_ty), mask=inside)
     tl.store(seen + to, known, mask=inside)
 
 
-@triton.jit(do_not_specialize=["rows", "width", "first", "columns", "per_bin", "step"])
+@triton.jit
 def _sounds(
-    stored, table, values, mean, deviation, rows, width, first, columns, per_bin, step,
+    program, stim, here, size, sounds, stims, mean, deviation, rows, width, step,
     scaled: tl.constexpr, bands: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    stim = tl.program_id(1)
-    at = tl.program_id(0) * block + tl.arange(0, block)
+    """Some values of the spectrogram or waveform of a stimulus."""
+    at = program * block + tl.arange(0, block)
     inside = at < rows * width
     row = at // width
     time = at - row * width
-    here = table + stim * columns
-    there = inside & (time < tl.load(here + columns - 2) * per_bin)
-    value = tl.load(stored + tl.load(here + first + row, mask=inside, other=0) + time, mask=there, other=0.0)
+    there = inside & (time < size)
+    value = tl.load(sounds + tl.load(here + row, mask=inside, other=0) + time, mask=there, other=0.0)
     if scaled:
-        mean = tl.load(mean + row * step, mask=inside, other=0)
-        value = tl.math.div_rn(value - mean, tl.load(deviation + row * step, mask=inside, other=1))
+        less = tl.load(mean + row * step, mask=inside, other=0)
+        value = tl.math.div_rn(value - less, tl.load(deviation + row * step, mask=inside, other=1))
     if bands:
         there = there & (value == value)
     to = stim.to(tl.int64) * (rows * width) + at
-    tl.store(values + to, tl.where(there, value, 0.0).to(values.dtype.element_ty), mask=inside)
+    tl.store(stims + to, tl.where(there, value, 0.0).to(stims.dtype.element_ty), mask=inside)
 
 
-def serves(
-    stored: Tensor, table: Tensor, trials: tuple[int, int, int], sounds: tuple[int, int], transform: Transform
-) -> bool:
-    """Whether they make such a batch, and to the bit.
+@triton.jit(do_not_specialize=["neurons", "repeats", "bins", "rows", "per_bin", "step"])
+def _batch(
+    trials, sounds, table, values, seen, stims, shift, scale, mean, deviation,
+    neurons, repeats, bins, rows, per_bin, step, average: tl.constexpr, normalized: tl.constexpr,
+    standardized: tl.constexpr, bands: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    """Programs of a stimulus [axis 1]: first those of its responses, then those of its sound."""
+    program = tl.program_id(0)
+    stim = tl.program_id(1)
+    columns = 2 * neurons + rows + 2
+    here = table + stim * columns
+    size = tl.load(here + columns - 2)
+    of_trials = tl.cdiv(neurons * (1 if average else repeats) * bins, block)
+    if program < of_trials:
+        _trials(
+            program, stim, here, size, trials, values, seen, shift, scale, neurons, repeats, bins,
+            average, normalized, block,
+        )  # fmt: skip
+    else:
+        _sounds(
+            program - of_trials, stim, here + 2 * neurons, size * per_bin, sounds, stims, mean, deviation,
+            rows, bins * per_bin, step, standardized, bands, block,
+        )  # fmt: skip
 
-    They smooth nothing, average only what can be added up in any order, and number the values of a stimulus by 32 bits.
-    """
-    exact = not transform.average or not stored.is_floating_point()
-    largest = max(math.prod(trials), math.prod(sounds))
-    return transform.kernel is None and exact and 0 < len(table) < 2**16 and largest < 2**31 - _BLOCK
 
+def serves(transform: Transform, dtype: torch.dtype, largest: int) -> bool:
+    """Whether the kernel makes such batches, and to the bit.
 
-def tried(device: torch.device) -> None:
-    """Compile and run one of them on a device, to see whether that can be."""
-    table = torch.ones((1, 5), dtype=torch.int64, device=device)
-    responses(torch.zeros(4, dtype=torch.uint8, device=device), table, (1, 1, 1), torch.float32, Transform())
-
-
-def responses(
-    stored: Tensor, table: Tensor, shape: tuple[int, int, int], dtype: torch.dtype, transform: Transform
-) -> tuple[Tensor, Tensor]:
-    """Responses and mask of a batch, as `strfcube.adapters.torch.decode.responses` of its rows.
+    It smooths nothing, averages what can be added up in any order, and numbers the values of a stimulus by 32 bits.
 
     Parameters
     ----------
-    stored : Tensor of uint8, int16 or float32 [shape=(value,)]
-        Trials as they lie on the device.
-    table : Tensor of int64 [shape=(stim, ...)]
-        See `strfcube.adapters.torch.carrier.Staged`.
-    shape : tuple of int
-        Neurons, most repeats, most bins.
-    dtype : torch.dtype
-        Of the floats.
     transform : Transform
-        What `serves` allows.
+        What is done to the responses.
+    dtype : torch.dtype
+        In which they are stored.
+    largest : int
+        Values of a stimulus in a batch, at most.
     """
-    neurons, repeats, bins = shape
-    depth = 1 if transform.average else repeats
-    values = torch.empty((len(table), neurons, depth, bins), dtype=dtype, device=stored.device)
-    seen = torch.empty(values.shape, dtype=torch.bool, device=stored.device)
-    scaled = transform.shift is not None
-    shift, scale = (transform.shift, transform.scale) if scaled else (values, values)
-    grid = triton.cdiv(neurons * depth * bins, _BLOCK), len(table)
-    with torch.cuda.device_of(stored):  # Triton launches where torch is, not where the tensors are
-        _trials[grid](
-            stored, table, values, seen, shift, scale, neurons, repeats, bins, table.shape[1],
-            transform.average, scaled, _BLOCK,
-        )  # fmt: skip
-    return values, seen
+    exact = not (transform.average and dtype.is_floating_point)
+    return transform.kernel is None and exact and largest < 2**31 - _BLOCK
 
 
-def sounds(
-    stored: Tensor,
+def batch(
+    trials: Tensor,
+    sounds: Tensor,
     table: Tensor,
     shape: tuple[int, int, int],
+    rows: int,
     per_bin: int,
     dtype: torch.dtype,
+    transform: Transform,
     scaling: tuple[Tensor, Tensor] | None,
     *,
     bands: bool,
-) -> Tensor:
-    """Stimuli of a batch [shape=(stim, row, width)], as `strfcube.adapters.torch.decode.sounds` of its rows.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Stimuli, responses and mask of a batch, as the functions of `strfcube.adapters.torch.decode` make them.
 
     Parameters
     ----------
-    stored : Tensor of float32 [shape=(value,)]
-        Spectrograms or waveforms as they lie on the device.
-    table : Tensor of int64 [shape=(stim, ...)]
-        As above.
+    trials, sounds : Tensor [shape=(value,)]
+        As they lie on the device: of uint8, int16 or float32, and of float32.
+    table : Tensor of int64 [shape=(stim, 2 * neurons + rows + 2)]
+        See `strfcube.adapters.torch.carrier.Staged`.
     shape : tuple of int
-        Rows of a stimulus, most values of a row, and the column of `table` that says where the first one begins.
-    per_bin : int
-        Values of a bin.
+        Neurons, most repeats, most bins.
+    rows, per_bin : int
+        Rows of a sound, and values of a row in a bin.
     dtype : torch.dtype
-        Of the result.
+        Of stimuli and responses.
+    transform : Transform
+        What is done to responses; see `serves`.
     scaling : tuple of Tensor [shape=(row or 1, 1)], optional
-        Mean and standard deviation.
+        Mean and standard deviation of the sounds.
     bands : bool
         Whether they are spectrograms, in which a band without values is 0.
     """
-    rows, width, first = shape
-    values = torch.empty((len(table), rows, width), dtype=dtype, device=stored.device)
-    mean, deviation = (values, values) if scaling is None else scaling
-    grid = triton.cdiv(rows * width, _BLOCK), len(table)
-    with torch.cuda.device_of(stored):
-        _sounds[grid](
-            stored, table, values, mean, deviation, rows, width, first, table.shape[1], per_bin,
-            int(mean.numel() > 1), scaling is not None, bands, _BLOCK,
+    (neurons, repeats, bins), number, device = shape, table.shape[0], table.device
+    depth, width = 1 if transform.average else repeats, bins * per_bin
+    stims = torch.empty((number, rows, width), dtype=dtype, device=device)
+    values = torch.empty((number, neurons, depth, bins), dtype=dtype, device=device)
+    seen = torch.empty((number, neurons, depth, bins), dtype=torch.bool, device=device)
+    normalized, standardized = transform.shift is not None, scaling is not None
+    shift, scale = (transform.shift, transform.scale) if normalized else (values, values)
+    mean, deviation = (stims, stims) if scaling is None else scaling
+    step = int(standardized and mean.numel() > 1)
+    programs = -(-neurons * depth * bins // _BLOCK) - (-rows * width // _BLOCK)
+    with torch.cuda.device_of(table):  # Triton launches where torch is, not where the tensors are
+        _batch[programs, number](
+            trials, sounds, table, values, seen, stims, shift, scale, mean, deviation,
+            neurons, repeats, bins, rows, per_bin, step, transform.average, normalized, standardized, bands, _BLOCK,
         )  # fmt: skip
-    return values
+    return stims, values, seen
+
+
+def tried(device: torch.device) -> None:
+    """Compile and run it once on a device, to see whether that can be."""
+    table = torch.zeros((1, 5), dtype=torch.int64, device=device)
+    trials, sounds = torch.zeros(1, dtype=torch.uint8, device=device), torch.zeros(1, device=device)
+    batch(trials, sounds, table, (1, 1, 1), 1, 1, torch.float32, Transform(), None, bands=True)

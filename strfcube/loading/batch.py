@@ -153,7 +153,7 @@ class BatchReader:
 
         parallel = threads > 1 and len(index) > 1 and arrays["responses"].nbytes > _PARALLEL_BYTES
         each(one, len(index), threads if parallel else 1)
-        return {"stims": stims} | arrays | self.extras(items, n_time)
+        return {"stims": stims} | arrays | self.extras(items)
 
     def _box(self, index: NDArray[np.intp], n_time: int, raw: bool, take: Take, threads: int) -> Made:
         """Arrays with a place for each trial of each neuron, and what fills those of a stimulus."""
@@ -301,12 +301,12 @@ class BatchReader:
             )
         return np.asarray(here), some
 
-    def extras(self, items: Sequence[int], n_time: int) -> dict[str, Any]:
-        """The extra variables of some visible stimuli, cut to a number of bins."""
+    def extras(self, items: Sequence[int]) -> dict[str, Any]:
+        """The extra variables of some visible stimuli, cut to the longest of them."""
         index = np.asarray(items, np.intp)
-        return {name: self._extra(name, index, n_time) for name in self.reading.extra}
+        return {name: self._extra(name, index) for name in self.reading.extra}
 
-    def _extra(self, name: str, index: NDArray[np.intp], n_time: int) -> Any:
+    def _extra(self, name: str, index: NDArray[np.intp]) -> Any:
         if name not in self.source.cube.variables or "stim" not in self.source.cube[name].dims:
             there = sorted(str(n) for n, v in self.source.cube.variables.items() if "stim" in v.dims)
             raise UsageError(f"extra={name!r}: expected a variable on stim, one of {', '.join(there)}")
@@ -315,6 +315,6 @@ class BatchReader:
         if "neuron" in chosen.dims:
             chosen = chosen.isel(neuron=self.neuron)
         if "time" in chosen.dims:
-            chosen = chosen.isel(time=slice(n_time))
+            chosen = chosen.isel(time=slice(int(self.n_bins[index].max(initial=1))))
         values = chosen.values
         return values if values.dtype.kind in "biuf" else values.astype(object).tolist()

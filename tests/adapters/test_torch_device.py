@@ -71,7 +71,7 @@ def way(request, monkeypatch):
     if request.param.endswith("kernels"):
         pytest.importorskip("triton")
         found = importlib.import_module("strfcube.adapters.torch.kernels")
-    monkeypatch.setattr(carrier.Carrier, "_kernels", found)
+    monkeypatch.setattr(carrier, "kernels_for", lambda device: found)
     return request.param
 
 
