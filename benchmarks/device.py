@@ -5,9 +5,10 @@ disk, from memory, with a batch read ahead, and that page-locked; each batch is 
 that pass through, and that lie there; a training epoch from the loader, from bytes that lie there, and from batches of
 the same shapes that were made before, so that nothing is loaded; the first epoch, which sends the bytes; the memory
 of the device, without two batches, over the stored counts and spectrograms of the view; and of a batch on the device,
-the operations of torch that it takes (those that only look at memory in another way are not counted), the times that
-the host waits for the device, and processor time of the host. Before that, every batch on the device is compared with
-that of the host.
+the operations of torch that it takes (beside the kernel that makes it, where there is one; those that only look at
+memory in another way are not counted), the times that the host waits for the device, and processor time of the host.
+Times are the best of some epochs; the kinds of an epoch take turns. Before that, every batch on the device is compared
+with that of the host.
 
     python benchmarks/device.py                    all sizes, on a GPU where there is one
     python benchmarks/device.py ns1 --device cpu   one, on the CPU
@@ -71,19 +72,26 @@ def trainer(view, device):
     return step
 
 
-def timed(loader, device, use, times):
-    """Best of some epochs, in ms; `use` gets every batch."""
-    took = []
+def timed(loader, device, use):
+    """An epoch in ms; `use` gets every batch."""
+    loader.epoch = 0
+    wait(device)
+    start = time.perf_counter()
+    for batch in loader:
+        use(batch)
+    del batch
+    wait(device)
+    return 1000 * (time.perf_counter() - start)
+
+
+def in_turns(what, device, times, row):
+    """Best of some epochs of each kind, in ms: what is measured last is not to have the warmest machine."""
+    for name, (loader, use) in what.items():  # once for nothing
+        timed(loader, device, use)
+        row[name] = float("inf")
     for _ in range(times):
-        loader.epoch = 0
-        wait(device)
-        start = time.perf_counter()
-        for batch in loader:
-            use(batch)
-        del batch
-        wait(device)
-        took.append(1000 * (time.perf_counter() - start))
-    return min(took)
+        for name, (loader, use) in what.items():
+            row[name] = min(row[name], timed(loader, device, use))
 
 
 def sent(device):
@@ -221,27 +229,17 @@ def measure(name, path, device, times, check, part=1):
         "disk": loader(views["none"]), "ram": loader(views["ram"]), "prefetch": loader(views["ram"], prefetch=2),
         "pin": loader(views["ram"], prefetch=2, pin_memory=True),
         "bytes_pass": loader(opened(device=device, cache="ram"), prefetch=2),
-        "device": loader(here), "ahead": loader(here, prefetch=1),
+        "device": loader(here),
     }  # fmt: skip
     if device.type == "cpu":  # where the memory of the host is that of the device, nothing passes
         del hosts["bytes_pass"]
-    start = time.perf_counter()
-    timed(hosts["device"], device, lambda batch: None, 1)
-    row["first_epoch"] = 1000 * (time.perf_counter() - start)
+    row["first_epoch"] = timed(hosts["device"], device, lambda batch: None)
     counted(hosts["device"], device, row)
-    for what, given in hosts.items():
-        if what == "ahead":
-            continue
-        use = send if what in ("disk", "ram", "prefetch", "pin") else (lambda batch: None)
-        if what != "device":
-            timed(given, device, use, 1)
-        row[f"epoch_{what}"] = timed(given, device, use, times)
+    of_the_host = ("disk", "ram", "prefetch", "pin")
+    uses = {what: send if what in of_the_host else (lambda batch: None) for what in hosts}
+    in_turns({f"epoch_{what}": (given, uses[what]) for what, given in hosts.items()}, device, times, row)
 
     step = trainer(here, device)
-    timed(hosts["device"], device, step, 1 if device.type == "cpu" else 2)
-    row["train_pin"] = timed(hosts["pin"], device, lambda batch: step(send(batch)), times)
-    row["train_device"] = timed(hosts["device"], device, step, times)
-    row["train_ahead"] = timed(hosts["ahead"], device, step, times)
     hosts["device"].epoch = 0
     shapes, order = {}, []
     for batch in hosts["device"]:
@@ -255,10 +253,13 @@ def measure(name, path, device, times, check, part=1):
         def __iter__(self):
             return (shapes[shape] for shape in order)
 
-    row["train_again"] = timed(Again(), device, step, times)
+    kinds = {
+        "train_pin": (hosts["pin"], lambda batch: step(send(batch))), "train_device": (hosts["device"], step),
+        "train_again": (Again(), step),
+    }  # fmt: skip
+    in_turns(kinds, device, times, row)
     row["epoch_gain"] = row["epoch_prefetch"] / row["epoch_device"]
     row["train_over_again"] = row["train_device"] / row["train_again"]
-    row["ahead_over_again"] = row["train_ahead"] / row["train_again"]
     return row
 
 
@@ -269,8 +270,7 @@ def told(row):
     over = (
         f"{row['over_stored_counts']:.2f} ({row['over_stored']:.2f} with the sounds)" if "over_stored" in row else "-"
     )
-    train = f"{ms('train_pin', 'train_device', 'train_ahead', 'train_again')} "
-    train += f"({row['train_over_again']:.2f}, with prefetch {row['ahead_over_again']:.2f} times one batch again)"
+    train = f"{ms('train_pin', 'train_device', 'train_again')} ({row['train_over_again']:.2f} times one batch again)"
     loaded = ms("epoch_disk", "epoch_ram", "epoch_prefetch", "epoch_pin")
     return (
         f"| {row['cube'].upper()} | {loaded} | {ms('epoch_bytes_pass', 'epoch_device')} "
@@ -281,8 +281,8 @@ def told(row):
 
 HEAD = """
 | cube | epoch: disk / ram / ram + prefetch / ram + prefetch + pin | epoch from bytes that pass through / lie on the \
-device | training epoch: loader (ram, prefetch, pin) / device bytes / with a \
-batch ahead / one batch again, nothing loaded | first epoch | \
+device | training epoch: loader (ram, prefetch, pin) / device bytes / \
+one batch again, nothing loaded | first epoch | \
 device memory over stored counts | a batch on the device: operations / waits / processor time of the host |
 |---|---|---|---|---|---|---|"""
 

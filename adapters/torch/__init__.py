@@ -169,10 +169,8 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
         return batch
 
     def _finished(self, batch: Batch) -> Batch:
-        device, dtype = self._device, self._place["dtype"]
-        batch = _tensors(batch)
-        if device is not None:
-            batch = {k: sent_over(v, device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+        dtype = self._place["dtype"]
+        batch = self._sent(_tensors(batch))
         staged = batch.pop("staged", None)
         if staged is not None:
             return self._carrier.finish(staged) | batch
@@ -182,6 +180,20 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
         if dtype != torch.float32:
             batch |= {name: batch[name].to(dtype) for name in ("stims", "responses")}
         return batch
+
+    def _epoch(self, batches: Iterable[list[int]]) -> Iterator[Batch]:
+        """Batches of what lies on the device."""
+        batches = [self._items(items) for items in batches]
+        made, rest = self._carrier.epoch(batches), [self._told(items) for items in batches]
+        for items, told in zip(batches, rest, strict=True):
+            more = self._sent(_tensors(self._reader.extras(items))) if self._reading.extra else {}
+            yield next(made) | more | told
+
+    def _sent(self, batch: Batch) -> Batch:
+        device = self._device
+        if device is None:
+            return batch
+        return {k: sent_over(v, device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
 
     def _finished_late(self, batch: Batch) -> Batch:
         """The same, but counts stay counts until they are asked for."""
@@ -433,7 +445,7 @@ class CubeLoader(Epochs, DataLoader[Batch]):
         large = view._reader.largest(self.order.batch_size) >= _LARGE
         late = here and large and not (self.prefetch or self.num_workers or self.pin_memory)
         if view._lies and not self.num_workers:
-            return self._handed_out(map(view.batch, self.batch_sampler))
+            return self._handed_out(view._epoch(self.batch_sampler))
         if self.num_workers:
             finished, self.collate_fn = self.collate_fn, _unfinished
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from strfcube.loading.source import Source
 
 _DTYPES = {"u1": torch.uint8, "u2": torch.int16, "f4": torch.float32}  # uint16 of torch knows few operations
-_streams: dict[tuple[torch.device, str], Any] = {}
 
 
 class Arena:
@@ -52,7 +52,7 @@ class Arena:
         self._sent: Any = None
         self._known: set[Any] = set()
         if device.type == "cuda":
-            self.values.record_stream(stream_for(device, "bytes"))
+            self.values.record_stream(stream_for(device))
             self._sent = torch.cuda.current_stream(device).record_event()
 
     @property
@@ -135,12 +135,11 @@ def sent_over(values: Tensor, device: torch.device) -> Tensor:
     return values.to(device, non_blocking=True)
 
 
-def stream_for(device: torch.device, what: str) -> Any:
-    """The stream of a device for bytes that travel there, or for batches that are made ahead: one of each."""
-    if (device, what) not in _streams:
-        stream: Any = torch.cuda.Stream  # untyped
-        _streams[device, what] = stream(device)
-    return _streams[device, what]
+@cache
+def stream_for(device: torch.device) -> Any:
+    """The stream of a device for bytes that travel there: one."""
+    stream: Any = torch.cuda.Stream  # untyped
+    return stream(device)
 
 
 @contextmanager
@@ -149,7 +148,7 @@ def beside(device: torch.device) -> Iterator[Any]:
     if device.type != "cuda":
         yield None
         return
-    stream = stream_for(device, "bytes")
+    stream = stream_for(device)
     with torch.cuda.stream(stream):
         yield stream
 

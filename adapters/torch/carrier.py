@@ -7,7 +7,7 @@ import threading
 import warnings
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,17 +19,17 @@ from strfcube.analysis.transform import hann_kernel
 from strfcube.loading.ragged import Sounds, Trials
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from strfcube.loading.batch import BatchReader
 
     Index = NDArray[np.intp]
+    Lying = list[tuple[Tensor, Index]]  # memory, and which stimuli of a batch are in it
 
 _log = logging.getLogger(__name__)
 _MANY = 1 << 16  # stimuli in a batch that a kernel cannot number
-_LYING = 1 << 24  # pairs whose places are kept worked out in the memory of the host: 0.27 GB
 SHARE = {"auto": 0.25, "device": 0.75}  # of the free memory of an accelerator that stored bytes may take
 
 
@@ -53,6 +53,25 @@ class Load:
     event: Any = None
 
 
+class Places(NamedTuple):
+    """Where the values of stimuli lie, in the memory that holds them.
+
+    Attributes
+    ----------
+    neurons : Tensor of int32 or int64 [shape=(stim, 2, neuron)]
+        Where the trials of each neuron begin, from those of the first, and how many they are.
+    stims : Tensor of int64 [shape=(stim, 4)]
+        Where trials begin, where the sound begins, bins, and where missing responses lie.
+    """
+
+    neurons: Tensor
+    stims: Tensor
+
+    def on(self, device: torch.device) -> Places:
+        """The same on a device."""
+        return Places(sent_over(self.neurons, device), sent_over(self.stims, device))
+
+
 @dataclass
 class Staged:
     """A batch on its way to a device.
@@ -61,15 +80,14 @@ class Staged:
     ----------
     items : list of int
         Positions among the visible stimuli.
-    table : Tensor of int64 [shape=(B, ...)]
-        Of each stimulus: where its trials begin, by neuron; their numbers; where its bands begin; its bins; where
-        missing values lie.
+    places : Places or None
+        Where they will lie; None if they stay.
     trials, sounds : Load
         What is sent for it.
     """
 
     items: list[int]
-    table: Tensor
+    places: Places | None
     trials: Load
     sounds: Load
 
@@ -77,7 +95,8 @@ class Staged:
         """The same in page-locked memory: what a DataLoader with workers calls."""
         for load in (self.trials, self.sounds):
             load.fresh = [(arena, places, values.pin_memory()) for arena, places, values in load.fresh]
-        self.table = self.table.pin_memory()
+        if self.places is not None:
+            self.places = Places(*(values.pin_memory() for values in self.places))
         return self
 
 
@@ -184,7 +203,7 @@ class Channel:
                 load.event = None if stream is None else stream.record_event()
         load.fresh = []
 
-    def lying(self, load: Load, items: Index, stream: Any) -> list[tuple[Tensor, Index]]:
+    def lying(self, load: Load, items: Index, stream: Any) -> Lying:
         """Memory that holds the values of a batch, `flat.pad` missing ones last, and which of its stimuli are in it.
 
         Parameters
@@ -201,7 +220,7 @@ class Channel:
             sent.record_stream(stream)
         return [(sent, np.arange(len(items)))]
 
-    def rows(self, lying: list[tuple[Tensor, Index]], at: Tensor, width: int) -> Tensor:
+    def rows(self, lying: Lying, at: Tensor, width: int) -> Tensor:
         """Rows [shape=(B, ..., width)] that begin at some positions [shape=(B, ...)]."""
         if len(lying) == 1:
             return rows(lying[0][0], self.flat.pad, at, width)
@@ -235,6 +254,7 @@ class Carrier:
         self._lock = threading.Lock()
         self._whole = False
         self._stay: bool | None = None
+        self._known: set[Any] = set()
 
     @property
     def arenas(self) -> list[Arena]:
@@ -266,7 +286,7 @@ class Carrier:
         free = free_bytes(self.device)
         if free is None:
             return cache == "device"
-        wanted = 0
+        wanted = 8 * self.reader.n_repeats.size  # places of all pairs
         for channel in (self._trials, self._sounds):
             lacking = np.isin(channel.flat.stim, channel.lacking())
             wanted += int(channel.flat.sizes[lacking].sum()) * channel.flat.dtype.itemsize
@@ -276,7 +296,7 @@ class Carrier:
                 f"free on {self.device}: what is stored is sent there with each batch",
                 stacklevel=2,
             )
-        return wanted <= SHARE[cache] * free
+        return bool(wanted <= SHARE[cache] * free)
 
     def stage(self, items: list[int], threads: int, *, passing: bool) -> Staged:
         """Read what a batch needs that is not there, and say where everything lies.
@@ -295,32 +315,19 @@ class Carrier:
             self.reader.fetch(new.tolist())
             trials = self._trials.load(new, threads, passing=passing, pin=pin)
             heard = self._sounds.load(new, threads, passing=passing, pin=pin)
-        table = torch.empty(
-            (len(index), 2 * len(self.reader.neuron) + self._rows + 2), dtype=torch.int64, pin_memory=pin
-        )
-        if passing or self.reader.n_repeats.size > _LYING:
-            table.numpy()[...] = self._table(index, passing=passing)
-        else:
-            np.take(self._lying, index, axis=0, out=table.numpy(), mode="clip")  # without a copy between
-        return Staged(items, table, trials, heard)
+        return Staged(items, self._places(index, passing=True) if passing else None, trials, heard)
 
-    @cached_property
-    def _lying(self) -> NDArray[np.int64]:
-        """Table of all visible stimuli: once room is made for them, nothing in it changes."""
-        return self._table(np.arange(len(self.reader.stim)), passing=False)
-
-    def _table(self, index: Index, *, passing: bool) -> NDArray[np.int64]:
-        """See `Staged`."""
-        bins, n = self.reader.n_bins[index].astype(np.int64), len(self.reader.neuron)
+    def _places(self, index: Index, *, passing: bool) -> Places:
+        """Places of some stimuli, in the memory of the host."""
+        bins = self.reader.n_bins[index].astype(np.int64)
         start, end = self._trials.lie(index, passing=passing)
         heard, _ = self._sounds.lie(index, passing=passing)
-        into = np.empty((len(index), 2 * n + self._rows + 2), np.int64)
-        np.multiply(self._trials.first(index, passing=passing)[:, self._columns], bins[:, None], out=into[:, :n])
-        into[:, :n] += start[:, None]
-        into[:, n : 2 * n] = self.reader.n_repeats[index]
-        into[:, 2 * n : -2] = heard[:, None] + np.arange(self._rows) * (bins * self._per_bin)[:, None]
-        into[:, -2], into[:, -1] = bins, end
-        return into
+        first = self._trials.first(index, passing=passing)[:, self._columns] * bins[:, None]
+        neurons = np.stack((first, self.reader.n_repeats[index]), 1)
+        return Places(
+            torch.from_numpy(neurons.astype(np.int32 if self._trials.flat.sizes.max(initial=0) < 2**31 else np.int64)),
+            torch.from_numpy(np.stack((start, heard, bins, end), 1)),
+        )
 
     def begin(self, batch: Staged) -> None:
         """Send what a batch needs."""
@@ -333,39 +340,91 @@ class Carrier:
         Nothing in it waits for the device; what can be known on the host is not asked there.
         """
         self.begin(batch)
-        items, stream = batch.items, None
-        if self.device.type == "cuda":
-            stream = torch.cuda.current_stream(self.device.index)
-        index = np.asarray(items, np.intp)
-        table = batch.table.to(self.device, non_blocking=True)
-        trials, heard = self._trials.lying(batch.trials, index, stream), self._sounds.lying(batch.sounds, index, stream)
-        most = max(map(self._most.__getitem__, items), default=1)
-        bins = max(map(self._bins.__getitem__, items), default=1)
+        items, lying = batch.items, self._lying(batch.items, batch.trials, batch.sounds)
+        if batch.places is None:
+            places, order = self._resident, sent_over(torch.tensor(items, dtype=torch.int64), self.device)
+        else:
+            places, order = batch.places.on(self.device), torch.arange(len(items), device=self.device)
+        return self._made(items, self._shape(items), order, 0, places, lying)
+
+    def epoch(self, batches: list[list[int]]) -> Iterator[dict[str, Tensor]]:
+        """Batches of stimuli that are all on the device.
+
+        What can be is done for all of them before the first: between two steps of a model, each line of code costs
+        several times what it costs in a loop of its own.
+
+        Parameters
+        ----------
+        batches : list of list of int
+            Positions among the visible stimuli.
+        """
+        stream, at, nothing = self._stream(), 0, Load(False)
+        order = sent_over(torch.tensor([item for items in batches for item in items], dtype=torch.int64), self.device)
+        shapes = [self._shape(items) for items in batches]
+        one, lying = len(self.arenas) == 2, None
+        for items, shape in zip(batches, shapes, strict=True):
+            here = self._stream()
+            if here != stream:  # sent on one, used on others
+                here.wait_stream(stream)
+                order.record_stream(here)
+                stream, lying = here, None
+            if lying is None or not one:
+                lying = self._lying(items, nothing, nothing)
+            yield self._made(items, shape, order, at, self._resident, lying)
+            at += len(items)
+
+    def _stream(self) -> Any:
+        return torch.cuda.current_stream(self.device.index) if self.device.type == "cuda" else None
+
+    def _shape(self, items: list[int]) -> tuple[int, int]:
+        """Repeats and bins of a batch."""
+        return max(map(self._most.__getitem__, items), default=1), max(map(self._bins.__getitem__, items), default=1)
+
+    def _lying(self, items: list[int], trials: Load, heard: Load) -> tuple[Lying, Lying]:
+        """Memory that holds trials and sounds of a batch."""
+        stream, index = self._stream(), np.asarray(items, np.intp)
+        if self._stay and stream is not None and stream not in self._known:
+            self._known.add(stream)  # as of an arena
+            for values in self._resident:
+                values.record_stream(stream)
+        return self._trials.lying(trials, index, stream), self._sounds.lying(heard, index, stream)
+
+    def _made(
+        self,
+        items: list[int],
+        shape: tuple[int, int],
+        order: Tensor,
+        at: int,
+        places: Places,
+        lying: tuple[Lying, Lying],
+    ) -> dict[str, Tensor]:
+        """Arrays of a batch, whose stimuli are, from `at` on, those that `order` says among `places`."""
+        (trials, heard), (most, bins) = lying, shape
         bands = self.reader.reading.audio_fs is None
         if self._kernels is not None and len(trials) == len(heard) == 1 and 0 < len(items) < _MANY:
             stims, values, mask = self._kernels.batch(
-                trials[0][0], heard[0][0], table, (len(self.reader.neuron), most, bins), self._rows, self._per_bin,
+                trials[0][0], heard[0][0], places, order, at, len(items), most, bins, self._rows, self._per_bin,
                 self.dtype, self._transform, self._scaling, bands=bands,
             )  # fmt: skip
         else:
-            values, mask, late = self._responses(trials, index, table, most, bins)
-            waves = self._sounds.rows(heard, table[:, 2 * len(self.reader.neuron) : -2], bins * self._per_bin)
+            some, index = order[at : at + len(items)], np.asarray(items, np.intp)
+            neurons, (start, sound, size, end) = places.neurons[some], places.stims[some].T[..., None]
+            late = None if (self.reader.n_bins[index] == bins).all() else self._steps[:bins] >= size
+            at_trials = torch.addcmul((neurons[:, 0] + start)[..., None], size[..., None], self._steps[:most])
+            if (self._fewest[index] < most).any():
+                at_trials = torch.where(self._steps[:most] < neurons[:, 1, :, None], at_trials, end[..., None])
+            values, mask = responses(self._trials.rows(trials, at_trials, bins), late, self.dtype, self._transform)
+            at_rows = torch.addcmul(sound, size, self._steps[: self._rows], value=self._per_bin)
+            waves = self._sounds.rows(heard, at_rows, bins * self._per_bin)
             if late is not None and self._per_bin > 1:
                 late = late.repeat_interleave(self._per_bin, 1)
             stims = sounds(waves, late, self._scaling, bands=bands).to(self.dtype)
         return {"stims": stims[:, None] if bands else stims, "responses": values, "valid_mask": mask}
 
-    def _responses(
-        self, trials: list[tuple[Tensor, Index]], index: Index, table: Tensor, most: int, bins: int
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Responses and mask, and which bins are past the end of their stimulus, if any are."""
-        n, size = len(self.reader.neuron), table[:, -2]
-        late = None if (self.reader.n_bins[index] == bins).all() else self._steps[:bins] >= size[:, None]
-        at = torch.addcmul(table[:, :n, None], size[:, None, None], self._steps[:most])
-        if (self._fewest[index] < most).any():
-            at = torch.where(self._steps[:most] < table[:, n : 2 * n, None], at, table[:, -1, None, None])
-        values, mask = responses(self._trials.rows(trials, at, bins), late, self.dtype, self._transform)
-        return values, mask, late
+    @cached_property
+    def _resident(self) -> Places:
+        """Places of all visible stimuli, on the device: once room is made for them, nothing in it changes."""
+        return Places(*map(self._there, self._places(np.arange(len(self.reader.stim)), passing=False)))
 
     @cached_property
     def _kernels(self) -> Any:
@@ -396,7 +455,8 @@ class Carrier:
 
     @cached_property
     def _steps(self) -> Tensor:
-        longest = max(int(self.reader.n_repeats.max(initial=1)), int(self.reader.n_bins.max(initial=1)))
+        reader = self.reader
+        longest = max(self._rows, int(reader.n_repeats.max(initial=1)), int(reader.n_bins.max(initial=1)))
         return self._there(torch.arange(longest))
 
     def _there(self, values: Tensor) -> Tensor:

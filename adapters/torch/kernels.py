@@ -32,18 +32,18 @@ def _float(raw):
 
 @triton.jit
 def _trials(
-    program, stim, here, size, trials, values, seen, shift, scale, neurons, repeats, bins,
+    program, stim, trials, first, size, values, seen, shift, scale, neurons, repeats, bins,
     average: tl.constexpr, scaled: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """Some responses of a stimulus, and their mask."""
+    """Some responses of a stimulus, whose trials lie at `trials`, those of a neuron at `first`, and their mask."""
     depth = 1 if average else repeats
     at = program * block + tl.arange(0, block)
     inside = at < neurons * depth * bins
     row = at // bins
     time = at - row * bins
     neuron = row // depth
-    start = tl.load(here + neuron, mask=inside, other=0) + time
-    number = tl.load(here + neurons + neuron, mask=inside, other=0)
+    start = tl.load(first + neuron, mask=inside, other=0) + time
+    number = tl.load(first + neurons + neuron, mask=inside, other=0)
     recorded = inside & (time < size)
     if average:
         total = tl.zeros([block], tl.float32)
@@ -74,16 +74,16 @@ def _trials(
 
 @triton.jit
 def _sounds(
-    program, stim, here, size, sounds, stims, mean, deviation, rows, width, step,
+    program, stim, sound, size, stims, mean, deviation, rows, width, step,
     scaled: tl.constexpr, bands: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
-    """Some values of the spectrogram or waveform of a stimulus."""
+    """Some values of a spectrogram or waveform, which lies at `sound`."""
     at = program * block + tl.arange(0, block)
     inside = at < rows * width
     row = at // width
     time = at - row * width
     there = inside & (time < size)
-    value = tl.load(sounds + tl.load(here + row, mask=inside, other=0) + time, mask=there, other=0.0)
+    value = tl.load(sound + row * size + time, mask=there, other=0.0)
     if scaled:
         less = tl.load(mean + row * step, mask=inside, other=0)
         value = tl.math.div_rn(value - less, tl.load(deviation + row * step, mask=inside, other=1))
@@ -93,27 +93,27 @@ def _sounds(
     tl.store(stims + to, tl.where(there, value, 0.0).to(stims.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["neurons", "repeats", "bins", "rows", "per_bin", "step"])
+@triton.jit(do_not_specialize=["at", "neurons", "repeats", "bins", "rows", "per_bin", "step"])
 def _batch(
-    trials, sounds, table, values, seen, stims, shift, scale, mean, deviation,
-    neurons, repeats, bins, rows, per_bin, step, average: tl.constexpr, normalized: tl.constexpr,
+    trials, sounds, of_neurons, of_stims, order, values, seen, stims, shift, scale, mean, deviation,
+    at, neurons, repeats, bins, rows, per_bin, step, average: tl.constexpr, normalized: tl.constexpr,
     standardized: tl.constexpr, bands: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     """Programs of a stimulus [axis 1]: first those of its responses, then those of its sound."""
     program = tl.program_id(0)
     stim = tl.program_id(1)
-    columns = 2 * neurons + rows + 2
-    here = table + stim * columns
-    size = tl.load(here + columns - 2)
+    item = tl.load(order + at + stim)
+    here = of_stims + 4 * item
+    size = tl.load(here + 2)
     of_trials = tl.cdiv(neurons * (1 if average else repeats) * bins, block)
     if program < of_trials:
         _trials(
-            program, stim, here, size, trials, values, seen, shift, scale, neurons, repeats, bins,
-            average, normalized, block,
+            program, stim, trials + tl.load(here), of_neurons + 2 * neurons * item, size, values, seen, shift, scale,
+            neurons, repeats, bins, average, normalized, block,
         )  # fmt: skip
     else:
         _sounds(
-            program - of_trials, stim, here + 2 * neurons, size * per_bin, sounds, stims, mean, deviation,
+            program - of_trials, stim, sounds + tl.load(here + 1), size * per_bin, stims, mean, deviation,
             rows, bins * per_bin, step, standardized, bands, block,
         )  # fmt: skip
 
@@ -139,8 +139,12 @@ def serves(transform: Transform, dtype: torch.dtype, largest: int) -> bool:
 def batch(
     trials: Tensor,
     sounds: Tensor,
-    table: Tensor,
-    shape: tuple[int, int, int],
+    places: tuple[Tensor, Tensor],
+    order: Tensor,
+    at: int,
+    number: int,
+    repeats: int,
+    bins: int,
     rows: int,
     per_bin: int,
     dtype: torch.dtype,
@@ -155,10 +159,14 @@ def batch(
     ----------
     trials, sounds : Tensor [shape=(value,)]
         As they lie on the device: of uint8, int16 or float32, and of float32.
-    table : Tensor of int64 [shape=(stim, 2 * neurons + rows + 2)]
-        See `strfcube.adapters.torch.carrier.Staged`.
-    shape : tuple of int
-        Neurons, most repeats, most bins.
+    places : tuple of Tensor
+        Where they lie there: `strfcube.adapters.torch.carrier.Places`.
+    order : Tensor of int64 [shape=(stim,)]
+        Which of the places are those of the stimuli of an epoch.
+    at, number : int
+        Where those of the batch begin in it, and how many they are.
+    repeats, bins : int
+        The most of them.
     rows, per_bin : int
         Rows of a sound, and values of a row in a bin.
     dtype : torch.dtype
@@ -170,7 +178,7 @@ def batch(
     bands : bool
         Whether they are spectrograms, in which a band without values is 0.
     """
-    (neurons, repeats, bins), number, device = shape, table.shape[0], table.device
+    neurons, device = places[0].shape[2], trials.device
     depth, width = 1 if transform.average else repeats, bins * per_bin
     stims = torch.empty((number, rows, width), dtype=dtype, device=device)
     values = torch.empty((number, neurons, depth, bins), dtype=dtype, device=device)
@@ -180,9 +188,9 @@ def batch(
     mean, deviation = (stims, stims) if scaling is None else scaling
     step = int(standardized and mean.numel() > 1)
     programs = -(-neurons * depth * bins // _BLOCK) - (-rows * width // _BLOCK)
-    with torch.cuda.device_of(table):  # Triton launches where torch is, not where the tensors are
+    with torch.cuda.device_of(trials):  # Triton launches where torch is, not where the tensors are
         _batch[programs, number](
-            trials, sounds, table, values, seen, stims, shift, scale, mean, deviation,
+            trials, sounds, *places, order, values, seen, stims, shift, scale, mean, deviation, at,
             neurons, repeats, bins, rows, per_bin, step, transform.average, normalized, standardized, bands, _BLOCK,
         )  # fmt: skip
     return stims, values, seen
@@ -190,6 +198,11 @@ def batch(
 
 def tried(device: torch.device) -> None:
     """Compile and run it once on a device, to see whether that can be."""
-    table = torch.zeros((1, 5), dtype=torch.int64, device=device)
-    trials, sounds = torch.zeros(1, dtype=torch.uint8, device=device), torch.zeros(1, device=device)
-    batch(trials, sounds, table, (1, 1, 1), 1, 1, torch.float32, Transform(), None, bands=True)
+    trials, order = torch.zeros(1, dtype=torch.uint8, device=device), torch.zeros(1, dtype=torch.int64, device=device)
+    places = (
+        torch.zeros((1, 2, 1), dtype=torch.int32, device=device),
+        torch.zeros((1, 4), dtype=torch.int64, device=device),
+    )
+    batch(
+        trials, order.to(torch.float32), places, order, 0, 1, 1, 1, 1, 1, torch.float32, Transform(), None, bands=True
+    )

@@ -124,6 +124,20 @@ def test_loaders_give_the_same_epochs(path, way):
         assert there.state_dict()["batch"] == 1  # what travels ahead is not handed out
 
 
+def test_epochs_of_what_lies_in_several_pieces_of_memory(path, way):
+    options = {"extra": ("sound_duration", "stim_type"), "average_repeats": True}
+    whole, host = CubeDataset(path, cache="device", device=DEVICE, **options), CubeDataset(path, **options)
+    parts = [whole.isel(stim=[0, 1, 2]), whole.isel(stim=[4, 5])]
+    for part in parts:
+        part.batch(range(len(part)))  # each makes room for its own
+    for _ in range(3):  # sent, on the long way, planned whole
+        for got, wanted in zip(whole.loader(3, shuffle=True, seed=2), host.loader(3, shuffle=True, seed=2), strict=True):
+            same(got, wanted)
+    if way.startswith("stay"):
+        assert whole._carrier.whole()
+        assert len(whole._carrier.arenas) == 2 * 3
+
+
 def test_waveforms_are_those_of_the_host(demo, way):
     options = {"mode": "waveform", "audio_fs": 16000.0}
     here, there = CubeDataset(demo, **options), CubeDataset(demo, cache="device", device=DEVICE, **options)
@@ -225,6 +239,7 @@ def test_auto_keeps_what_fits_a_quarter(path, monkeypatch):
     wanted = CubeDataset(path).batch([0, 1])
     monkeypatch.setattr(CubeDataset, "_carries", True)
     need = sum(c.flat.sizes.sum() * c.flat.dtype.itemsize for c in (view._carrier._trials, view._carrier._sounds))
+    need += 8 * view.n_repeats.size  # where each pair lies
     for free, stays in ((4 * need, True), (4 * need - 1, False), (None, False)):
         monkeypatch.setattr(carrier, "free_bytes", lambda device, free=free: free)
         fresh = view.using(cache="none").using(cache="auto")
