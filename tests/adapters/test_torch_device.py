@@ -131,7 +131,8 @@ def test_epochs_of_what_lies_in_several_pieces_of_memory(path, way):
     for part in parts:
         part.batch(range(len(part)))  # each makes room for its own
     for _ in range(3):  # sent, on the long way, planned whole
-        for got, wanted in zip(whole.loader(3, shuffle=True, seed=2), host.loader(3, shuffle=True, seed=2), strict=True):
+        ways = {"batch_size": 3, "shuffle": True, "seed": 2}
+        for got, wanted in zip(whole.loader(**ways), host.loader(**ways), strict=True):
             same(got, wanted)
     if way.startswith("stay"):
         assert whole._carrier.whole()
