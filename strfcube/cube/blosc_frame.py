@@ -12,7 +12,7 @@ import struct
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _HEADER = struct.Struct("<4s3I")
 _COPIED, _WHOLE = 0x2, 0x10  # flags: the values as they are; blocks that are not split once more
@@ -79,6 +79,45 @@ def split(data: bytes) -> tuple[int, int, bytes, bytes] | None:
     rest = _HEADER.pack(kind, size - block, min(block, size - block), total - shift)
     rest += struct.pack(f"<{count - 1}I", *(start - shift for start in starts[1:]))
     return block, size - block, first + data[end:begin], rest + data[begin:total]
+
+
+def alike(frame: bytes) -> bytes | None:
+    """What frames have in common that can be `joined`: kind and size of block; None of one that joins no other."""
+    _, size, block, _ = _HEADER.unpack_from(frame)
+    return frame[:4] + frame[8:12] if _plain(frame) and block and size and not size % block else None
+
+
+def joined(frames: Sequence[bytes]) -> bytes:
+    """One frame of several that are alike (see `alike`): it decodes to what they do, one after the other.
+
+    Parameters
+    ----------
+    frames : sequence of bytes
+        Frames; bytes after their ends do not matter.
+
+    Raises
+    ------
+    ValueError
+        If one is not what it says of itself.
+    """
+    heads = [_HEADER.unpack_from(frame) for frame in frames]
+    counts = [size // block for _, size, block, _ in heads]
+    at = _HEADER.size + 4 * sum(counts)
+    table: list[int] = []
+    blocks = []
+    for frame, count, (_, _, _, end) in zip(frames, counts, heads, strict=True):
+        begin = _HEADER.size + 4 * count
+        if not begin <= end <= len(frame):
+            raise ValueError(f"a frame of {len(frame)} bytes says that it has {end}")
+        places = struct.unpack_from(f"<{count}I", frame, _HEADER.size)
+        if not begin <= min(places) <= max(places) < end:
+            raise ValueError("a block lies outside its frame")
+        table += [place - begin + at for place in places]
+        blocks.append(frame[begin:end])
+        at += end - begin
+    size = sum(size for _, size, _, _ in heads)
+    head = _HEADER.pack(heads[0][0], size, heads[0][2], at) + struct.pack(f"<{len(table)}I", *table)
+    return head + b"".join(blocks)
 
 
 def _plain(frame: bytes) -> bool:

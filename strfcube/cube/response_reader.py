@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from strfcube.cube.stored_rows import Rows, Span, StoredArray
 
 Index = NDArray[np.intp]
+Chunks = Mapping[tuple["StoredArray", tuple[int, ...]], NDArray[Any] | None]
+Put = Callable[[NDArray[Any], NDArray[np.bool_] | None], None]
 
 
 class ResponseReader:
@@ -81,9 +84,60 @@ class ResponseReader:
         for source, chunks in wanted.values():
             source.fetch(chunks)
 
+    def begun(self, stims: Sequence[int], n_repeats: NDArray[Any], n_bins: NDArray[Any]) -> Put:
+        """Read the chunks of several stimuli; what it gives decodes them, small ones in one go.
+
+        Parameters
+        ----------
+        stims : sequence of int
+            Positions.
+        n_repeats : ndarray of int [shape=(len(stims), neuron)]
+            Repeats to read of each neuron.
+        n_bins : ndarray of int [shape=(len(stims),)]
+            Bins to read.
+
+        Returns
+        -------
+        callable
+            Takes arrays [shape=(len(stims), neuron, repeat, time)], those of `read`.
+        """
+        wanted: dict[StoredArray, list[tuple[int, ...]]] = {}
+        for source, stored, block, here, _ in self._blocks:
+            chunks = wanted.setdefault(source, [])
+            for k in range(-(-int(n_repeats[:, here].max(initial=0)) // source.array.chunk[2])):
+                few = n_repeats[:, here].max(1, initial=0) > k * source.array.chunk[2]
+                chunks += [(at, block, k, 0) for at in stored[stims][few].tolist() if at >= 0]
+        begun = [(source, places, source.begun(places)) for source, places in wanted.items()]
+        _, _, _, here, there = self._blocks[0]
+        alike = len(self._blocks) == 1 and isinstance(here, slice) and len(begun[0][1]) == len(stims)
+        alike = alike and bool((n_bins == n_bins[0]).all() and (n_repeats == n_repeats[0, 0]).all())
+
+        def put(out: NDArray[Any], mask: NDArray[np.bool_] | None) -> None:
+            found = [decoded() for _, _, decoded in begun]
+            if alike and isinstance(found[0], np.ndarray) and found[0].shape[3] >= n_repeats[0, 0]:
+                missing = np.nan if out.dtype.kind == "f" else self.fill
+                count, bins, rows = int(n_repeats[0, 0]), int(n_bins[0]), (-1, *out.shape[2:])
+                runs = [(0, out.shape[0] * out.shape[1], count)]
+                _clear(runs, bins, missing, out.reshape(rows), None if mask is None else mask.reshape(rows))
+                _decode(
+                    found[0][:, 0, there, :count, :bins], begun[0][0].array.fill, missing, out[:, :, :count, :bins],
+                    None if mask is None else mask[:, :, :count, :bins],
+                )  # fmt: skip
+                return
+            chunks = {
+                (source, at): chunk
+                for (source, places, _), several in zip(begun, found, strict=True)
+                for at, chunk in zip(places, several, strict=True)
+            }
+            for b, stim in enumerate(stims):
+                self.read(stim, n_repeats[b], int(n_bins[b]), out[b], None if mask is None else mask[b], chunks)
+
+        return put
+
     def read(
-        self, stim: int, n_repeats: NDArray[Any], n_bins: int, out: NDArray[Any], mask: NDArray[np.bool_] | None = None
-    ) -> None:
+        self, stim: int, n_repeats: NDArray[Any], n_bins: int, out: NDArray[Any],
+        mask: NDArray[np.bool_] | None = None, chunks: Chunks | None = None,
+    ) -> None:  # fmt: skip
         """Decode one stimulus.
 
         Parameters
@@ -98,6 +152,8 @@ class ResponseReader:
             Float32, missing as NaN; or the one stored dtype, missing as `fill`.
         mask : ndarray of bool [shape=(neuron, repeat, time)], optional
             What is not missing.
+        chunks : mapping, optional
+            The chunks that are needed, by array and place. Default: they are read now.
         """
         missing = np.nan if out.dtype.kind == "f" else self.fill
         absent = [here for _, stored, _, here, _ in self._blocks if stored[stim] < 0]
@@ -112,7 +168,8 @@ class ResponseReader:
             step = source.array.chunk[2]
             part, seen = out[here], None if mask is None else mask[here]  # views, or copies that go back below
             for k in range(-(-max(count for _, _, count in runs) // step)):
-                chunk = source.read((int(stored[stim]), block, k, 0))
+                at = int(stored[stim]), block, k, 0
+                chunk = source.read(at) if chunks is None else chunks[source, at]
                 values = None if chunk is None else chunk[0, there, :, :n_bins]
                 for a, b, count in runs:
                     repeats = slice(k * step, min(count, (k + 1) * step))

@@ -25,12 +25,14 @@ from strfcube.transport.connect import Transport, Version, connect
 from strfcube.transport.remote_files import Remote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from strfcube.cube.metadata import Root
+
+    Several = list[NDArray[Any] | None] | NDArray[Any]
 
 Place = tuple[int, ...]
 AHEAD_BYTES = 256_000_000  # encoded, asked for and not read; only what was abandoned reaches it
@@ -203,11 +205,9 @@ class ShardedArray:
         if self.kept is not None and at in self.kept:
             kept = self.kept[at]
             return None if kept is None else self._ordered(self._lying(kept))
-        data = self.encoded(at)
+        data = self._frame(at)
         out = place = None
         if data is not None:
-            if why := _unlike(data, self.chunk_bytes, 4 if self.checked else 0):
-                raise self._damaged(at, why)
             try:
                 data, repeats = self.recorded(data)
                 place = None if self.kept is None else self._lasting(repeats)
@@ -218,6 +218,86 @@ class ShardedArray:
         if self.kept is not None:
             self.kept[at] = place
         return None if out is None else self._ordered(out)
+
+    def begun(self, places: Sequence[Place]) -> Callable[[], Several]:
+        """Read chunks; what it gives decodes them, small ones in one go.
+
+        Threads wait for each other wherever the interpreter is at work: one that reads for all of them, and some that
+        decode at once what it has read, wait seldom.
+
+        Parameters
+        ----------
+        places : sequence of tuple of int
+            Indices of chunks.
+
+        Returns
+        -------
+        callable
+            Gives of each what `read` gives, and raises as `read` does: a list, or an array where all are alike.
+            Unless chunks are kept, they are valid until the same thread decodes the next ones.
+
+        Raises
+        ------
+        StoreError
+            As `read`.
+        """
+        if self.kept is not None:
+            return lambda: [self.read(at) for at in places]
+        alike: dict[Any, list[tuple[Place, bytes]]] = {}
+        kinds: list[Any] = [None] * len(places)
+        for i, at in enumerate(places):
+            if (data := self._frame(at)) is None:
+                continue
+            try:
+                frame, repeats = self.recorded(data)
+                kinds[i] = blosc_frame.alike(frame) or i, self._shape(repeats)
+            except (RuntimeError, ValueError) as error:
+                raise self._damaged(at, str(error)) from error
+            alike.setdefault(kinds[i], []).append((at, frame))
+        groups = [(kind, self._joined(several), several) for kind, several in alike.items()]
+
+        def decoded() -> Several:
+            pieces: dict[Any, Iterator[NDArray[Any]]] = {}
+            room = self._scratched_values(sum(len(several) * math.prod(kind[1]) for kind, _, several in groups))
+            for kind, frame, several in groups:
+                values = room[: math.prod((len(several), *kind[1]))].reshape(len(several), *kind[1])
+                room = room[values.size :]
+                self._decode_all(frame, several, values)
+                if len(several) == len(places) and kind[1][0] == 1:
+                    return self._ordered(values[:, 0])[:, None]
+                pieces[kind] = iter(values)
+            return [None if kind is None else self._ordered(next(pieces[kind])) for kind in kinds]
+
+        return decoded
+
+    def _joined(self, several: list[tuple[Place, bytes]]) -> bytes | None:
+        """One frame of several that are alike; None where there is one, or where one of them is damaged."""
+        try:
+            return blosc_frame.joined([frame for _, frame in several]) if len(several) > 1 else None
+        except ValueError:
+            return None
+
+    def _decode_all(self, joined: bytes | None, several: list[tuple[Place, bytes]], out: NDArray[Any]) -> None:
+        """Decode frames, at once where they are joined; where that fails, one by one, to say which is damaged."""
+        if joined is not None:
+            try:
+                self._decompress(joined, out)
+            except (RuntimeError, ValueError):
+                pass
+            else:
+                return
+        for (at, frame), room in zip(several, out, strict=True):
+            try:
+                self._decompress(frame, room)
+            except (RuntimeError, ValueError) as error:
+                raise self._damaged(at, str(error)) from error
+
+    def _frame(self, at: Place) -> bytes | None:
+        """Bytes of a chunk as stored, which say of themselves that they are one; None where it is not stored."""
+        data = self.encoded(at)
+        if data is not None and (why := _unlike(data, self.chunk_bytes, 4 if self.checked else 0)):
+            raise self._damaged(at, why)
+        return data
 
     def _ordered(self, values: NDArray[Any]) -> NDArray[Any]:
         return values.transpose(0, 2, 1, 3) if self.repeats_first else values
@@ -461,6 +541,13 @@ class ShardedArray:
     def _lying(self, kept: _Kept) -> NDArray[Any]:
         flat: NDArray[Any] = kept.piece[kept.start : kept.stop].view(self.dtype)
         return flat.reshape(self._shape(kept.repeats))
+
+    def _scratched_values(self, size: int) -> NDArray[Any]:
+        """Memory of this thread for several chunks, used again for the next ones."""
+        scratch: NDArray[Any] | None = getattr(self._scratch, "several", None)
+        if scratch is None or scratch.size < size:
+            scratch = self._scratch.several = np.empty(size, self.dtype)
+        return scratch[:size]
 
     def _scratched(self, repeats: int) -> NDArray[Any]:
         """Memory of this thread, used again for the next chunk."""

@@ -26,7 +26,9 @@ from strfcube.errors import StoreError
 from strfcube.transport.connect import Transport, Version, connect
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from strfcube.cube.shard_reader import Several
 
 Index = NDArray[np.intp]
 Span = slice | Index
@@ -197,6 +199,13 @@ class StoredArray:
         if tuple(map(operator.floordiv, at, self.array.per_shard)) not in self._known:
             self._settle(at)
         return self.array.read(at)
+
+    def begun(self, places: Sequence[tuple[int, ...]]) -> Callable[[], Several]:
+        """Read several chunks, and decode them later, as `ShardedArray.begun` does; raises as `read` does."""
+        for at in places:
+            if tuple(map(operator.floordiv, at, self.array.per_shard)) not in self._known:
+                self._settle(at)
+        return self.array.begun(places)
 
     def has(self, at: tuple[int, ...]) -> bool:
         """Whether a chunk is stored; raises as `read` does."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from strfcube.loading.reading import Reading
     from strfcube.loading.source import Source
 
-    Made = tuple[dict[str, NDArray[Any]], Callable[[int], None]]
+    Filling = Callable[[], None]
+    Made = tuple[dict[str, NDArray[Any]], Callable[[slice], Filling]]
 
 _AHEAD_BYTES = 256_000_000  # decoded, of the chunks that a remote cube is asked for ahead; some tenth of it encoded
 _PARALLEL_BYTES = 1_000_000  # a smaller batch is not worth a thread
+_SHARE_VALUES = 1 << 19  # of stimuli that a thread reads in one go: what is decoded stays in the cache of a core
 
 
 class BatchReader:
@@ -145,18 +147,21 @@ class BatchReader:
         take = self.source.buffers.take if take is None else take
         stims = take(self._stims_shape(len(index), n_time), np.float32)
         made = self._rows if self.reading.layout == "ragged" else self._box
-        arrays, fill = made(index, n_time, raw, take, threads)
+        arrays, begin = made(index, n_time, raw, take, threads)
+        # Begun by one thread: those that are all in the interpreter wait for each other at every step
+        shares = [(self._sounds(index[share], stims[share]), begin(share)) for share in self._shares(index)]
 
-        def one(b: int) -> None:
-            self._stimulus(int(index[b]), stims[b])
-            fill(b)
+        def one(k: int) -> None:
+            sounds, responses = shares[k]
+            sounds()
+            responses()
 
-        parallel = threads > 1 and len(index) > 1 and arrays["responses"].nbytes > _PARALLEL_BYTES
-        each(one, len(index), threads if parallel else 1)
+        parallel = threads > 1 and len(shares) > 1 and arrays["responses"].nbytes > _PARALLEL_BYTES
+        each(one, len(shares), threads if parallel else 1)
         return {"stims": stims} | arrays | self.extras(items)
 
     def _box(self, index: NDArray[np.intp], n_time: int, raw: bool, take: Take, threads: int) -> Made:
-        """Arrays with a place for each trial of each neuron, and what fills those of a stimulus."""
+        """Arrays with a place for each trial of each neuron, and what begins to read those of some stimuli."""
         shape = (len(index), len(self.neuron), int(self.n_repeats[index].max(initial=1)), n_time)
         if self.reading.average_repeats:
             shape = (shape[0], shape[1], 1, shape[3])
@@ -164,6 +169,21 @@ class BatchReader:
         mask = None if raw else take(shape, bool)
         reader: Any = self._responses
         fetched = self._fetched(index, threads)
+
+        def begin(share: slice) -> Filling:
+            every = range(share.start, share.stop)
+            if len(every) == 1 or fetched is not None or self.reading.average_repeats:
+                return _one_by_one(fill, share)
+            items = index[share]
+            put = reader.begun(self.stim[items], self.n_repeats[items], self.n_bins[items])
+
+            def together() -> None:
+                put(responses[share], None if mask is None else mask[share])
+                for b in every if mask is not None else ():
+                    self._smooth(responses[b])
+                    self._scale(responses[b], slice(None))
+
+            return together
 
         def fill(b: int) -> None:
             item, counts = int(index[b]), self.n_repeats[index[b]]
@@ -186,10 +206,10 @@ class BatchReader:
                 np.divide(total, count, out=responses[b][:, 0], where=mask[b][:, 0])
             self._scale(responses[b], slice(None))
 
-        return {"responses": responses} | ({} if mask is None else {"valid_mask": mask}), fill
+        return {"responses": responses} | ({} if mask is None else {"valid_mask": mask}), begin
 
     def _rows(self, index: NDArray[np.intp], n_time: int, raw: bool, take: Take, threads: int) -> Made:
-        """Arrays with a row for each trial that there is, and what fills those of a stimulus."""
+        """Arrays with a row for each trial that there is, and what begins to read those of some stimuli."""
         trials = rows = Rows.of(self.n_repeats[index])
         if self.reading.average_repeats:
             rows = Rows.of(np.minimum(self.n_repeats[index], 1))
@@ -218,7 +238,8 @@ class BatchReader:
                 mean_over_repeats(out, seen, trials.repeat[asked], responses[mine], mask[mine])
             self._scale(responses[mine], rows.neuron[mine])
 
-        return {"responses": responses} | ({} if mask is None else {"valid_mask": mask}) | rows.indices(), fill
+        begin = partial(_one_by_one, fill)
+        return {"responses": responses} | ({} if mask is None else {"valid_mask": mask}) | rows.indices(), begin
 
     def _fetched(self, index: NDArray[np.intp], threads: int) -> list[NDArray[Any]] | None:
         """Responses that are computed by dask, all at once; None of those that are read from shards."""
@@ -247,23 +268,64 @@ class BatchReader:
             return (count, 1, n_time * self.source.waveforms(fs).per_bin)
         return (count, 1, self.source.cube.sizes["frequency"], n_time)
 
-    def _stimulus(self, item: int, out: NDArray[Any]) -> None:
-        """Read one stimulus [shape=(1, frequency, time) or (1, sample)]."""
-        stim, bins = int(self.stim[item]), int(self.n_bins[item])
+    def _shares(self, index: NDArray[np.intp]) -> list[slice]:
+        """Stimuli of a batch that are read together: small neighbours. Large ones, which take longest, come first."""
+        values = (self.n_repeats[index].sum(1, dtype=np.int64) * self.n_bins[index]).tolist()
+        large: list[slice] = []
+        shares: list[slice] = []
+        room = -1
+        for b, size in enumerate(values):
+            if 2 * size > _SHARE_VALUES:
+                large.append(slice(b, b + 1))
+                room = -1
+            elif size <= room:
+                shares[-1] = slice(shares[-1].start, b + 1)
+                room -= size
+            else:
+                shares.append(slice(b, b + 1))
+                room = _SHARE_VALUES - size
+        return large + shares
+
+    def _sounds(self, index: NDArray[np.intp], out: NDArray[Any]) -> Filling:
+        """Begin to read some stimuli into an array [shape=(stim, 1, frequency, time) or (stim, 1, sample)]."""
         if self.reading.audio_fs is not None:
-            wave = self.source.waveforms(self.reading.audio_fs).read(stim, bins)
-            out[0, : len(wave)] = wave
-            out[0, len(wave) :] = 0
-            return
-        here = out[0, :, :bins]
-        here[...], holes = self._spectrogram(item)
-        out[0, :, bins:] = 0
+            return partial(self._waves, index, out)
+        begun, bins = self.source.begun(self.stim[index].tolist()) if len(index) > 1 else None, self.n_bins[index]
+
+        def together() -> None:
+            found = self.source.stimuli(self.stim[index].tolist(), threads=False) if begun is None else begun()
+            if isinstance(found, np.ndarray) and (bins == bins[0]).all():
+                values = found[..., : bins[0]]
+                if not np.isnan(values).any():
+                    self._put(values, out, holes=False)
+                    return
+            for item, values, room in zip(index.tolist(), found, out, strict=True):
+                here, holes = self._checked(item, values)
+                self._put(here, room, holes=holes)
+
+        return together
+
+    def _put(self, values: NDArray[Any], out: NDArray[Any], *, holes: bool) -> None:
+        """Put valid bins of spectrograms, (..., frequency, bin), into arrays [shape=(..., 1, frequency, time)]."""
+        bins = values.shape[-1]
+        here = out[..., 0, :, :bins]
+        here[...] = values
+        out[..., bins:] = 0
         if self.reading.standardize is not None:
             mean, deviation = self.reading.standardize
             np.subtract(here, mean, out=here)
             np.divide(here, deviation, out=here)
         if holes:
             np.copyto(here, 0, where=np.isnan(here))
+
+    def _waves(self, index: NDArray[np.intp], out: NDArray[Any]) -> None:
+        """Read waveforms into an array [shape=(stim, 1, sample)]."""
+        assert self.reading.audio_fs is not None
+        waveforms = self.source.waveforms(self.reading.audio_fs)
+        for item, room in zip(index.tolist(), out, strict=True):
+            wave = waveforms.read(int(self.stim[item]), int(self.n_bins[item]))
+            room[0, : len(wave)] = wave
+            room[0, len(wave) :] = 0
 
     def spectrogram(self, item: int) -> NDArray[Any]:
         """Valid bins of one visible stimulus [shape=(frequency, time)]; NaN in bands above half its sampling rate.
@@ -275,16 +337,16 @@ class BatchReader:
         UsageError
             If the cube lacks it, or bins inside the sound have no value.
         """
-        return self._spectrogram(item)[0]
+        (values,) = self.source.stimuli([int(self.stim[item])], threads=False)
+        return self._checked(item, values)[0]
 
     @cached_property
     def _published(self) -> bool:
         return bool(self.source.cube["stimulus"].attrs.get("front_end") == "published")
 
-    def _spectrogram(self, item: int) -> tuple[NDArray[Any], bool]:
-        """The same, and whether there is a NaN in it."""
+    def _checked(self, item: int, values: NDArray[Any] | None) -> tuple[NDArray[Any], bool]:
+        """Valid bins of a spectrogram that was read, and whether there is a NaN in them."""
         stim, bins = int(self.stim[item]), int(self.n_bins[item])
-        (values,) = self.source.stimuli([stim], threads=False)
         if values is None:
             raise self._lacks(self.source.without_stimulus(self.stim.tolist(), None, look=False) or [stim])
         here = values[:, :bins]
@@ -318,3 +380,13 @@ class BatchReader:
             chosen = chosen.isel(time=slice(int(self.n_bins[index].max(initial=1))))
         values = chosen.values
         return values if values.dtype.kind in "biuf" else values.astype(object).tolist()
+
+
+def _one_by_one(fill: Callable[[int], None], share: slice) -> Filling:
+    """Fills what stimuli of a batch need, one after the other."""
+
+    def every() -> None:
+        for b in range(share.start, share.stop):
+            fill(b)
+
+    return every

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +13,12 @@ from strfcube.loading.sending import Sent, sent
 from strfcube.loading.waveform import Waveforms
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import xarray as xr
     from numpy.typing import NDArray
 
+    from strfcube.cube.shard_reader import Several
     from strfcube.cube.stored_rows import Rows, StoredArray
     from strfcube.loading.reading import Cache
 
@@ -89,13 +90,36 @@ class Source:
                 pass
         return LazyReader(self.cube["response"], neuron)
 
-    def stimuli(self, stims: Sequence[int], *, threads: bool) -> list[NDArray[Any] | None]:
-        """Spectrograms [shape=(frequency, time)]; None for one that the cube lacks."""
-        if self._stimuli is not None:
-            return [self._stimulus(s) for s in stims]
-        lazy = self.cube["stimulus"].transpose("stim", "frequency", "time")
-        found = computed([lazy.isel(stim=s) for s in stims], threads=threads)
-        return [None if np.isnan(values).all() else values for values in found]
+    def stimuli(self, stims: Sequence[int], *, threads: bool) -> Several:
+        """Spectrograms [shape=(frequency, time)]; None for one that the cube lacks. An array where all are alike."""
+        return self.begun(stims, threads=threads)()
+
+    def begun(self, stims: Sequence[int], *, threads: bool = False) -> Callable[[], Several]:
+        """Read spectrograms; what it gives decodes them."""
+        if self._stimuli is None:
+            lazy = self.cube["stimulus"].transpose("stim", "frequency", "time")
+            found = computed([lazy.isel(stim=s) for s in stims], threads=threads)
+            return lambda: [None if np.isnan(values).all() else values for values in found]
+        rows: Any = self._stimuli
+        wanted: dict[StoredArray, list[int]] = {}
+        places = [self._stimulus_at(s) for s in stims]
+        if len(places) == 1:
+            return partial(self._one, *places[0])
+        for i, (array, _) in enumerate(places):
+            wanted.setdefault(array, []).append(i)
+        begun = [(mine, array.begun([places[i][1] for i in mine])) for array, mine in wanted.items()]
+
+        def decoded() -> Several:
+            out: list[NDArray[Any] | None] = [None] * len(places)
+            for mine, values in begun:
+                several = values()
+                if isinstance(several, np.ndarray) and len(mine) == len(places):
+                    return several[:, 0, : rows.shape[1], : rows.shape[2]]
+                for i, found in zip(mine, several, strict=True):
+                    out[i] = None if found is None else found[0, : rows.shape[1], : rows.shape[2]]
+            return out
+
+        return decoded
 
     def fetch(self, stims: Sequence[int], fs: float | None) -> None:
         """Ask for the spectrograms, or (where a rate is given) the waveforms, of stimuli that will be read soon."""
@@ -145,11 +169,10 @@ class Source:
         chunks = self.cube["response"].chunksizes.get("stim", (self.cube.sizes["stim"],))
         return np.repeat(np.arange(len(chunks)), chunks)
 
-    def _stimulus(self, stim: int) -> NDArray[Any] | None:
-        array, at = self._stimulus_at(stim)
-        values = array.read(at)
-        rows: Any = self._stimuli
-        return None if values is None else values[0, : rows.shape[1], : rows.shape[2]]
+    def _one(self, array: StoredArray, at: tuple[int, int, int]) -> Several:
+        values, rows = array.read(at), self._stimuli
+        assert rows is not None
+        return [None if values is None else values[0, : rows.shape[1], : rows.shape[2]]]
 
     def _stimulus_at(self, stim: int) -> tuple[StoredArray, tuple[int, int, int]]:
         rows: Any = self._stimuli

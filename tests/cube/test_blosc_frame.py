@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numcodecs import blosc
 
-from strfcube.cube.blosc_frame import extended, split
+from strfcube.cube.blosc_frame import alike, extended, joined, split
 
 
 def frame_of(values):
@@ -56,3 +56,33 @@ def test_frames_of_others():
         assert split(bytes(changed)) is None
     assert split(good[:20]) is None
     assert split(b"") is None
+
+
+def test_frames_that_are_alike_are_decoded_as_one():
+    rng = np.random.default_rng(0)
+    values = [rng.poisson(0.05, 1600 * blocks).astype("u1") for blocks in (1, 3, 1, 2)]
+    frames = [blosc.compress(v, b"zstd", 5, 2, 1600) + b"crc!" for v in values]
+    assert len({alike(frame) for frame in frames}) == 1
+    assert blosc.decompress(joined(frames)) == b"".join(v.tobytes() for v in values)
+    assert blosc.decompress(joined(frames[:1])) == values[0].tobytes()
+
+
+def test_frames_that_are_not_alike():
+    values = np.random.default_rng(0).poisson(0.05, 3200).astype("u1")
+    kinds = [
+        alike(frame_of(values)), alike(frame_of(values.view("u2"))), alike(blosc.compress(values, b"zstd", 5, 2, 1600)),
+        alike(blosc.compress(values, b"zstd", 5, 1, 3200)),
+    ]  # fmt: skip
+    assert None not in kinds
+    assert len(set(kinds)) == 4
+    assert alike(blosc.compress(values, b"zstd", 5, 2, 1500)) is None  # its last block is shorter
+    assert alike(frame_of(np.random.default_rng(0).integers(0, 256, 1600).astype("u1"))) is None  # bytes as they are
+
+
+@pytest.mark.parametrize(("at", "number"), [(12, 99_999), (12, 3), (16, 0), (16, 19), (16, 2**31), (16, 2**32 - 1)])
+def test_frames_that_say_what_cannot_be_are_not_joined(at, number):
+    good = frame_of(np.random.default_rng(0).poisson(0.05, 1600).astype("u1"))
+    changed = bytearray(good)
+    struct.pack_into("<I", changed, at, number)
+    with pytest.raises(ValueError, match=r"a frame of|outside its frame"):
+        joined([good, bytes(changed)])

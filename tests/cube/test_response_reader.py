@@ -4,6 +4,7 @@ import os
 import pickle
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 import zarr
@@ -107,6 +108,54 @@ def test_any_neurons_equal_xarray(opened, data):
     lazy.place(lazy.fetch([stim], threads=False)[0], n_repeats, n_bins, out, mask)
     np.testing.assert_array_equal(out, wanted)
     np.testing.assert_array_equal(mask, ~np.isnan(wanted))
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_stimuli_that_are_begun_together_are_those_that_are_read(opened, data):
+    ds, _ = opened
+    neurons = np.array(data.draw(st.lists(st.integers(0, 7), min_size=1, max_size=8, unique=True)))
+    stims = data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=5))
+    made = ResponseReader(rows_of(ds["response"].isel(neuron=neurons)))
+    n_repeats, n_bins = ds["n_repeats"].values[stims][:, neurons], ds["n_bins"].values[stims]
+    if data.draw(st.booleans()):  # some that all neurons heard equally often
+        n_repeats, n_bins = np.minimum(n_repeats, 0) + n_repeats.min(), np.minimum(n_bins, n_bins.min())
+    out = np.full((len(stims), len(neurons), 5, n_bins.max() + 2), 7, np.float32)
+    mask = np.ones(out.shape, bool)
+    made.begun(stims, n_repeats, n_bins)(out, mask)
+    for b, stim in enumerate(stims):
+        one, seen = read(made, stim, n_repeats[b], int(n_bins[b]), out.shape[1:])
+        np.testing.assert_array_equal(out[b], one)
+        np.testing.assert_array_equal(mask[b], seen)
+
+
+def test_alike_neighbours_are_decoded_in_one_go(tmp_path, monkeypatch):
+    _, path = make_store(tmp_path, neuron_chunk=80, stim=6, neuron=80, repeat=2, bins=160)
+    array = ShardedArray(f"{path}/response")
+    places = [(s, 0, 0, 0) for s in range(6)]
+    wanted = [None if (chunk := array.read(at)) is None else chunk.copy() for at in places]
+    decoded = []
+    decompress = array._decompress
+    monkeypatch.setattr(array, "_decompress", lambda data, out: (decoded.append(out.size), decompress(data, out)))
+    found = array.begun(places)()
+    assert len(decoded) < 3
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_of_chunks_that_are_joined_the_damaged_one_is_named(tmp_path):
+    _, path = make_store(tmp_path, neuron_chunk=80, stim=6, neuron=80, repeat=2, bins=160)
+    array = ShardedArray(f"{path}/response")
+    shard, offset, size = array._locate((3, 0, 0, 0))
+    file = Path(path, "response", shard.key)
+    data = bytearray(file.read_bytes())
+    data[offset + 24 : offset + 60] = bytes(36)  # of the compressed values, with a checksum of these
+    checksum = google_crc32c.value(bytes(data[offset : offset + size - 4]))
+    data[offset + size - 4 : offset + size] = checksum.to_bytes(4, "little")
+    file.write_bytes(data)
+    begun = array.begun([(s, 0, 0, 0) for s in range(6)])
+    with pytest.raises(StoreError, match=r"chunk \(3, 0, 0, 0\) is damaged"):
+        begun()
 
 
 def test_bytes_stay_bytes(tmp_path):
