@@ -58,6 +58,11 @@ class ResponseReader:
             first += len(part.neuron)
         self._size = first
 
+    @cached_property
+    def decoded(self) -> int:
+        """Neurons that are decoded where those that are wanted are read: all that lie in a chunk with one of them."""
+        return sum(source.array.chunk[1] for source, *_ in self._blocks)
+
     @property
     def remote(self) -> bool:
         """Whether `fetch` is of use."""

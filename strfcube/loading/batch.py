@@ -149,14 +149,16 @@ class BatchReader:
         made = self._rows if self.reading.layout == "ragged" else self._box
         arrays, begin = made(index, n_time, raw, take, threads)
         # Begun by one thread: those that are all in the interpreter wait for each other at every step
-        shares = [(self._sounds(index[share], stims[share]), begin(share)) for share in self._shares(index)]
+        shares = [(self._sounds(index[share], stims[share]), begin(share)) for share in self._shares(index, threads)]
 
         def one(k: int) -> None:
             sounds, responses = shares[k]
             sounds()
             responses()
 
-        parallel = threads > 1 and len(shares) > 1 and arrays["responses"].nbytes > _PARALLEL_BYTES
+        neurons = self._responses.decoded if isinstance(self._responses, ResponseReader) else 0
+        decoded = neurons * int(self.n_repeats[index].max(1, initial=0).sum()) * n_time
+        parallel = threads > 1 and len(shares) > 1 and max(arrays["responses"].nbytes, decoded) > _PARALLEL_BYTES
         each(one, len(shares), threads if parallel else 1)
         return {"stims": stims} | arrays | self.extras(items)
 
@@ -268,17 +270,17 @@ class BatchReader:
             return (count, 1, n_time * self.source.waveforms(fs).per_bin)
         return (count, 1, self.source.cube.sizes["frequency"], n_time)
 
-    def _shares(self, index: NDArray[np.intp]) -> list[slice]:
+    def _shares(self, index: NDArray[np.intp], threads: int) -> list[slice]:
         """Stimuli of a batch that are read together: small neighbours. Large ones, which take longest, come first."""
         values = (self.n_repeats[index].sum(1, dtype=np.int64) * self.n_bins[index]).tolist()
         large: list[slice] = []
         shares: list[slice] = []
-        room = -1
+        room, most = -1, -(-len(index) // threads)
         for b, size in enumerate(values):
             if 2 * size > _SHARE_VALUES:
                 large.append(slice(b, b + 1))
                 room = -1
-            elif size <= room:
+            elif size <= room and b - shares[-1].start < most:
                 shares[-1] = slice(shares[-1].start, b + 1)
                 room -= size
             else:
