@@ -118,16 +118,19 @@ class ResponseReader:
         alike = alike and bool((n_bins == n_bins[0]).all() and (n_repeats == n_repeats[0, 0]).all())
 
         def put(out: NDArray[Any], mask: NDArray[np.bool_] | None) -> None:
-            found = [decoded() for _, _, decoded in begun]
-            if alike and isinstance(found[0], np.ndarray) and found[0].shape[3] >= n_repeats[0, 0]:
+            found: list[Any] = [decoded() for _, _, decoded in begun]
+            if alike and all(chunk is not None and chunk.shape[2] >= n_repeats[0, 0] for chunk in found[0]):
                 missing = np.nan if out.dtype.kind == "f" else self.fill
                 count, bins, rows = int(n_repeats[0, 0]), int(n_bins[0]), (-1, *out.shape[2:])
                 runs = [(0, out.shape[0] * out.shape[1], count)]
                 _clear(runs, bins, missing, out.reshape(rows), None if mask is None else mask.reshape(rows))
-                _decode(
-                    found[0][:, 0, there, :count, :bins], begun[0][0].array.fill, missing, out[:, :, :count, :bins],
-                    None if mask is None else mask[:, :, :count, :bins],
-                )  # fmt: skip
+                stacked = isinstance(found[0], np.ndarray)
+                parts = [(slice(None), found[0][:, 0])] if stacked else [(b, c[0]) for b, c in enumerate(found[0])]
+                for b, values in parts:
+                    _decode(
+                        values[..., there, :count, :bins], begun[0][0].array.fill, missing, out[b, ..., :count, :bins],
+                        None if mask is None else mask[b, ..., :count, :bins],
+                    )  # fmt: skip
                 return
             chunks = {
                 (source, at): chunk

@@ -80,6 +80,7 @@ def test_each_function_gives_its_column(cube):
     assert quality.noise_power(make_cube()["response"]).attrs["units"] == "count^2"
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(st.integers(0, 10_000), st.integers(1, 5), st.integers(2, 30))
 def test_lazy_equals_eager(seed, repeats, bins):

@@ -45,6 +45,7 @@ def test_they_are_those_of_the_files(made):
     assert ds.strf.spikes(1, -2).times[0].tolist() == ds.strf.spikes("stim1", "n4").times[0].tolist()
 
 
+@pytest.mark.slow
 def test_also_of_parts_and_of_pools(made, tmp_path):
     path, truth = made
     ds = strfcube.open(path)

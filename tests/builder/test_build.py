@@ -452,6 +452,7 @@ def published(dt=0.01, frames=10):
     return np.arange(3 * frames, dtype=float).reshape(3, frames)
 
 
+@pytest.mark.slow
 def test_published_spectrograms_pass_through(tmp_path):
     ready = ReadyMade((100.0, 200.0, 400.0), 0.01, "dB")
     stimuli = [make_stim("a", audio=False, spectrogram=published), make_stim("b", audio=False)]
@@ -656,6 +657,7 @@ def test_progress_reaches_the_end_of_both_stages(tmp_path):
 # --- what was recorded -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_time_after_the_sound_that_nobody_recorded(tmp_path):
     """Missing where a window ends; as it is where none is stated. Either is a finding, where the time is kept."""
     stims, neurons = [make_stim("a"), make_stim("b")], [make_neuron("n")]
@@ -770,6 +772,7 @@ def test_a_file_url_is_a_path(tmp_path):
     assert strfcube.open(f"file://{path}").attrs["digest"] == digest(path)
 
 
+@pytest.mark.slow
 def test_a_build_to_a_url(tmp_path):
     pipeline, _ = random_toy(tmp_path / "raw")
     here = build(pipeline, tmp_path)

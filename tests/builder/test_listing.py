@@ -69,6 +69,7 @@ def test_files_that_hang_or_crash(raw, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cube.zarr", "raw"]
 
 
+@pytest.mark.slow
 def test_what_would_be_built_is_listed_in_the_same_way(raw, tmp_path):
     (raw / "a.txt").write_text("hang")
     seen = listing.preview(prepare(Fragile(raw), out=tmp_path / "cube.zarr", dt=5))

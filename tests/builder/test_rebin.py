@@ -74,6 +74,7 @@ def test_there_and_back_again(tmp_path):
     assert_equal_cubes(strfcube.rebin(there, 5, out=tmp_path / "again.zarr", jobs=2), cube)
 
 
+@pytest.mark.slow
 def test_a_part_with_the_frequencies_of_the_whole(tmp_path):
     pipeline = everything(tmp_path / "raw")
     only = {"stim": "b"}
@@ -92,6 +93,7 @@ def test_the_real_recordings(real_ns1, tmp_path):
     assert_equal_cubes(strfcube.rebin(cube, 1, out=tmp_path / "rebinned.zarr", jobs=2), direct)
 
 
+@pytest.mark.slow
 def test_the_raw_files_are_not_needed(tmp_path):
     pipeline, _ = random_toy(tmp_path / "raw")
     cube = strfcube.build(pipeline, out=tmp_path / "toy-dt5.zarr", **FAST)
@@ -132,6 +134,7 @@ def test_traces_go_to_whole_multiples(tmp_path):
     assert not list(tmp_path.glob("x.zarr*"))
 
 
+@pytest.mark.slow
 def test_sampled_counts_are_summed(tmp_path):
     trial = Trial("a", "n", 1, trace=np.array([0, 1, 2, 0, 3, 1, 0, 0, 1, 2.0]), rate=100.0)
     pipeline = write_toy(tmp_path / "raw", [make_stim("a")], [make_neuron("n")], {"s": [trial]})

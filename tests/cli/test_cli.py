@@ -379,6 +379,7 @@ def test_a_deep_verification_says_what_it_counted(run, cube):
     assert f"(from {trials['n_spikes'].sum():,} exact spike times)" in words
 
 
+@pytest.mark.slow
 def test_nothing_is_replaced_without_force(run, cube, tmp_path):
     """One rule for all files and cubes that a command writes."""
     pytest.importorskip("matplotlib").use("agg")

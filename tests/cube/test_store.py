@@ -88,6 +88,7 @@ def test_a_path_is_absolute_from_the_moment_of_opening(made, tmp_path, monkeypat
     np.testing.assert_array_equal(ds.strf.spontaneous_rate(), expected.strf.spontaneous_rate())
 
 
+@pytest.mark.slow
 def test_home_is_expanded_everywhere(made, tmp_path, monkeypatch):
     from strfcube.builder.save import save as write
 

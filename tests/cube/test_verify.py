@@ -304,6 +304,7 @@ def test_objects_too_many_in_a_store_that_lists_them(copy):
         memory.rm("/verified", recursive=True)
 
 
+@pytest.mark.slow
 def test_pools_rebinned_cubes_and_parts_are_whole(made, tmp_path):
     ten = strfcube.rebin(made, 10, out=tmp_path / "ten.zarr", jobs=0)
     pool = write(strfcube.concat([made, made], ["a", "b"], duplicates="keep"), tmp_path / "pool.zarr")
