@@ -440,12 +440,12 @@ class CubeLoader(Epochs, DataLoader[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         view: CubeDataset = self.dataset  # type: ignore[assignment]
+        if view._lies and not self.num_workers:
+            return self._handed_out(view._epoch(self.batch_sampler))
         # Of a large batch there are no floats while the loop still holds the one before; a small one is read faster
         here = not view._carries and view._place["device"] in (None, torch.device("cpu"))
         large = view._reader.largest(self.order.batch_size) >= _LARGE
         late = here and large and not (self.prefetch or self.num_workers or self.pin_memory)
-        if view._lies and not self.num_workers:
-            return self._handed_out(view._epoch(self.batch_sampler))
         if self.num_workers:
             finished, self.collate_fn = self.collate_fn, _unfinished
             try:

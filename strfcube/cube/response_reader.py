@@ -78,16 +78,20 @@ class ResponseReader:
         n_repeats : ndarray of int [shape=(len(stims), neuron)]
             Repeats that will be read.
         """
-        if not self.remote:
-            return
-        wanted: dict[int, tuple[StoredArray, list[tuple[int, ...]]]] = {}
+        if self.remote:
+            for source, chunks in self._wanted(stims, n_repeats).items():
+                source.fetch(chunks)
+
+    def _wanted(self, stims: Sequence[int], n_repeats: NDArray[Any]) -> dict[StoredArray, list[tuple[int, ...]]]:
+        """The chunks that hold repeats of stimuli, of each array."""
+        wanted: dict[StoredArray, list[tuple[int, ...]]] = {}
         for source, stored, block, here, _ in self._blocks:
-            chunks = wanted.setdefault(id(source), (source, []))[1]
-            for stim, counts in zip(stims, n_repeats, strict=True):
-                if (at := int(stored[stim])) >= 0:
-                    chunks += [(at, block, k, 0) for k in range(-(-int(counts[here].max()) // source.array.chunk[2]))]
-        for source, chunks in wanted.values():
-            source.fetch(chunks)
+            chunks, step = wanted.setdefault(source, []), source.array.chunk[2]
+            most = n_repeats[:, here].max(1, initial=0).tolist()
+            for at, count in zip(stored[stims].tolist(), most, strict=True):
+                if at >= 0:
+                    chunks += [(at, block, k, 0) for k in range(-(-count // step))]
+        return wanted
 
     def begun(self, stims: Sequence[int], n_repeats: NDArray[Any], n_bins: NDArray[Any]) -> Put:
         """Read the chunks of several stimuli; what it gives decodes them, small ones in one go.
@@ -106,12 +110,7 @@ class ResponseReader:
         callable
             Takes arrays [shape=(len(stims), neuron, repeat, time)], those of `read`.
         """
-        wanted: dict[StoredArray, list[tuple[int, ...]]] = {}
-        for source, stored, block, here, _ in self._blocks:
-            chunks = wanted.setdefault(source, [])
-            for k in range(-(-int(n_repeats[:, here].max(initial=0)) // source.array.chunk[2])):
-                few = n_repeats[:, here].max(1, initial=0) > k * source.array.chunk[2]
-                chunks += [(at, block, k, 0) for at in stored[stims][few].tolist() if at >= 0]
+        wanted = self._wanted(stims, n_repeats)
         begun = [(source, places, source.begun(places)) for source, places in wanted.items()]
         _, _, _, here, there = self._blocks[0]
         alike = len(self._blocks) == 1 and isinstance(here, slice) and len(begun[0][1]) == len(stims)
