@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from strfcube.builder import spool
 
-LEAST_SPIKES = 3  # that two trials, or the trials of two pairs, must share
-_LEAST_BINS = 10  # not zero, of a sampled response
 _THEN = "all are kept; if one was copied, responses look more reliable than they are"
 
 
@@ -32,22 +30,6 @@ class Names:
     files: Sequence[str]
     stim: Callable[[int], str]
     neuron: Callable[[int], str]
-
-
-def prints(columns: spool.Columns) -> NDArray[np.uint64]:
-    """A number for each trial, which equal responses share; 0 for what is too little to tell [shape=(trial,)]."""
-    r = columns.rows
-    spikes = _sums(_mixed(columns.times.view(np.uint64)), r["spikes"])
-    found = np.where(r["spikes"] >= LEAST_SPIKES, spikes + r["spikes"].astype(np.uint64), np.uint64(0))
-    if columns.values.size:
-        there = np.isfinite(columns.values) & (columns.values != 0)
-        bits = np.ascontiguousarray(columns.values).view(np.uint32).astype(np.uint64)
-        starts = np.repeat(np.cumsum(r["bins"]) - r["bins"], r["bins"])
-        at = (np.arange(len(bits)) - starts).astype(np.uint64) << np.uint64(32)
-        traces = _sums(np.where(there, _mixed(bits | at), np.uint64(0)), r["bins"])
-        many = _sums(there.astype(np.uint64), r["bins"]) >= _LEAST_BINS
-        found = np.where(many, traces, found)
-    return found
 
 
 def within(columns: spool.Columns, marks: NDArray[np.uint64], names: Names) -> Iterator[Finding]:
@@ -65,14 +47,6 @@ def within(columns: spool.Columns, marks: NDArray[np.uint64], names: Names) -> I
         more = f", and so do {len(pairs) - 1} more" if len(pairs) > 1 else ""
         what = f"trial {_trial(r, copy, names)} equals trial {_trial(r, first, names, r['file'][copy])}{more}"
         yield Finding("warning", names.files[file], what, _THEN)
-
-
-def of_pairs(marks: NDArray[np.uint64], starts: NDArray[np.intp]) -> NDArray[np.uint64]:
-    """A number for all trials of each pair of neuron and stimulus, 0 where they are too little to tell."""
-    if not len(starts):
-        return np.empty(0, np.uint64)
-    sums = np.add.reduceat(_mixed(marks) * (marks > 0), starts)
-    return np.where(np.add.reduceat((marks > 0).astype(np.uint64), starts) > 0, sums, np.uint64(0))
 
 
 def between(summaries: Sequence[spool.Summary], neurons: Sequence[str]) -> Iterator[Finding]:
@@ -108,20 +82,3 @@ def _trial(r: dict[str, NDArray[Any]], row: int, names: Names, file: int = -1) -
     return (
         f"{int(r['number'][row])} of {names.stim(int(r['stim'][row]))} to {names.neuron(int(r['neuron'][row]))}{place}"
     )
-
-
-def _sums(values: NDArray[np.uint64], sizes: NDArray[Any]) -> NDArray[np.uint64]:
-    """Sums of rows of those sizes, modulo 2^64."""
-    out = np.zeros(len(sizes), np.uint64)
-    there = np.flatnonzero(sizes)
-    if len(there):
-        out[there] = np.add.reduceat(values, (np.cumsum(sizes) - sizes)[there])
-    return out
-
-
-def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Each value spread over 64 bits, so that sums of different ones differ (the finaliser of SplitMix64)."""
-    x = values + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(x ^ (x >> np.uint64(31)))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from strfcube import limits
-from strfcube.builder import copies, far, ledger, spool
+from strfcube.builder import copies, far, ledger, prints, spool
 from strfcube.errors import RawDataError, StrfcubeError, UsageError
 from strfcube.grid import NS_PER_S, bin_of, observed_bins, seconds_to_ns
 from strfcube.records import Finding, Pipeline, Source, Trial, Trials
@@ -101,7 +101,7 @@ def ingest(context: Context, source: Source, spool_path: str) -> dict[str, Any]:
         raise StrfcubeError(f"{message}: {type(error).__name__}: {error}") from error
     columns = rows.columns()
     _unchanged(context, rows.files)
-    marks = copies.prints(columns)
+    marks = prints.of_trials(columns.rows, columns.times, columns.values)
     for finding in copies.within(columns, marks, rows.names):
         report(finding)
     return _spooled(spool_path, context, columns, rows, findings, marks)

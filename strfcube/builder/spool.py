@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from strfcube.builder import copies
+from strfcube.builder import prints
 from strfcube.grid import bin_of, observed_bins
 from strfcube.records import Finding
 
@@ -85,7 +85,7 @@ class Summary:
         Kept spike trials whose files do not state until when they were recorded, and kept trials of any kind that were
         recorded for less than the bins of their stimulus.
     prints : ndarray of uint64 [shape=(pair,)]
-        As `strfcube.builder.copies.of_pairs` has them.
+        As `strfcube.builder.prints.of_pairs` has them.
     pair_files : ndarray of int32 [shape=(pair,)]
         Code of the file of each pair's first trial.
     """
@@ -128,7 +128,7 @@ def save(
     files, tests, findings : tuple
         As in `Summary`.
     marks : ndarray of uint64 [shape=(trial,)]
-        As `strfcube.builder.copies.prints` has them.
+        As `strfcube.builder.prints.of_trials` has them.
     """
     r = columns.rows
     kept = r["test"] == 0
@@ -176,7 +176,7 @@ def save(
         "pairs": pairs.astype(np.int32),
         "neurons": neurons,
         "reach": (np.maximum.reduceat(reach, starts) if len(starts) else reach).astype(np.int32),
-        "prints": copies.of_pairs(marks, starts),
+        "prints": prints.of_pairs(marks, starts),
         "pair_files": r["file"][starts].astype(np.int32),
         "times": columns.times,
         "values": columns.values,

@@ -163,7 +163,7 @@ def inspect(store: str, dt: float | None, all_findings: bool) -> None:
       strfcube inspect demo
       strfcube inspect ./aa2-dt5.zarr --findings
     """
-    from strfcube.cube.groups import readable
+    from strfcube.cube.guarded import readable
     from strfcube.cube.store import locate, open
 
     path = locate(store, dt)

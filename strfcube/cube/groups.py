@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from strfcube import limits
+from strfcube.cube.guarded import guarded, readable
 from strfcube.cube.metadata import NO_FILE, Root, arrays, grid, keys, sharded
-from strfcube.errors import StoreError, StrfcubeError
+from strfcube.errors import StoreError
 from strfcube.transport.chunk_cache import CHECKED
 from strfcube.transport.connect import connect
 from strfcube.transport.remote_files import Remote
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     import xarray as xr
 
@@ -49,7 +49,6 @@ def open_group(path: str, group: str = "", cache_dir: str | None = None, root: R
     """
     import xarray as xr
 
-    from strfcube.cube.guarded import guarded
     from strfcube.cube.zarr_store import zarr_store
 
     files = connect(path, cache_dir)
@@ -157,24 +156,6 @@ def in_memory(ds: xr.Dataset, place: str) -> xr.Dataset:
     """
     with readable(place):
         return ds.load()
-
-
-@contextmanager
-def readable(place: str) -> Iterator[None]:
-    """Make one error of whatever zarr, xarray or a codec raise on what is damaged.
-
-    Raises
-    ------
-    StoreError
-        That names `place`.
-    """
-    try:
-        yield
-    except StrfcubeError:
-        raise
-    except Exception as error:
-        text = " ".join(str(error).split())[:200]
-        raise StoreError(f"{place} cannot be read ({type(error).__name__}: {text}); run strfcube verify") from error
 
 
 def has_group(path: str, group: str) -> bool:

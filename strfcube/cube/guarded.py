@@ -1,17 +1,38 @@
-"""Arrays that zarr reads when they are asked for, whose damage is an error of strfcube all the same."""
+"""What zarr reads, now or when it is asked for, and whose damage is an error of strfcube."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from strfcube.cube.groups import readable
+from strfcube.errors import StoreError, StrfcubeError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import xarray as xr
+
+
+@contextmanager
+def readable(place: str) -> Iterator[None]:
+    """Make one error of whatever zarr, xarray or a codec raise on what is damaged.
+
+    Raises
+    ------
+    StoreError
+        That names `place`.
+    """
+    try:
+        yield
+    except StrfcubeError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        raise StoreError(f"{place} cannot be read ({type(error).__name__}: {text}); run strfcube verify") from error
 
 
 class _Guarded(BackendArray):

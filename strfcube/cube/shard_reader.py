@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import copy
 import math
-import operator
 import os
 import threading
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from strfcube.cube import blosc_frame
 from strfcube.cube.codecs import NAMES, REPEATS_FIRST
-from strfcube.cube.metadata import NO_FILE, bounded, parsed, strange
+from strfcube.cube.kept_chunks import KeptChunks
+from strfcube.cube.metadata import bounded, parsed, strange
+from strfcube.cube.shard_index import ShardIndex
 from strfcube.errors import StoreError
 from strfcube.transport.chunk_cache import CHECKED
-from strfcube.transport.connect import Transport, Version, connect
+from strfcube.transport.connect import Transport, connect
 from strfcube.transport.remote_files import Remote
 
 if TYPE_CHECKING:
@@ -31,36 +33,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from strfcube.cube.metadata import Root
+    from strfcube.cube.shard_index import Place, Shard
 
     Several = list[NDArray[Any] | None] | NDArray[Any]
 
-Place = tuple[int, ...]
 AHEAD_BYTES = 256_000_000  # encoded, asked for and not read; only what was abandoned reaches it
-_NOT_STORED = 2**64 - 1
-_PIECE_BYTES = 1 << 26  # of kept chunks: the system gives so much in one, and memory only for what is written to
 _BLANK_BYTES = 4096  # encoded, of repeats that may be blank: more are not looked into
 _DTYPES = {"bool", "float32", "float64", *(f"{kind}int{bits}" for kind in ("", "u") for bits in (8, 16, 32, 64))}
-
-
-class _Shard(NamedTuple):
-    """A file of chunks: its key, which file of that name it is, and offset and size of each chunk."""
-
-    key: str
-    version: Version
-    table: list[tuple[int, int]]
-
-
-class _Kept(NamedTuple):
-    """Where a chunk that is kept lies, in a piece of memory that many share.
-
-    Neither arrays of their own nor views: among the memory that a decoder takes and gives back, each would leave a hole
-    of its size, and what is kept would take three times what it is.
-    """
-
-    piece: NDArray[np.uint8]
-    start: int
-    stop: int
-    repeats: int
 
 
 class ShardedArray:
@@ -83,14 +62,18 @@ class ShardedArray:
     ----------
     path : str
         Path or URL of the array.
-    shape, shard, chunk, per_shard : tuple of int
-        Sizes of the array, of a shard and of a chunk, and the chunks in a shard.
+    shape, shard, chunk : tuple of int
+        Sizes of the array, of a shard and of a chunk.
     dtype, fill
         Stored dtype, and the value of chunks that are not stored.
     repeats_first : bool
         Whether a chunk's values are stored in the order (stim, repeat, neuron, time).
     checked : bool
         Whether each chunk ends in a checksum.
+    index : ShardIndex
+        Where chunks lie.
+    kept : KeptChunks or None
+        Decoded chunks, where they are kept.
 
     Raises
     ------
@@ -110,7 +93,6 @@ class ShardedArray:
     ) -> None:
         self._files: Transport = connect(place) if isinstance(place, str | os.PathLike) else place
         self.path = self._files.url
-        self._ends = ends
         try:
             meta = self._own_metadata() if meta is None else meta
             if why := strange(meta):
@@ -121,11 +103,11 @@ class ShardedArray:
             self.dtype = np.dtype(meta["data_type"]).newbyteorder("<")
             fill = meta["fill_value"]
             self.fill: float = float(fill) if isinstance(fill, str) else fill
-            self.sharded = meta["codecs"][0]["name"] == "sharding_indexed"
+            sharded = meta["codecs"][0]["name"] == "sharding_indexed"
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise StoreError(f"{self.path}/zarr.json is damaged ({type(error).__name__}: {error})") from None
-        self.per_shard = tuple(s // c for s, c in zip(self.shard, self.chunk, strict=True))
-        self.kept: dict[Place, _Kept | None] | None = {} if keep else None
+        self.index = ShardIndex(self._files, self.shape, self.shard, self.chunk, sharded=sharded, ends=ends)
+        self.kept = KeptChunks(self.dtype) if keep else None
         self._fresh()
 
     def _own_metadata(self) -> dict[str, Any]:
@@ -139,25 +121,22 @@ class ShardedArray:
         from numcodecs import blosc
 
         self._decompress, self._crc = blosc.decompress, value
-        self._shards: dict[Place, _Shard | None] = {}
         self._coming: dict[Place, tuple[Future[bytes], int]] = {}
         # Of encoded blocks after the first, whether they hold nothing but the fill value: few, the same in all chunks
         self._blank: dict[bytes, bool] = {}
         self._process, self._lock = os.getpid(), threading.Lock()
         self._scratch = threading.local()
-        self._piece, self._cut = np.empty(0, np.uint8), 0  # of memory for what is kept, and what of it is in use
 
     def keeping(self) -> ShardedArray:
         """The same array, which keeps decoded chunks in memory."""
         other = copy.copy(self)
-        other.kept = {}
+        other.kept = KeptChunks(self.dtype)
         other._fresh()
         return other
 
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_decompress", "_crc", "_shards", "_coming", "_blank", "_lock", "_scratch", "_piece")
-        state = {k: v for k, v in self.__dict__.items() if k not in own}
-        return state | {"kept": None if self.kept is None else {}}
+        own = ("_decompress", "_crc", "_coming", "_blank", "_lock", "_scratch")
+        return {k: v for k, v in self.__dict__.items() if k not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -204,20 +183,21 @@ class ShardedArray:
         """
         if self.kept is not None and at in self.kept:
             kept = self.kept[at]
-            return None if kept is None else self._ordered(self._lying(kept))
+            return None if kept is None else self._ordered(kept)
         data = self._frame(at)
-        out = place = None
-        if data is not None:
-            try:
-                data, repeats = self.recorded(data)
-                place = None if self.kept is None else self._lasting(repeats)
-                out = self._scratched(repeats) if place is None else self._lying(place)
-                self._decompress(data, out)
-            except (RuntimeError, ValueError) as error:
-                raise self._damaged(at, str(error)) from error
-        if self.kept is not None:
-            self.kept[at] = place
-        return None if out is None else self._ordered(out)
+        if data is None:
+            if self.kept is not None:
+                self.kept.none(at)
+            return None
+        try:
+            frame, repeats = self.recorded(data)
+            if self.kept is not None:
+                return self._ordered(self.kept.add(at, self._shape(repeats), partial(self._decompress, frame)))
+            out = self._scratched(repeats)
+            self._decompress(frame, out)
+        except (RuntimeError, ValueError) as error:
+            raise self._damaged(at, str(error)) from error
+        return self._ordered(out)
 
     def begun(self, places: Sequence[Place]) -> Callable[[], Several]:
         """Read chunks; what it gives decodes them, small ones in one go.
@@ -333,7 +313,7 @@ class ShardedArray:
         """Repeats that `read` gives of a chunk of responses, without decoding it; 0 where it is not stored."""
         if self.kept is not None and at in self.kept:
             kept = self.kept[at]
-            return 0 if kept is None else kept.repeats if self.repeats_first else self.chunk[2]
+            return 0 if kept is None else kept.shape[1] if self.repeats_first else self.chunk[2]
         if not self.repeats_first:
             return self.chunk[2] if self.has(at) else 0
         data = self.encoded(at)
@@ -367,11 +347,8 @@ class ShardedArray:
         self.fetch((number,) for number in numbers)
         for number in numbers:
             chunk = self.read((number,))
-            if chunk is None and self.lost((number,)):
-                raise StoreError(
-                    f"{self.path}: the shard at {'/'.join(map(str, self.shard_of((number,))))} is not there, but the "
-                    f"cube has values in it; run strfcube verify, and build the cube again"
-                )
+            if chunk is None and self.index.lost((number,)):
+                raise self.index.gone((number,))
             low, high = max(start, number * size), min(stop, (number + 1) * size)
             if chunk is not None:
                 out[low - start : high - start] = chunk[low - number * size : high - number * size]
@@ -385,7 +362,7 @@ class ShardedArray:
         StoreError
             If they are not those that were written.
         """
-        found = self._locate(at)
+        found = self.index.locate(at)
         if found is None:
             return None
         shard, offset, size = found
@@ -412,11 +389,12 @@ class ShardedArray:
         if not isinstance(self._files, Remote):
             return
         self._own()
-        wanted = [at for at in dict.fromkeys(chunks) if at not in self._coming and not (self.kept and at in self.kept)]
-        self.open(wanted)
-        places: dict[str, tuple[_Shard, list[Place], list[tuple[int, int]]]] = {}
+        kept = () if self.kept is None else self.kept
+        wanted = [at for at in dict.fromkeys(chunks) if at not in self._coming and at not in kept]
+        self.index.open(wanted)
+        places: dict[str, tuple[Shard, list[Place], list[tuple[int, int]]]] = {}
         for at in wanted:
-            found = self._locate(at)
+            found = self.index.locate(at)
             if found is not None:
                 _, there, spans = places.setdefault(found[0].key, (found[0], [], []))
                 there.append(at)
@@ -433,90 +411,9 @@ class ShardedArray:
                     self._coming.pop(at, None)
             self._coming |= asked
 
-    def open(self, chunks: Iterable[Place]) -> None:
-        """Read the indexes of the shards of some chunks: of a remote array all at once."""
-        self._own()
-        new = [s for s in dict.fromkeys(map(self.shard_of, chunks)) if s not in self._shards]
-        if not isinstance(self._files, Remote):
-            for shard in new:
-                self._opened(shard)
-        elif new:
-            tails = self._files.tails([self._key(s) for s in new], self._index_bytes)
-            self._shards |= {s: self._parsed(s, tail) for s, tail in zip(new, tails, strict=True)}
-
-    def lost(self, at: Place) -> bool:
-        """Whether the file of a chunk's shard is not there: all of its chunks are missing values, or it is lost."""
-        return self._opened(self.shard_of(at)) is None
-
     def has(self, at: Place) -> bool:
         """Whether a chunk is stored: one that holds only missing values is not."""
-        return self._locate(at) is not None
-
-    def _locate(self, at: Place) -> tuple[_Shard, int, int] | None:
-        """Shard, offset and size of a chunk; None where it is not stored."""
-        shard = self._opened(self.shard_of(at))
-        if shard is None:
-            return None
-        slot = 0
-        for a, n in zip(at, self.per_shard, strict=True):
-            slot = slot * n + a % n
-        offset, size = shard.table[slot]
-        return None if offset == _NOT_STORED else (shard, offset, size)
-
-    def shard_of(self, at: Place) -> Place:
-        """Index of the shard that holds a chunk."""
-        return tuple(map(operator.floordiv, at, self.per_shard))
-
-    def _opened(self, shard: Place) -> _Shard | None:
-        try:
-            return self._shards[shard]
-        except KeyError:
-            self._own()
-            with self._lock:
-                if shard not in self._shards:
-                    tail = self._files.tail(self._key(shard), self._index_bytes)
-                    self._shards[shard] = self._parsed(shard, tail)
-                return self._shards[shard]
-
-    def _key(self, shard: Place) -> str:
-        return "/".join(["c", *map(str, shard)])
-
-    @property
-    def _index_bytes(self) -> int:
-        return 16 * math.prod(self.per_shard) + 4 if self.sharded else 1
-
-    def _parsed(self, shard: Place, found: tuple[bytes, Version] | None) -> _Shard | None:
-        if found is None:
-            return None
-        tail, version = found
-        if not self.sharded:
-            return _Shard(self._key(shard), version, [(0, version.size)])
-        if not self._indexes(tail) and self.remote:  # the way from the server may be at fault
-            tail, version = self._files.tail(self._key(shard), self._index_bytes) or (b"", version)
-        if not self._indexes(tail):
-            raise StoreError(f"{self.path}: shard {shard} is damaged (its index); run strfcube verify")
-        if self._ends is not None and tail[-4:].hex() != self._end(shard):
-            raise StoreError(f"{self.path}: shard {shard} is not the one that was built; run strfcube verify")
-        places = np.frombuffer(tail[:-4], "<u8").reshape(-1, 2)
-        stored = places[places[:, 0] != _NOT_STORED]
-        room = version.size - len(tail)
-        if (stored > room).any() or (stored.sum(1) > room).any():
-            raise StoreError(f"{self.path}: shard {shard} is damaged (its index); run strfcube verify")
-        return _Shard(self._key(shard), version, [(a, b) for a, b in places.tolist()])
-
-    def _end(self, shard: Place) -> str:
-        """What a shard ended in when it was built."""
-        slot = 0
-        for at, n, outer in zip(shard, self.shape, self.shard, strict=True):
-            slot = slot * -(-n // outer) + at
-        return (self._ends or "")[8 * slot : 8 * slot + 8]
-
-    def built(self, at: Place) -> bool:
-        """Whether the file of a chunk's shard is known to have been built."""
-        return self._ends is not None and self.sharded and self._end(self.shard_of(at)) not in ("", NO_FILE)
-
-    def _indexes(self, tail: bytes) -> bool:
-        return len(tail) == self._index_bytes and self._crc(tail) == CHECKED
+        return self.index.locate(at) is not None
 
     def _sound(self, data: bytes, size: int) -> bool:
         return len(data) == size and (not self.checked or self._crc(data) == CHECKED)
@@ -526,21 +423,6 @@ class ShardedArray:
 
     def _shape(self, repeats: int) -> Place:
         return (1, repeats, self.chunk[1], self.chunk[3]) if self.repeats_first else self.chunk
-
-    def _lasting(self, repeats: int) -> _Kept:
-        """Memory for a chunk that is kept."""
-        size = math.prod(self._shape(repeats)) * int(self.dtype.itemsize)
-        self._own()
-        with self._lock:
-            if self._piece.nbytes - self._cut < size:
-                self._piece, self._cut = np.empty(max(size, _PIECE_BYTES), np.uint8), 0
-            start = self._cut
-            self._cut += -(-size // 64) * 64
-            return _Kept(self._piece, start, start + size, repeats)
-
-    def _lying(self, kept: _Kept) -> NDArray[Any]:
-        flat: NDArray[Any] = kept.piece[kept.start : kept.stop].view(self.dtype)
-        return flat.reshape(self._shape(kept.repeats))
 
     def _scratched_values(self, size: int) -> NDArray[Any]:
         """Memory of this thread for several chunks, used again for the next ones."""

@@ -187,7 +187,8 @@ def opened(path: str, drop: Sequence[str] = (), cache_dir: str | None = None) ->
     """
     from xarray.core.indexing import LazilyIndexedArray
 
-    from strfcube.cube.groups import open_group, readable
+    from strfcube.cube.groups import open_group
+    from strfcube.cube.guarded import readable
     from strfcube.cube.lazy_array import LazyRows
     from strfcube.cube.shard_reader import stored_array
     from strfcube.cube.stored_rows import Rows, Store, StoredArray

@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import itertools
 import json
-import operator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,13 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strfcube.cube.metadata import Root
-from strfcube.cube.shard_reader import Place, ShardedArray, stored_array
+from strfcube.cube.shard_reader import ShardedArray, stored_array
 from strfcube.errors import StoreError
 from strfcube.transport.connect import Transport, Version, connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from strfcube.cube.shard_index import Place
     from strfcube.cube.shard_reader import Several
 
 Index = NDArray[np.intp]
@@ -196,26 +196,26 @@ class StoredArray:
         StoreError
             If its shard is damaged or lost, or belongs to a cube that was built there since.
         """
-        if tuple(map(operator.floordiv, at, self.array.per_shard)) not in self._known:
+        if self.array.index.shard_of(at) not in self._known:
             self._settle(at)
         return self.array.read(at)
 
     def begun(self, places: Sequence[tuple[int, ...]]) -> Callable[[], Several]:
         """Read several chunks, and decode them later, as `ShardedArray.begun` does; raises as `read` does."""
         for at in places:
-            if tuple(map(operator.floordiv, at, self.array.per_shard)) not in self._known:
+            if self.array.index.shard_of(at) not in self._known:
                 self._settle(at)
         return self.array.begun(places)
 
     def has(self, at: tuple[int, ...]) -> bool:
         """Whether a chunk is stored; raises as `read` does."""
-        if tuple(map(operator.floordiv, at, self.array.per_shard)) not in self._known:
+        if self.array.index.shard_of(at) not in self._known:
             self._settle(at)
         return self.array.has(at)
 
     def repeats(self, at: tuple[int, ...]) -> int:
         """Repeats that `read` gives of a chunk, 0 where it is not stored; raises as `read` does."""
-        if tuple(map(operator.floordiv, at, self.array.per_shard)) not in self._known:
+        if self.array.index.shard_of(at) not in self._known:
             self._settle(at)
         return self.array.repeats(at)
 
@@ -224,7 +224,7 @@ class StoredArray:
         if self.array.remote:
             chunks = list(chunks)
             with self._same():
-                self.array.open(chunks)
+                self.array.index.open(chunks)
             self._settle(*chunks)
 
     @contextmanager
@@ -238,22 +238,17 @@ class StoredArray:
 
     def _settle(self, *chunks: Place) -> None:
         """Look once at the shard of each chunk."""
-        per_shard, known = self.array.per_shard, self._known
-        new = {
-            shard: at for at in chunks if (shard := tuple(map(operator.floordiv, at, per_shard))) not in known
-        }  # fmt: skip
+        shard_of = self.array.index.shard_of
+        new = {shard: at for at in chunks if (shard := shard_of(at)) not in self._known}
         if not new:
             return
         # Asking opens it: from here on it is this very file that is read
         with self._same():
-            lost = [shard for shard, at in new.items() if self.array.lost(at)]
+            lost = [shard for shard, at in new.items() if self.array.index.lost(at)]
         self.store.check()
         for shard in lost:
-            if self.array.built(new[shard]) or self._expected[shard[: self._expected.ndim]]:
-                raise StoreError(
-                    f"{self.array.path}: the shard at {'/'.join(map(str, shard))} is not there, but the cube has "
-                    f"values in it; run strfcube verify, and build the cube again"
-                )
+            if self.array.index.built(new[shard]) or self._expected[shard[: self._expected.ndim]]:
+                raise self.array.index.gone(new[shard])
         self._known.update(new)
 
 

@@ -250,15 +250,15 @@ def array_digest(name: str, array: ShardedArray) -> tuple[str, str]:
     chunks = itertools.product(*map(range, array.grid))
     while several := list(itertools.islice(chunks, max(1, _AHEAD_BYTES // array.chunk_bytes))):
         try:
-            array.open(several)
+            array.index.open(several)
         except StoreError:  # one of them
-            for at in {array.shard_of(at): at for at in several}.values():
+            for at in {array.index.shard_of(at): at for at in several}.values():
                 try:
-                    array.open([at])
+                    array.index.open([at])
                 except StoreError as error:
-                    unindexed.add(array.shard_of(at))
+                    unindexed.add(array.index.shard_of(at))
                     damaged[_what(array, error)] = None
-        several = [at for at in several if array.shard_of(at) not in unindexed]
+        several = [at for at in several if array.index.shard_of(at) not in unindexed]
         array.fetch(several)
         for at in several:
             try:

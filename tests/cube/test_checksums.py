@@ -132,7 +132,7 @@ def test_our_reader_names_array_and_chunk(cube, tmp_path):
     copy = Path(shutil.copytree(cube, tmp_path / "cube.zarr"))
     array = ShardedArray(copy / "response")
     at = next(at for at in np.ndindex(*array.grid) if array.has(at))
-    shard, offset, size = array._locate(at)
+    shard, offset, size = array.index.locate(at)
     file = copy / "response" / shard.key
     sound = file.read_bytes()
     for byte in (0, 20, size // 2, size - 1):

@@ -175,8 +175,8 @@ def lying_index(path, offset, size):
 
     array = ShardedArray(path / "response")
     data = bytearray(shard(path).read_bytes())
-    length = array._index_bytes
-    slot = next(i for i, at in enumerate(np.ndindex(*array.per_shard)) if array.has(at))
+    length = array.index.size
+    slot = next(i for i, at in enumerate(np.ndindex(*array.index.per_shard)) if array.has(at))
     struct.pack_into("<QQ", data, len(data) - length + 16 * slot, offset, size)
     struct.pack_into("<I", data, len(data) - 4, google_crc32c.value(bytes(data[-length:-4])))
     shard(path).write_bytes(data)
@@ -199,7 +199,7 @@ def test_a_chunk_that_lies_about_its_size(copy, place, number):
     from strfcube.cube.shard_reader import ShardedArray
 
     array = ShardedArray(copy / "response")
-    _, offset, size = array._locate(next(at for at in np.ndindex(*array.grid) if array.has(at)))
+    _, offset, size = array.index.locate(next(at for at in np.ndindex(*array.grid) if array.has(at)))
     data = bytearray(shard(copy).read_bytes())
     struct.pack_into("<I", data, offset + place, number)
     struct.pack_into("<I", data, offset + size - 4, google_crc32c.value(bytes(data[offset : offset + size - 4])))

@@ -146,7 +146,7 @@ def test_alike_neighbours_are_decoded_in_one_go(tmp_path, monkeypatch):
 def test_of_chunks_that_are_joined_the_damaged_one_is_named(tmp_path):
     _, path = make_store(tmp_path, neuron_chunk=80, stim=6, neuron=80, repeat=2, bins=160)
     array = ShardedArray(f"{path}/response")
-    shard, offset, size = array._locate((3, 0, 0, 0))
+    shard, offset, size = array.index.locate((3, 0, 0, 0))
     file = Path(path, "response", shard.key)
     data = bytearray(file.read_bytes())
     data[offset + 24 : offset + 60] = bytes(36)  # of the compressed values, with a checksum of these

@@ -230,7 +230,7 @@ def test_a_cube_that_is_built_again_is_never_mixed(cube, tmp_path):
         array = ShardedArray(f"{url}/response")
         at = next(at for at in np.ndindex(*array.grid) if array.has(at))
         array.read(at)
-        shard = copy / "response" / array._locate(at)[0].key
+        shard = copy / "response" / array.index.locate(at)[0].key
         os.utime(shard, ns=(1, 1))
         with pytest.raises(StoreError, match="was replaced or removed while it was open"):
             array.read(at)
