@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import torch
-from torch.nn.functional import pad
-from torch.utils.data import DataLoader, Dataset, get_worker_info
-from torch.utils.data._utils.collate import default_collate_fn_map
+from torch.utils.data import Dataset, get_worker_info
 
 from strfcube.adapters.torch.arena import sent_over
 from strfcube.adapters.torch.carrier import Carrier, Staged
 from strfcube.adapters.torch.decode import decoded
+from strfcube.adapters.torch.items import Batch, Item, Items, collate, tensors
 from strfcube.adapters.torch.late import LateBatch, floats
+from strfcube.adapters.torch.loader import CubeLoader
 from strfcube.errors import UsageError
-from strfcube.loading.alike import refuse_unlike
-from strfcube.loading.loader import Epochs, ahead, ask_ahead, batches_of, checked_prefetch, order_of
-from strfcube.loading.rows import OF_TRIALS
+from strfcube.loading.loader import order_of
 from strfcube.loading.view import CubeView
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import xarray as xr
 
     from strfcube.loading.memory import Take
-    from strfcube.loading.order import Batches, Order
     from strfcube.loading.reading import Options
 
-Batch = dict[str, Any]
-_LARGE = 40_000_000  # values of a batch: two of them, as floats with their masks, take 0.4 GB
-
-
-class Item(Batch):
-    """One stimulus of a view, as a dict; it knows its view, so that `collate` mixes no two kinds."""
-
-    view: CubeDataset
-
-    def __reduce__(self) -> Any:  # what leaves its process leaves the view behind
-        return dict, (dict(self),)
+__all__ = ["CubeDataset", "collate"]
 
 
 class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding views pools their cubes
@@ -170,7 +157,7 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
 
     def _finished(self, batch: Batch) -> Batch:
         dtype = self._place["dtype"]
-        batch = self._sent(_tensors(batch))
+        batch = self._sent(tensors(batch))
         staged = batch.pop("staged", None)
         if staged is not None:
             return self._carrier.finish(staged) | batch
@@ -186,7 +173,7 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
         batches = [self._items(items) for items in batches]
         made, rest = self._carrier.epoch(batches), [self._told(items) for items in batches]
         for items, told in zip(batches, rest, strict=True):
-            more = self._sent(_tensors(self._reader.extras(items))) if self._reading.extra else {}
+            more = self._sent(tensors(self._reader.extras(items))) if self._reading.extra else {}
             yield next(made) | more | told
 
     def _sent(self, batch: Batch) -> Batch:
@@ -199,7 +186,7 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
         """The same, but counts stay counts until they are asked for."""
         if "valid_mask" in batch:
             return self._finished(batch)
-        batch = _tensors(batch)
+        batch = tensors(batch)
         stims, raw = batch.pop("stims").to(self._place["dtype"]), batch.pop("responses")
         rest = {"stims": stims, "responses": None, "valid_mask": None} | batch
         return LateBatch.of(rest, partial(self._decoded, raw))
@@ -275,200 +262,3 @@ def _drawn(generator: torch.Generator | None) -> int:
     if generator is None and shared and torch.distributed.get_world_size() > 1:
         return 0
     return int(torch.randint(2**31, (), generator=generator))
-
-
-class Items(Sequence[Batch]):
-    """Items of a view that are not read yet: `collate` reads them as one batch.
-
-    Parameters
-    ----------
-    view : CubeDataset
-        The view.
-    indices : sequence of int
-        Positions.
-    """
-
-    def __init__(self, view: CubeDataset, indices: Sequence[int]) -> None:
-        self.view, self.indices = view, list(indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return Items(self.view, self.indices[index])
-        return self.view[self.indices[index]]
-
-
-def collate(items: Sequence[Batch]) -> Batch:
-    """Make one batch of items: the ``collate_fn`` of a DataLoader over any view, or over subsets and mixtures of them.
-
-    Torch's own collation of items comes here, too, so that ``DataLoader(view, batch_size=8)`` needs none.
-
-    Parameters
-    ----------
-    items : sequence of dict
-        As ``CubeDataset`` gives them.
-
-    Raises
-    ------
-    UsageError
-        If they are of views with other neurons, frequencies, bin widths or units, on other devices, or read otherwise.
-    """
-    if isinstance(items, Items):
-        return items.view.batch(items.indices)
-    first, *others = items
-    views = {id(item.view): item.view for item in items if isinstance(item, Item)}
-    for view in list(views.values())[1:]:
-        refuse_unlike("collate", next(iter(views.values())), view, batch=True)
-    for other in others:
-        _refuse_unlike_arrays(first, other)
-    padding = {"stims": 0.0, "responses": torch.nan, "valid_mask": False}
-    batch: Batch = {}
-    ragged = "repeat_index" in first
-    if ragged:
-        sizes = torch.tensor([len(item["repeat_index"]) for item in items])
-        batch["stim_index"] = torch.arange(len(items)).repeat_interleave(sizes).to(first["repeat_index"].device)
-    for key, one in first.items():
-        values = [item[key] for item in items]
-        if ragged and key in OF_TRIALS:
-            if key in padding:
-                longest = max(v.shape[1] for v in values)
-                values = [pad(v, (0, longest - v.shape[1]), value=padding[key]) for v in values]
-            batch[key] = torch.cat(values)
-        elif key in padding:
-            shape = torch.tensor([v.shape for v in values]).max(0).values.tolist()
-            batch[key] = torch.full((len(values), *shape), padding[key], dtype=one.dtype, device=one.device)
-            for b, value in enumerate(values):
-                batch[key][(b, *(slice(n) for n in value.shape))] = value
-        elif key == "neuron":
-            batch[key] = one
-        else:
-            batch[key] = torch.stack(values) if isinstance(one, torch.Tensor) else values
-    return batch
-
-
-def _refuse_unlike_arrays(first: Batch, other: Batch) -> None:
-    """Refuse what can be told without the views: items that were made into other dicts on their way."""
-    if first.keys() != other.keys():
-        raise UsageError(f"collate: the items hold different keys, {', '.join(first)} and {', '.join(other)}")
-    of_neurons = () if "repeat_index" in first else (0,)
-    for key, axes in (("responses", of_neurons), ("stims", tuple(range(first["stims"].ndim - 1)))):
-        shapes = [tuple(item[key].shape[axis] for axis in axes) for item in (first, other)]
-        if shapes[0] != shapes[1] or first[key].device != other[key].device:
-            what = f"{shapes[0]} on {first[key].device} and {shapes[1]} on {other[key].device}"
-            raise UsageError(f"collate: {key} of the items differ: {what}")
-    if "neuron" in first and not np.array_equal(first["neuron"], other["neuron"]):
-        raise UsageError("collate: the items are of different neurons; take their views from view.splits(...)")
-
-
-default_collate_fn_map[Item] = lambda items, *, collate_fn_map=None: collate(items)
-
-
-def _unfinished(items: Items, pin: bool = False, late: bool = False) -> Batch:
-    """Collate in a CubeLoader, which finishes its batches itself: for a device, counts travel as bytes to it."""
-    view = items.view
-    if view._carries or not pin:
-        return _tensors(view._read(items.indices, raw=view._carries or late))
-    locked = _Locked()
-    batch = view._read(items.indices, raw=False, take=locked)
-    return _tensors({key: locked.tensors.get(id(value), value) for key, value in batch.items()})
-
-
-class _Locked:
-    """Page-locked memory to read a batch into; torch uses it again once nothing refers to it and no copy is under way.
-
-    Attributes
-    ----------
-    tensors : dict of int to Tensor
-        What was given out, by the identity of its array.
-    """
-
-    def __init__(self) -> None:
-        self.tensors: dict[int, torch.Tensor] = {}
-        self._arrays: list[Any] = []
-
-    def __call__(self, shape: tuple[int, ...], dtype: Any) -> Any:
-        kind = torch.bool if np.dtype(dtype) == bool else torch.float32
-        tensor = torch.empty(shape, dtype=kind, pin_memory=True)
-        array = tensor.numpy()
-        self._arrays.append(array)
-        self.tensors[id(array)] = tensor
-        return array
-
-
-def _tensors(batch: Batch) -> Batch:
-    return {k: torch.from_numpy(v) if k != "neuron" and isinstance(v, np.ndarray) else v for k, v in batch.items()}
-
-
-class CubeLoader(Epochs, DataLoader[Batch]):
-    """A DataLoader over a view whose order is seeded and can be resumed.
-
-    What takes it apart (accelerate, Lightning) finds batches in ``batch_sampler``, those of a new epoch each time that
-    they are iterated, and a ``collate_fn`` that gives them finished.
-
-    Parameters
-    ----------
-    dataset : CubeDataset
-        The view.
-    order : Order
-        The batches of an epoch.
-    batch_sampler : Batches, optional
-        The order, perhaps shared out among processes.
-    prefetch : int
-        Batches that a thread reads ahead.
-    **options
-        Of DataLoader.
-    """
-
-    def __init__(
-        self,
-        dataset: CubeDataset,
-        order: Order,
-        *,
-        batch_sampler: Batches | None = None,
-        prefetch: int = 0,
-        **options: Any,
-    ) -> None:
-        self.order, self.prefetch = order, checked_prefetch(prefetch)
-        given = batches_of(order) if batch_sampler is None else batch_sampler
-        super().__init__(dataset, batch_sampler=given, **{"collate_fn": collate} | options)
-        if not self.num_workers:  # workers ask for their own
-            ask_ahead(dataset, given, order.batch_size)
-        # Where others look for what to share out: whole batches, or the caller's own sampler
-        vars(self)["sampler"] = order if order.sampler is None else order.sampler
-
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        view: CubeDataset = self.dataset  # type: ignore[assignment]
-        if view._lies and not self.num_workers:
-            return self._handed_out(view._epoch(self.batch_sampler))
-        # Of a large batch there are no floats while the loop still holds the one before; a small one is read faster
-        here = not view._carries and view._place["device"] in (None, torch.device("cpu"))
-        large = view._reader.largest(self.order.batch_size) >= _LARGE
-        late = here and large and not (self.prefetch or self.num_workers or self.pin_memory)
-        if self.num_workers:
-            finished, self.collate_fn = self.collate_fn, _unfinished
-            try:
-                batches: Iterator[Batch] = super().__iter__()
-            finally:
-                self.collate_fn = finished
-        else:
-            # What this process reads goes into page-locked memory at once, not through a copy
-            read = partial(_unfinished, pin=self.pin_memory, late=late)
-            batches = map(read, map(partial(Items, view), self.batch_sampler))
-        if view._carries:
-            batches = map(view._begun, batches)
-        if self.prefetch:
-            batches = ahead(batches, self.prefetch)
-        elif view._carries:
-            batches = _one_ahead(batches)
-        return self._handed_out(map(view._finished_late if late else view._finished, batches))
-
-
-def _one_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Let a batch travel while the one before it is used."""
-    ready = next(batches, None)
-    while ready is not None:
-        following = next(batches, None)
-        yield ready
-        ready = following

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-    from strfcube.cube.stored_rows import Sounds
+    from strfcube.cube.opened import Sounds
     from strfcube.cube.trials import TrialRows
 
 

@@ -12,9 +12,9 @@ import numpy as np
 from strfcube.builder.finalise import response_words, text
 from strfcube.cube.groups import open_group
 from strfcube.cube.normalise import as_recorded, loaded
+from strfcube.cube.opened import Sounds, Store
 from strfcube.cube.schema import problems
 from strfcube.cube.store import open as open_cube
-from strfcube.cube.stored_rows import Sounds, Store
 from strfcube.cube.trials import Origin, TrialRows, findings_of, origins, trials_of
 from strfcube.errors import StoreError, UsageError
 

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strfcube.cube.stored_rows import as_span, decode, pieces
+from strfcube.cube.pieces import as_span, decode, pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import xarray as xr
 
-    from strfcube.cube.stored_rows import Rows, Span, StoredArray
+    from strfcube.cube.opened import StoredArray
+    from strfcube.cube.pieces import Span
+    from strfcube.cube.stored_rows import Rows
 
 Index = NDArray[np.intp]
 Chunks = Mapping[tuple["StoredArray", tuple[int, ...]], NDArray[Any] | None]

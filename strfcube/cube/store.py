@@ -190,8 +190,9 @@ def opened(path: str, drop: Sequence[str] = (), cache_dir: str | None = None) ->
     from strfcube.cube.groups import open_group
     from strfcube.cube.guarded import readable
     from strfcube.cube.lazy_array import LazyRows
+    from strfcube.cube.opened import Store, StoredArray
     from strfcube.cube.shard_reader import stored_array
-    from strfcube.cube.stored_rows import Rows, Store, StoredArray
+    from strfcube.cube.stored_rows import Rows
 
     # Before anything is read: what is put there from now on is found out
     files = connect(path, cache_dir)

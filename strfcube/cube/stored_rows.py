@@ -7,249 +7,23 @@ where its values are not.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import itertools
-import json
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from strfcube.cube.metadata import Root
-from strfcube.cube.shard_reader import ShardedArray, stored_array
-from strfcube.errors import StoreError
-from strfcube.transport.connect import Transport, Version, connect
+from strfcube.cube.pieces import as_span, pieces, read_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Sequence
 
-    from strfcube.cube.shard_index import Place
-    from strfcube.cube.shard_reader import Several
+    from numpy.typing import NDArray
 
-Index = NDArray[np.intp]
-Span = slice | Index
-_NOWHERE = np.arange(0)
-
-
-@dataclass(frozen=True)
-class Store:
-    """An opened cube: its place, and what tells it from another one that is put there later.
-
-    Attributes
-    ----------
-    path : str
-        Local folder or URL.
-    version : Version
-        Which root metadata were there.
-    digest : str, optional
-        The cube's own; without it, root metadata that were put there later are another cube's, whatever they say.
-    cache_dir : str, optional
-        As `strfcube.transport.connect` takes it.
-    """
-
-    path: str
-    version: Version | None
-    digest: str = ""
-    cache_dir: str | None = None
-
-    @classmethod
-    def opened(cls, path: str, cache_dir: str | None = None) -> Self:
-        """The cube that is there now; its digest is not read."""
-        return cls(path, _version(connect(path, cache_dir)), cache_dir=cache_dir)
-
-    @property
-    def files(self) -> Transport:
-        """Where its bytes come from."""
-        return connect(self.path, self.cache_dir)
-
-    def check(self) -> None:
-        """Find out whether the cube is still the one that was opened.
-
-        Raises
-        ------
-        StoreError
-            If it was built again, moved or removed since.
-        """
-        files = self.files
-        if _version(files) == self.version:
-            return
-        try:
-            attrs = json.loads(files.get("zarr.json") or b"")["attributes"]
-        except (ValueError, KeyError, TypeError):
-            raise StoreError(f"{self.path} is not there any more: it was moved or removed while it was open") from None
-        # A copy, or attributes that were edited, leave the arrays as they are
-        if not self.digest or attrs.get("digest") != self.digest:
-            raise StoreError(f"{self.path} was built again while it was open: open it again")
-
-    def sounds(self) -> Sounds | None:
-        """Its waveforms; None where it was built without.
-
-        Raises
-        ------
-        StoreError
-            As `check`, or if they cannot be read.
-        """
-        from strfcube.cube.groups import has_group, in_memory, open_group
-
-        there = has_group(self.path, "audio")
-        self.check()
-        if not there:
-            return None
-        table = open_group(self.path, "audio", self.cache_dir)[["row_size", "rate"]]
-        table = in_memory(table, f"{self.path}/audio")
-        size = table["row_size"].values
-        files = self.files
-        samples = stored_array(files, Root.read(files), "audio/samples")
-        return Sounds(samples, np.cumsum(size) - size, size, table["rate"].values)
-
-
-@dataclass(frozen=True, eq=False)
-class Sounds:
-    """The waveforms of a cube, one after the other.
-
-    Attributes
-    ----------
-    samples : ShardedArray
-        All of them.
-    start, size : ndarray of int [shape=(stim,)]
-        Where that of each stimulus lies; size 0 where it has none.
-    rate : ndarray of float [shape=(stim,)]
-        In Hz.
-    """
-
-    samples: ShardedArray
-    start: Index
-    size: Index
-    rate: NDArray[np.float64]
-
-    def read(self, stim: int) -> NDArray[Any]:
-        """Samples of one stimulus, as they are stored."""
-        start = int(self.start[stim])
-        return self.samples.values(start, start + int(self.size[stim]))
-
-    def fetch(self, stims: Sequence[int]) -> None:
-        """Ask for what will be read soon; see `ShardedArray.fetch`."""
-        step = self.samples.chunk[0]
-        spans = [(int(self.start[s]), int(self.start[s] + self.size[s])) for s in stims if self.size[s]]
-        self.samples.fetch((n,) for a, b in spans for n in range(a // step, -(-b // step)))
-
-
-def _version(files: Transport) -> Version | None:
-    found = files.tail("zarr.json", 1)
-    return None if found is None else found[1]
-
-
-class StoredArray:
-    """One array of an opened cube, with what tells a lost shard from one that holds nothing.
-
-    Parameters
-    ----------
-    store : Store
-        The cube.
-    array : ShardedArray
-        Its array, over stim and further dimensions.
-    kept : ndarray [shape=(stim,) or (stim, neuron)], optional
-        Not zero where the cube says that there are values. Default: everywhere.
-    """
-
-    def __init__(self, store: Store, array: ShardedArray, kept: NDArray[Any] | None = None) -> None:
-        self.store, self.array = store, array
-        # Of each shard, whether it must be there
-        known = 1 if kept is None else kept.ndim
-        # A part of the repeats or bins, in shards that others wrote, may hold nothing and not be there
-        rest = zip(array.shard[known:], array.shape[known:], strict=True)
-        self._expected: NDArray[np.bool_] = np.array(all(s >= n for s, n in rest))
-        if kept is not None and kept.size and self._expected:
-            found = kept > 0
-            for dim, size in enumerate(array.shard[: kept.ndim]):
-                found = np.logical_or.reduceat(found, np.arange(0, kept.shape[dim], size), axis=dim)
-            self._expected = found
-        self._known: set[tuple[int, ...]] = set()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_known": set()}
-
-    def keeping(self) -> StoredArray:
-        """The same, which keeps decoded chunks in memory."""
-        other = copy.copy(self)
-        other.array, other._known = self.array.keeping(), set()
-        return other
-
-    def fetch(self, chunks: Iterable[Place]) -> None:
-        """Ask for chunks that will be read soon; see `ShardedArray.fetch`. Raises as `read` does."""
-        if not self.array.remote:
-            return
-        chunks = list(chunks)
-        with self._same():
-            self.array.fetch(chunks)
-        self._settle(*chunks)
-
-    def read(self, at: tuple[int, ...]) -> NDArray[Any] | None:
-        """Decode a chunk, as `ShardedArray.read` does.
-
-        Raises
-        ------
-        StoreError
-            If its shard is damaged or lost, or belongs to a cube that was built there since.
-        """
-        if self.array.index.shard_of(at) not in self._known:
-            self._settle(at)
-        return self.array.read(at)
-
-    def begun(self, places: Sequence[tuple[int, ...]]) -> Callable[[], Several]:
-        """Read several chunks, and decode them later, as `ShardedArray.begun` does; raises as `read` does."""
-        for at in places:
-            if self.array.index.shard_of(at) not in self._known:
-                self._settle(at)
-        return self.array.begun(places)
-
-    def has(self, at: tuple[int, ...]) -> bool:
-        """Whether a chunk is stored; raises as `read` does."""
-        if self.array.index.shard_of(at) not in self._known:
-            self._settle(at)
-        return self.array.has(at)
-
-    def repeats(self, at: tuple[int, ...]) -> int:
-        """Repeats that `read` gives of a chunk, 0 where it is not stored; raises as `read` does."""
-        if self.array.index.shard_of(at) not in self._known:
-            self._settle(at)
-        return self.array.repeats(at)
-
-    def open(self, chunks: Iterable[Place]) -> None:
-        """Ask at once for the indexes of the shards of some chunks. Raises as `read` does."""
-        if self.array.remote:
-            chunks = list(chunks)
-            with self._same():
-                self.array.index.open(chunks)
-            self._settle(*chunks)
-
-    @contextmanager
-    def _same(self) -> Iterator[None]:
-        """Of what does not fit, say first that the cube was built again, if it was."""
-        try:
-            yield
-        except StoreError:
-            self.store.check()
-            raise
-
-    def _settle(self, *chunks: Place) -> None:
-        """Look once at the shard of each chunk."""
-        shard_of = self.array.index.shard_of
-        new = {shard: at for at in chunks if (shard := shard_of(at)) not in self._known}
-        if not new:
-            return
-        # Asking opens it: from here on it is this very file that is read
-        with self._same():
-            lost = [shard for shard, at in new.items() if self.array.index.lost(at)]
-        self.store.check()
-        for shard in lost:
-            if self.array.index.built(new[shard]) or self._expected[shard[: self._expected.ndim]]:
-                raise self.array.index.gone(new[shard])
-        self._known.update(new)
+    from strfcube.cube.opened import Store, StoredArray
+    from strfcube.cube.pieces import Index
 
 
 @dataclass(frozen=True, eq=False)
@@ -403,7 +177,7 @@ class Rows:
         if self.by_neuron:
             first = 0
             for part in self.parts:
-                _read(part.source, (part.stim, part.neuron, *self.rest), out[:, first : first + len(part.neuron)])
+                read_at(part.source, (part.stim, part.neuron, *self.rest), out[:, first : first + len(part.neuron)])
                 first += len(part.neuron)
         else:
             owner = self._owner()
@@ -412,7 +186,7 @@ class Rows:
                 if (mine := np.flatnonzero(owner == i)).size:
                     here = as_span(mine)
                     values = out[here] if isinstance(here, slice) else np.empty((len(mine), *out.shape[1:]), out.dtype)
-                    _read(part.source, (part.stim[mine], *self.rest), values)
+                    read_at(part.source, (part.stim[mine], *self.rest), values)
                     if not isinstance(here, slice):
                         out[here] = values
         gone = [d for d in range(out.ndim) if d not in self.dims]
@@ -491,144 +265,3 @@ def _of_neurons(parts: tuple[Part, ...], neuron: Index) -> tuple[Part, ...]:
         p = int(owner[a]) if b > a else 0
         found.append(Part(parts[p].source, parts[p].stim, parts[p].neuron[neuron[a:b] - first[p]]))
     return tuple(found)
-
-
-def _straight(index: Index) -> bool:
-    """Whether positions follow one another."""
-    size = len(index)
-    return size > 0 and index[-1] - index[0] == size - 1 and bool((index[1:] - index[:-1] == 1).all())
-
-
-def as_span(index: Index) -> Span:
-    """Positions at equal steps as a slice, which reads faster; others as they are."""
-    if _straight(index):
-        return slice(int(index[0]), int(index[-1]) + 1, 1)
-    if not len(index):
-        return slice(0, 0)
-    step = int(index[1] - index[0]) if len(index) > 1 else 1
-    if step == 0 or (len(index) > 2 and (np.diff(index) != step).any()):
-        return index
-    stop = int(index[-1]) + (1 if step > 0 else -1)
-    return slice(int(index[0]), None if stop < 0 else stop, step)
-
-
-def pieces(positions: Index, chunk: int, size: int) -> tuple[list[tuple[int, Span, Span]], Index]:
-    """Cut positions along one dimension by the chunks that hold them.
-
-    Returns
-    -------
-    list of (chunk, positions here, positions in the chunk)
-    outside : ndarray of int
-        Positions here that are in no chunk.
-    """
-    if _straight(positions):
-        first, last = int(positions[0]), int(positions[-1]) + 1
-        low, high = min(max(first, 0), last), max(min(last, size), first)
-        if high <= low:
-            return [], np.arange(len(positions))
-        bounds = [(k, max(low, k * chunk), min(high, (k + 1) * chunk)) for k in range(low // chunk, -(-high // chunk))]
-        straight: list[tuple[int, Span, Span]] = [
-            (k, slice(a - first, b - first), slice(a - k * chunk, b - k * chunk)) for k, a, b in bounds
-        ]
-        if (low, high) == (first, last):
-            return straight, _NOWHERE
-        return straight, np.r_[0 : low - first, high - first : last - first]
-    low, high = (int(positions.min()), int(positions.max())) if len(positions) else (0, -1)
-    if 0 <= low <= high < size and low // chunk == high // chunk:
-        return [(low // chunk, slice(0, len(positions), 1), as_span(positions - low // chunk * chunk))], _NOWHERE
-    inside = (positions >= 0) & (positions < size)
-    here = np.flatnonzero(inside)
-    number, within = np.divmod(positions[here], chunk)
-    if (np.diff(number) < 0).any():  # each chunk once, in whatever order its rows are wanted
-        order = np.argsort(number, kind="stable")
-        here, number, within = here[order], number[order], within[order]
-    edges = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), len(number)]
-    found = [(int(number[a]), as_span(here[a:b]), as_span(within[a:b])) for a, b in itertools.pairwise(edges) if b > a]
-    return found, np.flatnonzero(~inside)
-
-
-def _read(source: StoredArray, positions: Sequence[Index], out: NDArray[np.float32]) -> None:
-    """Decode what lies at positions along every dimension of a stored array."""
-    array = source.array
-    if not out.size:
-        return
-    parts = []
-    for dim, (at, chunk, size) in enumerate(zip(positions, array.chunk, array.shape, strict=True)):
-        found, outside = pieces(at, chunk, size)
-        if outside.size:
-            out[(slice(None),) * dim + (as_span(outside),)] = np.nan
-        parts.append(found)
-    source.fetch(tuple(number for number, _, _ in across) for across in itertools.product(*parts))
-    rest = list(itertools.product(*parts[1:]))
-    for first in parts[0]:
-        wanted = [(first, *others) for others in rest]
-        stored = [across for across in wanted if source.has(_chunk(across))]
-        begun = None if not stored else _lying(source.read(_chunk(stored[0])), stored[0], array.chunk)
-        held = 0 if begun is None or begun[0] is None else begun[0].size * len(stored)
-        sparse = isinstance(first[1], slice) and 2 * held < out[first[1]].size
-        if sparse:
-            out[first[1]] = np.nan  # all of it at once takes half the time that parts of it do
-        for across in stored if sparse else wanted:
-            if begun is not None and across is stored[0]:
-                values, spans, blank = begun
-            else:
-                values, spans, blank = _lying(source.read(_chunk(across)), across, array.chunk)
-            _put(out, spans, values, array.fill)
-            for beyond in () if sparse else blank:
-                _put(out, beyond, None, array.fill)
-
-
-def _chunk(across: Sequence[tuple[int, Span, Span]]) -> Place:
-    return tuple([number for number, _, _ in across])
-
-
-def _lying(
-    values: NDArray[Any] | None, across: Sequence[tuple[int, Span, Span]], chunk: Place
-) -> tuple[NDArray[Any] | None, tuple[Span, ...], list[tuple[Span, ...]]]:
-    """What of a chunk is wanted, where it goes, and where the repeats at its end go that are blank."""
-    spans, blank = [here for _, here, _ in across], []
-    if values is not None:
-        for dim, (_, _, there) in enumerate(across):
-            if values.shape[dim] < chunk[dim]:
-                there, spans[dim], beyond = _held(there, spans[dim], values.shape[dim])
-                blank.append((*spans[:dim], beyond, *spans[dim + 1 :]))
-            values = values[(slice(None),) * dim + (there,)]
-    return values, tuple(spans), blank
-
-
-def _held(there: Span, here: Span, size: int) -> tuple[Span, Span, Span]:
-    """Positions in a chunk of so many values and those here, where there are values, and those here beyond them."""
-    if isinstance(there, slice) and isinstance(here, slice) and {there.step, here.step} <= {None, 1}:
-        cut = max(0, min(size, there.stop) - there.start)
-        edge = here.start + cut
-        return slice(there.start, there.start + cut), slice(here.start, edge), slice(edge, here.stop)
-    inside, at = (where := _index(there)) < size, _index(here)
-    return as_span(where[inside]), as_span(at[inside]), as_span(at[~inside])
-
-
-def _index(span: Span) -> Index:
-    if not isinstance(span, slice):
-        return span
-    return np.arange(span.start, -1 if span.stop is None else span.stop, span.step or 1)
-
-
-def _put(out: NDArray[np.float32], spans: tuple[Span, ...], values: NDArray[Any] | None, fill: float) -> None:
-    """Decode stored values into a region of `out`; None means that all are missing."""
-    scattered = sum(not isinstance(span, slice) for span in spans)
-    if scattered:
-        shape = tuple(len(_index(span)) for span in spans)
-        decoded = np.empty(shape, np.float32)
-        decode(values, fill, decoded)
-        out[spans if scattered == 1 else np.ix_(*map(_index, spans))] = decoded
-    else:
-        decode(values, fill, out[spans])
-
-
-def decode(values: NDArray[Any] | None, fill: float, out: NDArray[np.float32]) -> None:
-    """Put stored values into `out`, missing ones as NaN; None means that all are missing."""
-    if values is None:
-        out[...] = np.nan
-        return
-    np.copyto(out, values, casting="unsafe")
-    if values.dtype.kind != "f" and values.max(initial=0) == fill:
-        np.copyto(out, np.float32(np.nan), where=values == fill)

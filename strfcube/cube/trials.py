@@ -57,7 +57,7 @@ def source_of(ds: xr.Dataset) -> str | None:
     StoreError
         If another cube was built there since.
     """
-    from strfcube.cube.stored_rows import Store
+    from strfcube.cube.opened import Store
 
     source = ds.encoding.get("source")
     if source is not None and ds.attrs.get("digest"):
@@ -140,7 +140,7 @@ class Stored:
         StoreError
             If it was built without them, or they cannot be read.
         """
-        from strfcube.cube.stored_rows import Store
+        from strfcube.cube.opened import Store
 
         # A cube that was built again meanwhile has another version
         return _stored(path, cache_dir, Store.opened(path, cache_dir).version)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
-    from strfcube.cube.stored_rows import Store
+    from strfcube.cube.opened import Store
 
 LEAST_BYTES = 1_000_000  # of labels and coverage; what is less is sent, for a server need not be asked by each worker
 _STORED = ("response", "stimulus")

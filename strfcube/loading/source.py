@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
+    from strfcube.cube.opened import StoredArray
     from strfcube.cube.shard_reader import Several
-    from strfcube.cube.stored_rows import Rows, StoredArray
+    from strfcube.cube.stored_rows import Rows
     from strfcube.loading.reading import Cache
 
 AUTO_BYTES = 256_000_000  # decoded bytes of an array that cache="auto" keeps in memory

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-    from strfcube.cube.stored_rows import Rows, Sounds, Store
+    from strfcube.cube.opened import Sounds, Store
+    from strfcube.cube.stored_rows import Rows
 
 
 class Waveforms:

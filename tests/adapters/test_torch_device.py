@@ -16,7 +16,7 @@ from strfcube.loading import CubeView
 
 torch = pytest.importorskip("torch")
 from strfcube import CubeDataset  # noqa: E402
-from strfcube.adapters.torch import carrier  # noqa: E402
+from strfcube.adapters.torch import arena, carrier  # noqa: E402
 
 pytestmark = pytest.mark.torch
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -171,9 +171,9 @@ def test_what_lies_there_is_what_is_stored(path):
 
 def test_parts_that_overlap_are_sent_once(path, monkeypatch):
     sent = []
-    send = carrier.Arena.send
+    send = arena.Arena.send
     monkeypatch.setattr(
-        carrier.Arena, "send", lambda arena, places, *more: (sent.extend(places), send(arena, places, *more))
+        arena.Arena, "send", lambda arena, places, *more: (sent.extend(places), send(arena, places, *more))
     )
     whole, host = CubeDataset(path, cache="device", device=DEVICE), CubeDataset(path)
     folds = [[i for i in range(7) if i % 3 != fold] for fold in range(3)]
@@ -204,7 +204,7 @@ def test_memory_goes_with_the_last_view_of_it(path):
     gc.collect()
     other.batch([0])
     assert (
-        carrier.arenas_for(source, other._carrier._trials.flat, other._place["device"]) == other._carrier._trials.arenas
+        arena.arenas_for(source, other._carrier._trials.flat, other._place["device"]) == other._carrier._trials.arenas
     )
     assert other._carrier._trials.arenas[0].flat.neuron.tolist() == other._choice.neuron.tolist()
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.torch
 @pytest.fixture(autouse=True)
 def late(monkeypatch):
     """Batches of any size count as large."""
-    monkeypatch.setattr("strfcube.adapters.torch._LARGE", 0)
+    monkeypatch.setattr("strfcube.adapters.torch.loader._LARGE", 0)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ WAYS = {
 
 @pytest.mark.parametrize(("values", "kind"), [(2 * 9 * 4 * 40, LateBatch), (2 * 9 * 4 * 40 + 1, dict)])
 def test_only_large_batches_are_made_late(path, values, kind, monkeypatch):
-    monkeypatch.setattr("strfcube.adapters.torch._LARGE", values)
+    monkeypatch.setattr("strfcube.adapters.torch.loader._LARGE", values)
     assert {type(batch) for batch in CubeDataset(path).loader(2)} == {kind}
 
 
