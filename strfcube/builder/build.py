@@ -139,7 +139,8 @@ def build(
 
     def bring(entry: catalog.Entry) -> None:
         from strfcube.fetching import terms
-        from strfcube.fetching.fetch import Visit, carry_out, lacking, refusal
+        from strfcube.fetching.fetch import carry_out, lacking, refusal
+        from strfcube.fetching.visit import Visit
 
         plan = lacking(entry, raw, only, extra, fetch)
         if plan and plan.to_fetch and not fetch:

@@ -14,7 +14,8 @@ from strfcube.cli import clock
 from strfcube.cli import fetch as fetching
 from strfcube.cli.commands import Commands, as_given
 from strfcube.cli.describe import figures
-from strfcube.fetching.fetch import Visit, carry_out, lacking, refusal
+from strfcube.fetching.fetch import carry_out, lacking, refusal
+from strfcube.fetching.visit import Visit
 from strfcube.progress import Display
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ import click
 from strfcube.catalog import WIDTH, Entry, in_words
 from strfcube.errors import FetchError, UsageError
 from strfcube.fetching import credentials, terms
-from strfcube.fetching.fetch import JOBS, Visit, carry_out, see_jobs
+from strfcube.fetching.fetch import JOBS, carry_out, see_jobs
 from strfcube.fetching.plan import Plan, enquire
+from strfcube.fetching.visit import Visit
 from strfcube.progress import for_reader
 
 if TYPE_CHECKING:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import shutil
 import threading
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,57 +12,28 @@ from typing import TYPE_CHECKING, Any
 
 from strfcube import catalog
 from strfcube.errors import FetchError, UsageError
-from strfcube.fetching import credentials, ledger, terms
-from strfcube.fetching.crcns import Crcns, is_crcns
-from strfcube.fetching.ledger import Record
-from strfcube.fetching.plan import Plan, changed, enquire, is_own, look, see_told_apart, state_of
-from strfcube.fetching.reuse import take_over
-from strfcube.fetching.transfer import Transfer
-from strfcube.fetching.web import Stopped, Web, host_of
+from strfcube.fetching import ledger, terms
+from strfcube.fetching.bring import bring
+from strfcube.fetching.plan import Plan, enquire, is_own, look, see_told_apart
+from strfcube.fetching.visit import Visit
+from strfcube.fetching.web import Stopped
 from strfcube.progress import Progress, shown
-from strfcube.unpacking.refusals import Damaged
-from strfcube.unpacking.unpack import unpack
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Mapping
 
+    from strfcube.fetching.ledger import Record
     from strfcube.fetching.plan import Item
 
     Say = Callable[[str, bool], None]
 
 JOBS = 3  # files at once
-HASTE = 5.0  # seconds that an answer may take which is good to know only
-_UNPACKING = threading.Lock()
-_LONG = 100_000_000  # bytes of an archive whose unpacking is told of
 _SPARE = 100_000_000  # bytes of disk that stay free
 
 
 def _silent(line: str, unusual: bool) -> None:
     """Say nothing."""
-
-
-@dataclass(frozen=True)
-class Visit:
-    """The services, as one command goes to them."""
-
-    web: Web
-    crcns: Crcns
-
-    @classmethod
-    def begin(cls, ask: Callable[[], credentials.Credentials] | None = None, *, hasty: bool = False) -> Visit:
-        """Nothing is sent yet.
-
-        Parameters
-        ----------
-        ask : callable, optional
-            Asks a person for name and password.
-        hasty : bool
-            Ask a service once, and wait for no answer longer than a person would: for what is good to know only.
-        """
-        web = Web()
-        if hasty:
-            web = Web(patience=replace(web.patience, tries=1, timeout=min(HASTE, web.patience.timeout)))
-        return cls(web, Crcns(web, lambda: credentials.get(ask)))
 
 
 def fetch(
@@ -293,7 +262,7 @@ class _Crew:
                 except queue.Empty:
                     return
                 try:
-                    told.put(_bring(self.plan.raw, item, self.visit, self.keep, self._moved, told.put))
+                    told.put(bring(self.plan.raw, item, self.visit, keep=self.keep, moved=self._moved, say=told.put))
                 except BaseException as error:
                     told.put(error)
 
@@ -329,180 +298,3 @@ class _Crew:
             names = list(self.at)
             total = sum(max(self.sizes[name], self.at[name]) for name in names)
             self.progress("fetch", sum(self.at[name] for name in names), total)
-
-
-@dataclass(frozen=True)
-class _Brought:
-    name: str
-    bytes: int
-    how: str
-
-
-def _bring(raw: Path, item: Item, visit: Visit, keep: bool, moved: Callable[[str, int], None],
-           say: Callable[[str], None]) -> _Brought:  # fmt: skip
-    """Bring one file, alone: whoever else fetches it waits, and finds it there."""
-    from filelock import FileLock, Timeout
-
-    file = item.file
-    ledger.work(raw)
-    slot = ledger.slot(raw, file.name)
-    lock = FileLock(f"{slot}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"{file.name}: another strfcube is fetching it; waiting for it")
-        while not lock.is_locked:
-            if visit.web.stop.is_set():
-                raise Stopped from None
-            try:
-                lock.acquire(timeout=0.5)
-            except Timeout:
-                continue
-    try:
-        now = state_of(raw, file, ledger.read(raw).get(file.name))
-        if now.state == "there":
-            size = now.record.bytes if now.record else 0
-            moved(file.name, size)
-            return _Brought(file.name, size, "is there")
-        own = now.state == "found"
-        record, how = _verify(raw, item) if own else _download(raw, item, visit, moved)
-        moved(file.name, record.bytes)
-        held = raw / file.name if own else slot / slot.name
-        (raw / file.name).parent.mkdir(parents=True, exist_ok=True)
-        if file.unpack:
-            if record.bytes > _LONG:
-                say(f"{file.name}: unpacking {catalog.in_words(record.bytes)}")
-            try:
-                how += _unpack(raw, item, record, held, visit, say)
-            except Damaged as error:
-                if own or item.published.md5:
-                    raise
-                # Nobody published what it must be, and this cannot be it: the next command must not meet it again.
-                shutil.rmtree(slot)
-                what = str(error).removeprefix(f"{held}: ").partition("; nothing was unpacked")[0]
-                raise FetchError(f"{file.name}: {what}; it was removed, and the same command fetches it anew") from None
-            if not own and keep:
-                os.replace(held, raw / file.name)
-        else:
-            if not own:
-                _to_disk(held)
-                os.replace(held, raw / file.name)
-            stat = (raw / file.name).stat()
-            ledger.write(raw, file.name, _timed(record, stat.st_mtime_ns))
-        shutil.rmtree(slot, ignore_errors=True)
-        return _Brought(file.name, record.bytes, how)
-    finally:
-        lock.release()
-
-
-def _to_disk(path: Path) -> None:
-    """What the record calls verified must not be lost to a power cut that the record outlives."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
-
-
-def _timed(record: Record, mtime_ns: int, unpacked: str = "", members: int = 0) -> Record:
-    return Record(record.url, record.bytes, record.md5, record.etag, record.when, mtime_ns, unpacked, members)
-
-
-def _verify(raw: Path, item: Item) -> tuple[Record, str]:
-    """A file that was there already, held against what is published."""
-    import pooch
-
-    path, expected = raw / item.file.name, item.published
-    size, md5 = path.stat().st_size, pooch.file_hash(str(path), "md5")
-    for known, now, what in ((expected.bytes, size, "bytes"), (expected.md5, md5, "md5")):
-        if known and known != now:
-            raise FetchError(
-                f"{path}: this is not the published file ({what} {now}, published is {known}); move it away to have it "
-                f"fetched, or build from it as it is (--no-fetch)"
-            )
-    how = "was there, verified" if expected.md5 else "was there (no checksum is published)"
-    return Record(item.file.url, size, md5, "", ledger.now()), how
-
-
-def _download(raw: Path, item: Item, visit: Visit, moved: Callable[[str, int], None]) -> tuple[Record, str]:
-    """A file that was not there: from deepSTRF's cache, or from its service; verified by pooch."""
-    import pooch
-
-    pooch.get_logger().setLevel("WARNING")  # it would tell of each file on standard error
-    file, expected = item.file, item.published
-    folder = ledger.slot(raw, file.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    held, part = folder / folder.name, folder / f"{folder.name}.part"
-    _clear(folder)
-    known_hash = f"md5:{expected.md5}" if expected.md5 else None
-    shop = pooch.create(folder, "", registry={held.name: known_hash}, urls={held.name: file.url}, retry_if_failed=1)
-    open_, again = visit.crcns.file(file.url) if is_crcns(file.url) else (None, None)
-    transfer = Transfer(visit.web, part, expected.bytes, expected.md5, open_, again,
-                        lambda done: moved(file.name, done))  # fmt: skip
-    taken = "" if held.exists() else take_over(file.name, expected, held)
-    try:
-        shop.fetch(held.name, downloader=transfer)
-    except ValueError:  # pooch's word for another checksum
-        transfer.discard()
-        raise FetchError(_other_sum(item)) from None
-    size = held.stat().st_size
-    if expected.bytes and size != expected.bytes:
-        held.unlink()
-        raise FetchError(f"{file.name}: {size:,} bytes came, {expected.bytes:,} are published; try again later")
-    md5 = expected.md5 or pooch.file_hash(str(held), "md5")
-    record = Record(file.url, size, md5, transfer.begun.etag, ledger.now())
-    if taken:
-        return record, f"{taken}, verified"
-    return record, "verified" if expected.md5 else "no checksum is published; this one is kept"
-
-
-def _other_sum(item: Item) -> str:
-    file, expected, host = item.file, item.published, host_of(item.file.url)
-    if item.record and item.record.md5 == expected.md5:
-        return changed(file, item.record, f"md5 {expected.md5}", "another")
-    return (
-        f"{file.name}: what {host} sent has another checksum than is published (md5 {expected.md5}), twice; nothing of "
-        f"it was kept, try again later"
-    )
-
-
-def _clear(folder: Path) -> None:
-    """Remove what a fetch that was killed left beside the part and the file."""
-    name = folder.name
-    for path in folder.iterdir():
-        if path.name not in (name, f"{name}.part", f"{name}.part.json"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _unpack(raw: Path, item: Item, record: Record, archive: Path, visit: Visit, say: Callable[[str], None]) -> str:
-    """Unpack an archive; its folder comes into place in one step, with a mark in it."""
-    if visit.web.stop.is_set():
-        raise Stopped
-    file, target = item.file, raw / item.file.unpack
-    staged = ledger.slot(raw, file.name) / "unpacked"
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.parent.mkdir(parents=True, exist_ok=True)
-    # One at a time: what is warned of is caught for the whole process, and the disk is what limits it anyway.
-    with _UNPACKING, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        unpack(archive, staged, published=record.bytes)
-    for warning in caught:
-        say(str(warning.message))
-    inner = _unwrapped(staged, target.name)
-    members = ledger.count(inner)
-    done = _timed(record, 0, file.unpack, members)
-    mark = {"url": done.url, "bytes": done.bytes, "md5": done.md5, "etag": done.etag, "when": done.when,
-            "members": members}  # fmt: skip
-    ledger.replace(inner / ledger.MARK, mark)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.rename(inner, target)
-    ledger.write(raw, file.name, done)
-    return f", {members:,} files"
-
-
-def _unwrapped(staged: Path, name: str) -> Path:
-    """What an archive holds, without the folder of the target's name that it may have wrapped it in."""
-    inner = staged / name
-    others = [path for path in staged.iterdir() if path != inner]
-    if not inner.is_dir() or any((inner / path.name).exists() for path in others):
-        return staged
-    for path in others:  # a README beside that folder, for example
-        os.rename(path, inner / path.name)
-    return inner

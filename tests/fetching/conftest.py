@@ -7,8 +7,9 @@ from services import PASSWORD, USER, Services
 from test_faults import CONTENT, entry_of
 
 from strfcube.fetching import terms
-from strfcube.fetching.fetch import Visit, carry_out
+from strfcube.fetching.fetch import carry_out
 from strfcube.fetching.plan import look
+from strfcube.fetching.visit import Visit
 from strfcube.fetching.web import Patience
 
 

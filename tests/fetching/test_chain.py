@@ -25,8 +25,9 @@ from strfcube import catalog
 from strfcube.cli.main import main
 from strfcube.errors import FetchError, SelectionError, UsageError
 from strfcube.fetching import ledger
-from strfcube.fetching.fetch import Visit, carry_out, lacking
+from strfcube.fetching.fetch import carry_out, lacking
 from strfcube.fetching.plan import look
+from strfcube.fetching.visit import Visit
 
 SITES = {"A1": {"ARM029a": 2}, "PEG": {"ARM017a": 2}}
 

@@ -12,8 +12,9 @@ from services import PAGE, PASSWORD, USER
 from strfcube.catalog import Entry, RemoteFile
 from strfcube.errors import FetchError
 from strfcube.fetching import ledger, terms
-from strfcube.fetching.fetch import Visit, carry_out
+from strfcube.fetching.fetch import carry_out
 from strfcube.fetching.plan import look
+from strfcube.fetching.visit import Visit
 
 CONTENT = np.random.default_rng(0).bytes(400_000)
 OTHER = np.random.default_rng(1).bytes(400_000)
