@@ -249,11 +249,8 @@ class Carrier:
         """Arrays of a batch, whose stimuli are, from `at` on, those that `order` says among `places`."""
         (trials, heard), (most, bins) = lying, shape
         bands = self.reader.reading.audio_fs is None
-        if self._kernels is not None and len(trials) == len(heard) == 1 and 0 < len(items) < _MANY:
-            stims, values, mask = self._kernels.batch(
-                trials[0][0], heard[0][0], places, order, at, len(items), most, bins, self._rows, self._per_bin,
-                self.dtype, self._transform, self._scaling, bands=bands,
-            )  # fmt: skip
+        if self._kernel is not None and len(trials) == len(heard) == 1 and 0 < len(items) < _MANY:
+            stims, values, mask = self._kernel(trials[0][0], heard[0][0], places, order, at, len(items), most, bins)
         else:
             some, index = order[at : at + len(items)], np.asarray(items, np.intp)
             neurons, (start, sound, size, end) = places.neurons[some], places.stims[some].T[..., None]
@@ -275,13 +272,17 @@ class Carrier:
         return Places(*map(self._there, self._places(np.arange(len(self.reader.stim)), passing=False)))
 
     @cached_property
-    def _kernels(self) -> Any:
+    def _kernel(self) -> Any:
         """Makes batches by one kernel, where there is one that makes them."""
         reader = self.reader
         largest = max(reader.largest(1), self._rows * self._per_bin * int(reader.n_bins.max(initial=1)))
         found = kernels_for(self.device)
-        suits = found is not None and found.serves(self._transform, torch_dtype(self._trials.flat), largest)
-        return found if suits else None
+        if found is None or not found.serves(self._transform, torch_dtype(self._trials.flat), largest):
+            return None
+        bands = reader.reading.audio_fs is None
+        return found.Maker(
+            self.device, self.dtype, self._transform, self._scaling, rows=self._rows, per_bin=self._per_bin, bands=bands
+        )
 
     @cached_property
     def _most(self) -> list[int]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import partial
+
 import torch
 import triton
 import triton.language as tl
@@ -136,64 +139,86 @@ def serves(transform: Transform, dtype: torch.dtype, largest: int) -> bool:
     return transform.kernel is None and exact and largest < 2**31 - _BLOCK
 
 
-def batch(
-    trials: Tensor,
-    sounds: Tensor,
-    places: tuple[Tensor, Tensor],
-    order: Tensor,
-    at: int,
-    number: int,
-    repeats: int,
-    bins: int,
-    rows: int,
-    per_bin: int,
-    dtype: torch.dtype,
-    transform: Transform,
-    scaling: tuple[Tensor, Tensor] | None,
-    *,
-    bands: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Stimuli, responses and mask of a batch, as the functions of `strfcube.adapters.torch.decode` make them.
+class Maker:
+    """Makes the batches of a view, each by one kernel, as the functions of `strfcube.adapters.torch.decode` make them.
 
     Parameters
     ----------
-    trials, sounds : Tensor [shape=(value,)]
-        As they lie on the device: of uint8, int16 or float32, and of float32.
-    places : tuple of Tensor
-        Where they lie there: `strfcube.adapters.torch.carrier.Places`.
-    order : Tensor of int64 [shape=(stim,)]
-        Which of the places are those of the stimuli of an epoch.
-    at, number : int
-        Where those of the batch begin in it, and how many they are.
-    repeats, bins : int
-        The most of them.
-    rows, per_bin : int
-        Rows of a sound, and values of a row in a bin.
+    device : torch.device
+        Where.
     dtype : torch.dtype
         Of stimuli and responses.
     transform : Transform
         What is done to responses; see `serves`.
     scaling : tuple of Tensor [shape=(row or 1, 1)], optional
         Mean and standard deviation of the sounds.
+    rows, per_bin : int
+        Rows of a sound, and values of a row in a bin.
     bands : bool
         Whether they are spectrograms, in which a band without values is 0.
     """
-    neurons, device = places[0].shape[2], trials.device
-    depth, width = 1 if transform.average else repeats, bins * per_bin
-    stims = torch.empty((number, rows, width), dtype=dtype, device=device)
-    values = torch.empty((number, neurons, depth, bins), dtype=dtype, device=device)
-    seen = torch.empty((number, neurons, depth, bins), dtype=torch.bool, device=device)
-    normalized, standardized = transform.shift is not None, scaling is not None
-    shift, scale = (transform.shift, transform.scale) if normalized else (values, values)
-    mean, deviation = (stims, stims) if scaling is None else scaling
-    step = int(standardized and mean.numel() > 1)
-    programs = -(-neurons * depth * bins // _BLOCK) - (-rows * width // _BLOCK)
-    with torch.cuda.device_of(trials):  # Triton launches where torch is, not where the tensors are
-        _batch[programs, number](
-            trials, sounds, *places, order, values, seen, stims, shift, scale, mean, deviation, at,
-            neurons, repeats, bins, rows, per_bin, step, transform.average, normalized, standardized, bands, _BLOCK,
-        )  # fmt: skip
-    return stims, values, seen
+
+    def __init__(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        transform: Transform,
+        scaling: tuple[Tensor, Tensor] | None,
+        *,
+        rows: int,
+        per_bin: int,
+        bands: bool,
+    ) -> None:
+        self._device, self._dtype, self._rows, self._per_bin = device, dtype, rows, per_bin
+        none = torch.zeros(1, device=device)  # for what is not looked at
+        shift, scale = (none if v is None else v for v in (transform.shift, transform.scale))
+        mean, deviation = (none, none) if scaling is None else scaling
+        self._scaled = shift, scale, mean, deviation
+        self._step = int(mean.numel() > 1)
+        self._average = transform.average
+        self._ways = transform.average, transform.shift is not None, scaling is not None, bands, _BLOCK
+        # Triton launches where torch is, not where the tensors are
+        elsewhere = device.type == "cuda" and torch.cuda.device_count() > 1
+        self._there = partial(torch.cuda.device, device) if elsewhere else nullcontext
+
+    def __call__(
+        self,
+        trials: Tensor,
+        sounds: Tensor,
+        places: tuple[Tensor, Tensor],
+        order: Tensor,
+        at: int,
+        number: int,
+        repeats: int,
+        bins: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Stimuli, responses and mask of a batch.
+
+        Parameters
+        ----------
+        trials, sounds : Tensor [shape=(value,)]
+            As they lie on the device: of uint8, int16 or float32, and of float32.
+        places : tuple of Tensor
+            Where they lie there: `strfcube.adapters.torch.carrier.Places`.
+        order : Tensor of int64 [shape=(stim,)]
+            Which of the places are those of the stimuli of an epoch.
+        at, number : int
+            Where those of the batch begin in it, and how many they are.
+        repeats, bins : int
+            The most of them.
+        """
+        neurons, device, dtype, rows = places[0].shape[2], self._device, self._dtype, self._rows
+        depth, width = 1 if self._average else repeats, bins * self._per_bin
+        stims = torch.empty((number, rows, width), dtype=dtype, device=device)
+        values = torch.empty((number, neurons, depth, bins), dtype=dtype, device=device)
+        seen = torch.empty((number, neurons, depth, bins), dtype=torch.bool, device=device)
+        programs = -(-neurons * depth * bins // _BLOCK) - (-rows * width // _BLOCK)
+        with self._there():
+            _batch[programs, number](
+                trials, sounds, *places, order, values, seen, stims, *self._scaled, at, neurons, repeats, bins, rows,
+                self._per_bin, self._step, *self._ways,
+            )  # fmt: skip
+        return stims, values, seen
 
 
 def tried(device: torch.device) -> None:
@@ -203,6 +228,5 @@ def tried(device: torch.device) -> None:
         torch.zeros((1, 2, 1), dtype=torch.int32, device=device),
         torch.zeros((1, 4), dtype=torch.int64, device=device),
     )
-    batch(
-        trials, order.to(torch.float32), places, order, 0, 1, 1, 1, 1, 1, torch.float32, Transform(), None, bands=True
-    )
+    make = Maker(device, torch.float32, Transform(), None, rows=1, per_bin=1, bands=True)
+    make(trials, order.to(torch.float32), places, order, 0, 1, 1, 1)

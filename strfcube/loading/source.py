@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from strfcube.cube.opened import StoredArray
+    from strfcube.cube.shard_index import Place
     from strfcube.cube.shard_reader import Several
     from strfcube.cube.stored_rows import Rows
     from strfcube.loading.reading import Cache
@@ -102,19 +103,15 @@ class Source:
             found = computed([lazy.isel(stim=s) for s in stims], threads=threads)
             return lambda: [None if np.isnan(values).all() else values for values in found]
         rows: Any = self._stimuli
-        wanted: dict[StoredArray, list[int]] = {}
-        places = [self._stimulus_at(s) for s in stims]
-        if len(places) == 1:
-            return partial(self._one, *places[0])
-        for i, (array, _) in enumerate(places):
-            wanted.setdefault(array, []).append(i)
-        begun = [(mine, array.begun([places[i][1] for i in mine])) for array, mine in wanted.items()]
+        if len(stims) == 1:
+            return partial(self._one, *self._stimulus_at(stims[0]))
+        begun = [(mine, array.begun(chunks)) for array, (mine, chunks) in self._of_arrays(stims).items()]
 
         def decoded() -> Several:
-            out: list[NDArray[Any] | None] = [None] * len(places)
+            out: list[NDArray[Any] | None] = [None] * len(stims)
             for mine, values in begun:
                 several = values()
-                if isinstance(several, np.ndarray) and len(mine) == len(places):
+                if isinstance(several, np.ndarray) and len(mine) == len(stims):
                     return several[:, 0, : rows.shape[1], : rows.shape[2]]
                 for i, found in zip(mine, several, strict=True):
                     out[i] = None if found is None else found[0, : rows.shape[1], : rows.shape[2]]
@@ -127,11 +124,17 @@ class Source:
         if fs is not None:
             self.waveforms(fs).fetch(stims)
         elif self._stimuli is not None and any(p.source.array.remote for p in self._stimuli.parts):
-            wanted: dict[int, tuple[StoredArray, list[tuple[int, ...]]]] = {}
-            for array, at in map(self._stimulus_at, stims):
-                wanted.setdefault(id(array), (array, []))[1].append(at)
-            for array, chunks in wanted.values():
+            for array, (_, chunks) in self._of_arrays(stims).items():
                 array.fetch(chunks)
+
+    def _of_arrays(self, stims: Sequence[int]) -> dict[StoredArray, tuple[list[int], list[Place]]]:
+        """The arrays that hold the spectrograms of stimuli: of each, which of these, and their chunks."""
+        found: dict[StoredArray, tuple[list[int], list[Place]]] = {}
+        for i, (array, at) in enumerate(map(self._stimulus_at, stims)):
+            mine, chunks = found.setdefault(array, ([], []))
+            mine.append(i)
+            chunks.append(at)
+        return found
 
     def without_stimulus(self, stims: Sequence[int], fs: float | None, *, look: bool) -> list[int]:
         """Those of some stimuli that have no waveform (where a rate is given) or no spectrogram.
