@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from strfcube.loading.reading import Options
 
 __all__ = ["CubeDataset", "collate"]
+
+_PLANNED = 1024  # batches, at once
 
 
 class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding views pools their cubes
@@ -142,7 +145,7 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
             return super()._read(indices, raw=raw, take=take)
         items = self._items(indices)
         staged = self._carrier.stage(items, self._threads, passing=get_worker_info() is not None)
-        return {"staged": staged} | self._reader.extras(items) | self._told(items)
+        return {"staged": staged} | self._reader.extras(items, threads=self._threads) | self._told(items)
 
     def _fetch(self, items: Sequence[int]) -> None:
         if self._carries and not self._ragged:
@@ -170,11 +173,14 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
 
     def _epoch(self, batches: Iterable[list[int]]) -> Iterator[Batch]:
         """Batches of what lies on the device."""
-        batches = [self._items(items) for items in batches]
-        made, rest = self._carrier.epoch(batches), [self._told(items) for items in batches]
-        for items, told in zip(batches, rest, strict=True):
-            more = self._sent(tensors(self._reader.extras(items))) if self._reading.extra else {}
-            yield next(made) | more | told
+        left = iter(batches)
+        while planned := [self._items(items) for items in itertools.islice(left, _PLANNED)]:
+            made, rest = self._carrier.epoch(planned), [self._told(items) for items in planned]
+            for items, told in zip(planned, rest, strict=True):
+                more = {}
+                if self._reading.extra:
+                    more = self._sent(tensors(self._reader.extras(items, threads=self._threads)))
+                yield next(made) | more | told
 
     def _sent(self, batch: Batch) -> Batch:
         device = self._device

@@ -47,7 +47,8 @@ class Arena:
         self.start = np.cumsum(flat.sizes) - flat.sizes
         self.end = int(flat.sizes.sum())
         self.there = np.zeros(len(flat.sizes), bool)
-        self.values = torch.empty(self.end + flat.pad, dtype=torch_dtype(flat), device=device)
+        with torch.inference_mode(False):  # whoever asks first, others send the rest
+            self.values = torch.empty(self.end + flat.pad, dtype=torch_dtype(flat), device=device)
         self.values[self.end :] = missing(flat)
         self._sent: Any = None
         self._known: set[Any] = set()

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _MANY = 1 << 16  # stimuli in a batch that a kernel cannot number
+_FAR = 1 << 31  # values of a stimulus that 32 bits cannot number
 SHARE = {"auto": 0.25, "device": 0.75}  # of the free memory of an accelerator that stored bytes may take
 
 
@@ -170,10 +171,12 @@ class Carrier:
         bins = self.reader.n_bins[index].astype(np.int64)
         start, end = self._trials.lie(index, passing=passing)
         heard, _ = self._sounds.lie(index, passing=passing)
-        first = self._trials.first(index, passing=passing)[:, self._columns] * bins[:, None]
-        neurons = np.stack((first, self.reader.n_repeats[index]), 1)
+        first = self._trials.first(index, passing=passing)[:, self._columns]
+        neurons = np.stack((first * bins[:, None], self.reader.n_repeats[index]), 1)
+        # Of memory that a wider view made, too
+        farthest = ((first + self.reader.n_repeats[index]) * bins[:, None]).max(initial=0)
         return Places(
-            torch.from_numpy(neurons.astype(np.int32 if self._trials.flat.sizes.max(initial=0) < 2**31 else np.int64)),
+            torch.from_numpy(neurons.astype(np.int32 if farthest < _FAR else np.int64)),
             torch.from_numpy(np.stack((start, heard, bins, end), 1)),
         )
 

@@ -96,8 +96,22 @@ def collate(items: Sequence[Batch]) -> Batch:
         elif key == "neuron":
             batch[key] = one
         else:
-            batch[key] = torch.stack(values) if isinstance(one, torch.Tensor) else values
+            batch[key] = _stacked(key, values) if isinstance(one, torch.Tensor) else values
     return batch
+
+
+def _stacked(key: str, values: list[torch.Tensor]) -> torch.Tensor:
+    """One tensor of those of several items; floats along time get NaN where others are longer."""
+    if len({value.shape for value in values}) > 1 and len({value.shape[:-1] for value in values}) == 1:
+        if not values[0].is_floating_point():
+            raise UsageError(
+                f"collate: {key} of the items has {' and '.join(sorted({str(v.shape[-1]) for v in values}))} bins, and "
+                f"{values[0].dtype} has no missing value: read them as one batch, view.batch(positions), or leave "
+                f"{key!r} out of extra"
+            )
+        longest = max(value.shape[-1] for value in values)
+        values = [pad(value, (0, longest - value.shape[-1]), value=torch.nan) for value in values]
+    return torch.stack(values)
 
 
 def _refuse_unlike_arrays(first: Batch, other: Batch) -> None:

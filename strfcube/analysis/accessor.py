@@ -10,7 +10,8 @@ import xarray as xr
 
 from strfcube.cube.groups import has_group, open_group
 from strfcube.cube.normalise import as_recorded, check, with_own_units
-from strfcube.errors import SelectionError, StoreError, did_you_mean
+from strfcube.cube.repeats import left, numbers
+from strfcube.errors import SelectionError, StoreError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -80,19 +81,22 @@ class StrfAccessor:
         SelectionError
             If `by` is no coordinate on stim or on neuron alone.
         """
-        has = check(self._ds, "n_repeats")["n_repeats"].transpose("stim", "neuron") > 0
+        ds = check(self._ds, "n_repeats")
+        has = ds["n_repeats"].transpose("stim", "neuron").copy(deep=False, data=left(ds) > 0)
         pairs, possible = int(has.sum()), int(has.size)
         attrs = {"long_name": "coverage", "units": "1", "pairs": pairs, "possible": possible}
         attrs["fraction"] = pairs / possible if possible else np.nan
         if by is None:
             return has.rename("coverage").assign_attrs(attrs)
         keys = (by,) if isinstance(by, str) else tuple(by)
+        if not keys or len(set(keys)) < len(keys):
+            raise SelectionError(f"by={by!r}: expected a coordinate on stim or on neuron, or several different ones")
         for key in keys:
             if key not in self._ds.coords or self._ds[key].dims not in (("stim",), ("neuron",)):
                 there = sorted(str(n) for n, c in self._ds.coords.items() if c.dims in (("stim",), ("neuron",)))
                 listed = f"{did_you_mean(key, there)}there are {', '.join(there)}"
                 raise SelectionError(f"by={key!r}: no coordinate on stim or on neuron; {listed}")
-        levels, codes = zip(*(np.unique(self._ds[k].values, return_inverse=True) for k in keys), strict=True)
+        levels, codes = zip(*(_levels(self._ds[k].values) for k in keys), strict=True)
         shape = tuple(len(v) for v in levels)
         grids = [c[:, None] if self._ds[k].dims == ("stim",) else c[None, :] for k, c in zip(keys, codes, strict=True)]
         cell = np.broadcast_to(np.ravel_multi_index(np.broadcast_arrays(*grids), shape), has.shape).ravel()
@@ -313,7 +317,7 @@ class StrfAccessor:
         if "n_bins" not in self._ds:
             return None
         bins = check(self._ds, "n_bins")["n_bins"]
-        return bins.where((self._ds["n_repeats"] > 0).any("neuron"), 0)
+        return bins.copy(deep=False, data=np.where((left(self._ds) > 0).any(1), bins.values, 0))
 
     def spontaneous_rate(
         self, window: tuple[float, float] | None = None, per: Per = "neuron", trials: xr.Dataset | None = None
@@ -342,21 +346,40 @@ class StrfAccessor:
         """
         from strfcube.analysis.quality import explained, with_reasons
 
-        whole = self._ds
-        if trials is None:
-            whole, trials = self._stored_trials()
+        given = trials
+        whole, trials = self._stored_trials() if given is None else (self._counted_in(given), given)
         for dim in ("stim", "neuron"):
             if not self._ds.get_index(dim).isin(whole.get_index(dim)).all():
                 store = self._ds.encoding.get("source")
                 raise StoreError(
                     f"the trials of {store} are of other {dim}s: give trials=, or ask each cube for its own"
                 )
-        result = with_reasons(trials, whole, window, per)
+        result = with_reasons(trials, whole, window, per, _of_part(trials, whole, self._ds))
         result = explained(result.sel({dim: self._ds[dim].values for dim in result.dims}))
         result = result.assign_coords({n: self._ds[n].variable for n in result.coords if n in self._ds.coords})
         if "comment" in result.attrs:
             log.warning("spontaneous_rate: %s", result.attrs["comment"])
         return result
+
+    def _counted_in(self, trials: xr.Dataset) -> xr.Dataset:
+        """The cube that the positions of given trials are those of: this one, or the whole one that it is a part of."""
+        source = self._ds.encoding.get("source")
+        for place in (None, source):
+            try:
+                ds = self._cube() if place is None else open_group(str(place))
+            except StoreError:
+                continue
+            counts = ds["n_repeats"].transpose("stim", "neuron").values
+            at = tuple(trials[f"{dim}_index"].values[trials["kept"].values] for dim in ("stim", "neuron"))
+            if all(len(i) == 0 or i.max() < n for i, n in zip(at, counts.shape, strict=True)):
+                found = np.zeros(counts.shape, np.int64)
+                np.add.at(found, at, 1)
+                if np.array_equal(found, counts):
+                    return ds
+        raise UsageError(
+            "trials: expected the group 'trials' of this very cube, with as many trials of each pair as n_repeats "
+            "says; leave it away to have it read from the store"
+        )
 
     def _stored_trials(self) -> tuple[xr.Dataset, xr.Dataset]:
         from strfcube.cube.trials import source_of
@@ -445,3 +468,24 @@ class StrfAccessor:
         from strfcube.analysis.plot import Plots
 
         return Plots(as_recorded(check(self._ds, "response", "stimulus", "n_repeats", "n_bins")))
+
+
+def _levels(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """The different values of a column, in order, and which of them each is; what cannot be compared, as text."""
+    try:
+        return np.unique(values, return_inverse=True)
+    except TypeError:
+        return np.unique(values.astype(str), return_inverse=True)
+
+
+def _of_part(trials: xr.Dataset, whole: xr.Dataset, part: xr.Dataset) -> NDArray[np.bool_]:
+    """Which trials of a cube are left in a part of it [shape=(trial,)]."""
+    place = [
+        part.get_index(dim).get_indexer(whole.get_index(dim))[trials[f"{dim}_index"].values]
+        for dim in ("stim", "neuron")
+    ]
+    there = (place[0] >= 0) & (place[1] >= 0)
+    if "repeat" in part.sizes:
+        there &= np.isin(trials["repeat_index"].values, numbers(part))
+    there[there] = part["n_repeats"].transpose("stim", "neuron").values[place[0][there], place[1][there]] > 0
+    return np.asarray(there)

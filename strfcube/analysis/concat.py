@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from strfcube.analysis.select import as_slice, select
 from strfcube.analysis.sounds import diagonal, equal_spectrograms, owners, union
 from strfcube.cube.normalise import loaded
+from strfcube.cube.repeats import numbered_anew
 from strfcube.cube.stored_rows import joined
 from strfcube.errors import UsageError
 
@@ -99,7 +100,7 @@ def concat(
     """
     if isinstance(cubes, str | os.PathLike) or hasattr(cubes, "data_vars"):
         raise UsageError("concat: expected several cubes in a list, got one")
-    opened = [loaded(_opened(cube)) for cube in cubes]
+    opened = [numbered_anew(loaded(_opened(cube))) for cube in cubes]
     if not opened:
         raise UsageError("concat: expected at least one cube, got none")
     labels = [str(ds.attrs.get("dataset", "cube")) for ds in opened] if names is None else list(map(str, names))

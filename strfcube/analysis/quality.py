@@ -243,10 +243,25 @@ def spontaneous_rate(
     return explained(with_reasons(trials, cube, window, per))
 
 
-def with_reasons(trials: xr.Dataset, cube: xr.Dataset, window: tuple[float, float] | None, per: Per) -> xr.DataArray:
-    """The same with a coordinate ``reason``, which `explained` puts in words once a part is taken of it."""
+def with_reasons(
+    trials: xr.Dataset,
+    cube: xr.Dataset,
+    window: tuple[float, float] | None,
+    per: Per,
+    use: NDArray[np.bool_] | None = None,
+) -> xr.DataArray:
+    """The same with a coordinate ``reason``, which `explained` puts in words once a part is taken of it.
+
+    Parameters
+    ----------
+    use : ndarray of bool [shape=(trial,)], optional
+        Trials that count; default: all.
+    """
     if per not in ("pair", "neuron"):
         raise UsageError(f"per={per!r}, expected 'pair' or 'neuron'")
+    if window is not None:
+        window = _checked_window(window)
+    kept = trials["kept"].values & (True if use is None else use)
     stim, neuron = trials["stim_index"].values, trials["neuron_index"].values
     onset = np.nan_to_num(cube["sound_onset"].values.astype(float))[stim]
     start, stop = trials["window_start"].values.astype(float), trials["window_stop"].values.astype(float)
@@ -256,7 +271,7 @@ def with_reasons(trials: xr.Dataset, cube: xr.Dataset, window: tuple[float, floa
     else:
         start = np.where(unstated & (onset > 0), 0.0, start)  # silence within the stimulus is in the cube's own bins
     stop = np.fmin(onset, stop)
-    usable = trials["kept"].values & trials["exact"].values & (stop > start)
+    usable = kept & trials["exact"].values & (stop > start)
     spikes = _count(trials, np.where(usable, start, 0), np.where(usable, stop, 0))
     shape = (cube.sizes["stim"], cube.sizes["neuron"])
     flat = np.ravel_multi_index((stim, neuron), shape)
@@ -272,8 +287,18 @@ def with_reasons(trials: xr.Dataset, cube: xr.Dataset, window: tuple[float, floa
     attrs = {"long_name": "spontaneous rate", "units": "spikes/s", "estimator": "spikes before the sound / time"}
     coords = {name: c for name, c in cube.coords.items() if set(c.dims) <= set(dims) and name != "units"}
     result = xr.DataArray(rate, coords=coords, dims=dims, name="spontaneous_rate", attrs=attrs)
-    reason = _reasons(rate, trials, unstated & (window is None), (stim, neuron)[2 - rate.ndim :])
+    reason = _reasons(rate, kept, trials["exact"].values, unstated & (window is None), (stim, neuron)[2 - rate.ndim :])
     return result.assign_coords({_REASON: (dims, reason)})
+
+
+def _checked_window(window: Any) -> tuple[float, float]:
+    try:
+        start, stop = map(float, window)
+    except (TypeError, ValueError):
+        start = stop = np.nan
+    if not start < stop:
+        raise UsageError(f"window={window!r}: expected (start, stop) in s from the onset of the stimulus")
+    return start, stop
 
 
 _REASON = "reason"
@@ -287,11 +312,14 @@ _REASONS = (
 
 
 def _reasons(
-    rate: NDArray[Any], trials: xr.Dataset, unstated: NDArray[np.bool_], at: tuple[NDArray[Any], ...]
+    rate: NDArray[Any],
+    kept: NDArray[np.bool_],
+    exact: NDArray[np.bool_],
+    unstated: NDArray[np.bool_],
+    at: tuple[NDArray[Any], ...],
 ) -> NDArray[np.int8]:
     """Why each rate is not known, as a position in `_REASONS`."""
     flat = np.ravel_multi_index(at, rate.shape)
-    kept, exact = trials["kept"].values, trials["exact"].values
     out = np.full(rate.size, len(_REASONS) - 1, np.int8)
     for code, there in ((3, kept), (2, kept & exact), (1, kept & exact & ~unstated)):
         out[np.bincount(flat[there], minlength=rate.size) > 0] = code

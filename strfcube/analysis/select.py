@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from strfcube.analysis.matching import coordinate, dims_of, matches, predicate, told
 from strfcube.cube.normalise import check, with_own_units
+from strfcube.cube.repeats import left
 from strfcube.errors import SelectionError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -331,8 +332,8 @@ def checked(ds: xr.Dataset) -> xr.Dataset:
 
 
 def counts_of(ds: xr.Dataset) -> NDArray[Any]:
-    """Trials of every pair [shape=(stim, neuron)]."""
-    return np.asarray(ds["n_repeats"].transpose("stim", "neuron").values)
+    """Trials of every pair that are left [shape=(stim, neuron)]."""
+    return left(ds)
 
 
 def published(ds: xr.Dataset, name: str) -> dict[str, Any]:

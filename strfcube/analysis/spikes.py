@@ -127,9 +127,10 @@ def of_pair(ds: xr.Dataset, stim: str | int, neuron: str | int) -> SpikeTrains |
         return str(error)
     c = stored.columns
     low, high = np.searchsorted(c["neuron_index"], [int(origin.neuron[0]), int(origin.neuron[0]) + 1]).tolist()
-    number = c["repeat_index"][low:high]
-    wanted = (c["stim_index"][low:high] == origin.stim[0]) & c["kept"][low:high] & np.isin(number, origin.repeat)
-    rows = low + np.flatnonzero(wanted)
+    own = (c["stim_index"][low:high] == origin.stim[0]) & c["kept"][low:high]
+    rows = low + np.flatnonzero(own & np.isin(c["repeat_index"][low:high], origin.repeat))
+    if own.any() and not len(rows):
+        return SpikeTrains((), np.empty((0, 2)), np.empty(0, np.int64))
     rows = rows[np.argsort(c["repeat_index"][rows], kind="stable")]
     if not len(rows) or not c["exact"][rows].all():
         return "there is nothing finer than its bins: it is a membrane potential, or was published as counts"

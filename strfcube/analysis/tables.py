@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from strfcube.cube.repeats import left
+
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
@@ -120,7 +122,7 @@ def _table(ds: xr.Dataset, dim: str, others: str) -> pd.DataFrame:
         str(name): variable.values for name, variable in ds.variables.items() if variable.dims == (dim,) and name != dim
     }
     axis = 1 if dim == "stim" else 0
-    kept, rejected = (ds[name].transpose("stim", "neuron").values for name in ("n_repeats", "n_rejected"))
+    kept, rejected = left(ds), ds["n_rejected"].transpose("stim", "neuron").values
     columns |= {
         others: (kept > 0).sum(axis),
         "trials": kept.sum(axis, dtype=np.int64),

@@ -11,8 +11,9 @@ import numpy as np
 
 from strfcube.builder.finalise import response_words, text
 from strfcube.cube.groups import open_group
-from strfcube.cube.normalise import as_recorded, loaded
+from strfcube.cube.normalise import as_recorded, check, loaded
 from strfcube.cube.opened import Sounds, Store
+from strfcube.cube.repeats import numbered_anew
 from strfcube.cube.schema import problems
 from strfcube.cube.store import open as open_cube
 from strfcube.cube.trials import Origin, TrialRows, findings_of, origins, trials_of
@@ -66,10 +67,10 @@ def prepared(ds: xr.Dataset) -> Prepared:
     StoreError
         If a cube that it was read from was built again.
     """
-    whole = as_recorded(loaded(ds))
+    whole = loaded(as_recorded(check(ds, "response", "n_repeats")))
     if not whole.sizes["frequency"]:
         raise UsageError("expected a cube, but nothing of 'frequency' is left in it")
-    if wrong := problems(whole):
+    if wrong := problems(numbered_anew(whole)):
         raise UsageError(
             f"this is no whole cube any more: {'; '.join(wrong)} (a cube with other bins is made by strfcube.rebin)"
         )
@@ -93,7 +94,7 @@ def prepared(ds: xr.Dataset) -> Prepared:
     marks: dict[str, Any] = {}
     if changed := [*changed, *(["time"] if cut else [])]:
         marks["changed"] = changed
-    whole = _trimmed(whole)
+    whole = _trimmed(numbered_anew(whole))
     if isinstance(known, str) or _is_part(whole, known):
         marks["part"] = _name_of_part(whole)
     recipe = json.loads(str(whole.attrs.get("recipe") or "{}"))
@@ -156,12 +157,14 @@ def _name_of_part(ds: xr.Dataset) -> str:
 
 
 def _trimmed(ds: xr.Dataset) -> xr.Dataset:
-    """Without repeats and bins that no pair has; repeats are counted from 0, labels are text."""
+    """Without repeats and bins that no pair has; labels are text."""
     repeats = max(1, int(ds["n_repeats"].values.max(initial=0)))
     bins = max(1, int(ds["n_bins"].values.max(initial=0)))
     ds = ds.isel(repeat=slice(0, repeats), time=slice(0, bins))
-    ds = ds.assign_coords(repeat=ds["repeat"].copy(data=np.arange(ds.sizes["repeat"], dtype=np.int32)))
-    words = {n: (v.dims, text(v.values.astype(str)), v.attrs) for n, v in ds.coords.items() if v.dtype.kind in "UTO"}
+    words = {
+        n: (v.dims, text(v.values.astype(str).ravel()).reshape(v.shape), v.attrs)
+        for n, v in ds.coords.items() if v.dtype.kind in "UTO"
+    }  # fmt: skip
     attrs = {k: v for k, v in ds["response"].attrs.items() if k != "_FillValue"}
     said = response_words({"mixed", "count"})["long_name"]
     if attrs.get("long_name") == said and attrs.get("units") != "mixed":

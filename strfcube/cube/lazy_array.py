@@ -283,6 +283,18 @@ def _outer(index: Any, shape: Sequence[int]) -> tuple[Any, ...] | None:
     return tuple(key) if sum(isinstance(k, np.ndarray) for k in key) <= 1 else None
 
 
+def _span(key: Any, size: int) -> tuple[slice, Any]:
+    """A slice that holds what an indexer along one dimension stands for, and what that is in it."""
+    if isinstance(key, slice):
+        return key, slice(None)
+    if isinstance(key, int):
+        at = range(size)[key]
+        return slice(at, at + 1), 0
+    positions = np.where(key < 0, key + size, key)
+    low = int(positions.min(initial=size))
+    return slice(low, int(positions.max(initial=low - 1)) + 1), positions - low
+
+
 def _cut(chunks: tuple[int, ...], key: Any, size: int, regular: bool) -> tuple[int, ...]:
     """Chunks along one dimension of what an indexer leaves of it: of slices as dask has it, else regular ones.
 
@@ -346,10 +358,14 @@ class Applied:
         self.shape, self.dtype = (*rows.shape[:-2], *size), np.dtype(dtype)
         self.ndim = len(self.shape)
 
-    def __getitem__(self, key: tuple[slice, ...]) -> NDArray[Any]:
-        out = np.empty(tuple(len(range(n)[k]) for n, k in zip(self.shape, key, strict=True)), self.dtype)
-        self.into(key, out)
-        return out
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        """What dask asks for when it makes one of two steps: slices, integers, and positions along one dimension."""
+        outer = _outer(key, self.shape)
+        assert outer is not None, key
+        spans, rest = zip(*map(_span, outer, self.shape), strict=True)
+        out = np.empty(tuple(len(range(n)[k]) for n, k in zip(self.shape, spans, strict=True)), self.dtype)
+        self.into(spans, out)
+        return np.asarray(out[rest])
 
     def into(self, key: tuple[slice, ...], out: NDArray[Any]) -> None:
         """Put what a key stands for into memory of the caller."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from strfcube.cube.repeats import numbers, rising
 from strfcube.errors import UsageError
 from strfcube.grid import bin_starts, bins_of, dt_to_ns
 
@@ -54,18 +55,7 @@ def check(ds: xr.Dataset, *names: str) -> xr.Dataset:
             "the names of dimensions as they are"
         )
     for name in names:
-        gone = [d for d in _DIMS[name] if d not in ds[name].dims]
-        if gone and set(ds[name].dims) < set(_DIMS[name]):
-            raise UsageError(
-                f"expected a cube, but '{name}' has lost its dimension {' and '.join(gone)}, as a mean over it has: "
-                f"keep it with .expand_dims({gone[0]}=[0])"
-            )
-        if set(ds[name].dims) != set(_DIMS[name]):
-            raise UsageError(
-                f"expected a cube, but '{name}' is on {ds[name].dims} and not on {_DIMS[name]}: ds.where(...) spreads "
-                "every variable over the dims of its condition (expand_dims and xr.concat do the like); use "
-                "ds.strf.where(...) or ds.strf.sel(...), or change one variable alone"
-            )
+        _check_dims(ds, name)
     if "n_bins" in names and "time" in ds.dims:
         dims.append("time")
     for dim in dict.fromkeys(dims):
@@ -86,6 +76,21 @@ def check(ds: xr.Dataset, *names: str) -> xr.Dataset:
         return ds
     bins = _bins(ds)
     return _counted(ds, bins) if "n_bins" in names else ds
+
+
+def _check_dims(ds: xr.Dataset, name: str) -> None:
+    gone = [d for d in _DIMS[name] if d not in ds[name].dims]
+    if gone and set(ds[name].dims) < set(_DIMS[name]):
+        raise UsageError(
+            f"expected a cube, but '{name}' has lost its dimension {' and '.join(gone)}, as a mean over it has: "
+            f"keep it with .expand_dims({gone[0]}=[0])"
+        )
+    if set(ds[name].dims) != set(_DIMS[name]):
+        raise UsageError(
+            f"expected a cube, but '{name}' is on {ds[name].dims} and not on {_DIMS[name]}: ds.where(...) spreads "
+            "every variable over the dims of its condition (expand_dims and xr.concat do the like); use "
+            "ds.strf.where(...) or ds.strf.sel(...), or change one variable alone"
+        )
 
 
 def _check_labels(ds: xr.Dataset, dim: str) -> None:
@@ -127,12 +132,11 @@ def _bins(ds: xr.Dataset) -> NDArray[np.int64]:
 def _counted(ds: xr.Dataset, bins: NDArray[np.int64]) -> xr.Dataset:
     """Let ``n_bins`` count what is left of a part in time; its ``first_bin`` then says from where on."""
     counts = ds["n_bins"]
-    dt_ms, built, most = float(ds.attrs["dt_ms"]), _built_with(ds), int(counts.max())
-    first = int(counts.attrs.get("first_bin", 0))
-    if built not in (None, dt_ms) and first + most > bins[-1] + 1:
+    dt_ms, most, first = float(ds.attrs["dt_ms"]), int(counts.max()), int(counts.attrs.get("first_bin", 0))
+    if (width := _width_counted(ds)) != dt_ms:
         raise UsageError(
             f"expected a cube, but n_bins counts up to {most} bins, and time ends at {bins[-1] + 1} of {dt_ms:g} ms: "
-            f"n_bins still counts bins of {built:g} ms; ds.assign(n_bins=...) with those of {dt_ms:g} ms"
+            f"n_bins still counts bins of {width:g} ms; ds.assign(n_bins=...) with those of {dt_ms:g} ms"
         )
     if first == bins[0] and most <= len(bins):
         return ds
@@ -143,16 +147,47 @@ def _counted(ds: xr.Dataset, bins: NDArray[np.int64]) -> xr.Dataset:
     return ds.assign(n_bins=counts.copy(deep=False, data=left.astype(counts.dtype)).assign_attrs(attrs))
 
 
-def _built_with(ds: xr.Dataset) -> float | None:
-    """Bin width in ms that a cube was built with, where it says so."""
-    try:
-        return float(json.loads(ds.attrs["recipe"])["dt_ms"])
-    except (KeyError, TypeError, ValueError):  # a pool, or a Dataset of one's own
-        return None
+def _width_counted(ds: xr.Dataset) -> float:
+    """Width in ms of the bins that ``n_bins`` counts: those of the cube, or those it was built with and has joined.
+
+    Stimuli say which: their bins are as long as they last.
+    """
+    dt_ms, recipes = float(ds.attrs["dt_ms"]), _recipes(ds.attrs.get("recipe"))
+    widths = {float(r["dt_ms"]) for r in recipes if "dt_ms" in r}
+    if widths <= {dt_ms}:
+        return dt_ms
+    counts = ds["n_bins"].values + int(ds["n_bins"].attrs.get("first_bin", 0))
+    post = max((float(r.get("post_ms") or 0) for r in recipes), default=0.0)
+    lasting = 1000 * ds["duration"].values.astype(float) + post if "duration" in ds else np.full(len(counts), np.nan)
+    known = np.isfinite(lasting) & (ds["n_bins"].values > 0)
+    if not known.any():
+        raise UsageError(
+            f"expected a cube, but its bins of {dt_ms:g} ms are not those that it was built with, and without "
+            "'duration' nothing tells which n_bins counts: make other bins with strfcube.rebin"
+        )
+
+    def apart(width: float) -> float:
+        return float(np.abs(counts * width - lasting)[known].sum())
+
+    return min([dt_ms, *sorted(widths)], key=apart)
+
+
+def _recipes(recipe: Any) -> list[dict[str, Any]]:
+    """The recipe of a cube, or those of a pool; none of a Dataset of one's own."""
+    if isinstance(recipe, str):
+        try:
+            recipe = json.loads(recipe)
+        except ValueError:
+            return []
+    if not isinstance(recipe, dict):
+        return []
+    if isinstance(recipe.get("pool"), dict):
+        return [found for part in recipe["pool"].values() for found in _recipes(part)]
+    return [recipe]
 
 
 def loaded(ds: xr.Dataset) -> xr.Dataset:
-    """Load everything of a cube but ``response`` and ``stimulus``; count only the repeats and bins that are left in it.
+    """Load everything of a cube but ``response`` and ``stimulus``; repeats in order, ``n_bins`` of what is left.
 
     Raises
     ------
@@ -167,9 +202,7 @@ def loaded(ds: xr.Dataset) -> xr.Dataset:
     ds = ds.assign_coords({n: ds[n].load() for n in lazy if n in ds.coords and n not in ds.indexes}).assign(
         {n: ds[n].load() for n in lazy if n not in ds.coords}
     )
-    repeats, counts = ds["repeat"].values, ds["n_repeats"].values
-    if len(repeats) < counts.max(initial=0) or (np.diff(repeats) <= 0).any():
-        ds = ds.assign(n_repeats=ds["n_repeats"].copy(deep=False, data=_reached(repeats, counts)))
+    ds = rising(ds)
     labels = bin_starts(len(bins := _bins(ds)), dt_to_ns(ds.attrs["dt_ms"]), int(bins[0]))
     if not np.array_equal(labels, ds["time"].values):  # those of float32, say
         ds = ds.assign_coords(time=ds["time"].copy(deep=False, data=labels))
@@ -186,6 +219,11 @@ def as_recorded(ds: xr.Dataset) -> xr.Dataset:
     ----------
     ds : xarray.Dataset
         As `check` gives it.
+
+    Raises
+    ------
+    UsageError
+        If there is anything but zeros in repeats that were not recorded; of a lazy response, when it is computed.
     """
     import xarray as xr
 
@@ -194,30 +232,43 @@ def as_recorded(ds: xr.Dataset) -> xr.Dataset:
     response = ds["response"]
     if rows_of(response) is not None:
         return ds
-    counts = ds["n_repeats"].variable.to_base_variable()
-    labels = ds["repeat"].values if "repeat" in ds.coords else np.arange(ds.sizes["repeat"])
-    if labels.dtype.kind not in "ui" or not (labels < int(counts.max())).any():  # labels of one's own
-        labels = np.arange(len(labels))
-    heard = counts > xr.Variable("repeat", labels)
+    heard = ds["n_repeats"].variable.to_base_variable() > xr.Variable("repeat", numbers(ds))
     within = xr.Variable("stim", _ends(ds)) > xr.Variable("time", _bins(ds))
     values: Any = response.variable.to_base_variable()  # whose `where` has no types
     if response.chunks is None and not _more_than(values, heard, within):
         return ds
-    kept = values.where(heard & within).transpose(*response.dims)
-    return ds.assign(response=response.copy(deep=False, data=kept.data))
+    kept: Any = xr.apply_ufunc(
+        _cut, values, heard, within, dask="parallelized", output_dtypes=[np.result_type(values.dtype, np.float32)]
+    )
+    return ds.assign(response=response.copy(deep=False, data=kept.transpose(*response.dims).data))
+
+
+def _cut(values: NDArray[Any], heard: NDArray[np.bool_], within: NDArray[np.bool_]) -> NDArray[Any]:
+    """Values where they were recorded, else NaN; the three fit each other by broadcasting."""
+    strange = (values != 0) & (values == values) & ~heard
+    if strange.any():
+        raise _unrecorded(int(strange.sum()))
+    return np.where(heard & within, values, np.float32(np.nan))
+
+
+def _unrecorded(number: int) -> UsageError:
+    return UsageError(
+        f"expected a cube, but {number:,} bins of repeats that were not recorded hold values: label k of 'repeat' is "
+        "trial k of every pair, counted from 0, and n_repeats says how many there are. After other labels, "
+        "ds.assign_coords(repeat=range(...)); after xr.concat or the like, ds.assign(n_repeats=...); pairs are hidden "
+        "by ds.strf.where(...)"
+    )
 
 
 def _ends(ds: xr.Dataset) -> NDArray[np.int64]:
     """First bin after each stimulus; the largest number there is where that is not known."""
-    unknown = np.full(ds.sizes["stim"], np.iinfo(np.int64).max)
-    if "n_bins" not in ds or not np.isfinite(ds["n_bins"].values).all():
-        return unknown
+    if "n_bins" not in ds:
+        return np.full(ds.sizes["stim"], np.iinfo(np.int64).max)
+    _check_dims(ds, "n_bins")
+    if not np.isfinite(ds["n_bins"].values).all():
+        return np.full(ds.sizes["stim"], np.iinfo(np.int64).max)
     ends = ds["n_bins"].values.astype(np.int64) + int(ds["n_bins"].attrs.get("first_bin", 0))
-    dt_ms, built = float(ds.attrs["dt_ms"]), _built_with(ds)
-    if built in (None, dt_ms):
-        return np.asarray(ends)
-    # Bins were joined, and n_bins counts those of the store; where it may count joined ones, nothing is cut
-    return np.asarray(np.floor(ends * built / dt_ms + 1e-6), np.int64) if ends.max() > _bins(ds)[-1] + 1 else unknown
+    return np.asarray(np.floor(ends * (_width_counted(ds) / float(ds.attrs["dt_ms"])) + 1e-6), np.int64)
 
 
 def _more_than(values: xr.Variable, heard: xr.Variable, within: xr.Variable) -> bool:
@@ -228,14 +279,6 @@ def _more_than(values: xr.Variable, heard: xr.Variable, within: xr.Variable) -> 
         if not np.isnan(one[absent]).all() or (past.any() and not np.isnan(one[..., past]).all()):
             return True
     return False
-
-
-def _reached(labels: NDArray[Any], counts: NDArray[Any]) -> NDArray[Any]:
-    """Length that holds every label below a count, for cubes that ``ds.isel`` left some repeats of."""
-    reach = np.zeros(int(counts.max(initial=0)) + 1, counts.dtype)
-    known = labels < len(reach) - 1
-    np.maximum.at(reach, labels[known] + 1, np.flatnonzero(known) + 1)
-    return np.asarray(np.maximum.accumulate(reach)[counts])
 
 
 def with_own_units(ds: xr.Dataset) -> xr.Dataset:

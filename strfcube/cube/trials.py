@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from strfcube.cube.groups import has_group, in_memory, open_group
+from strfcube.cube.repeats import numbers
 from strfcube.errors import StoreError
 from strfcube.records import Finding
 
@@ -94,7 +95,7 @@ def origins(ds: xr.Dataset) -> tuple[Origin, ...] | str:
         if strange := [label for label in labels if label not in at]:
             return f"{source}, which the cube was opened from, has no {dim} '{strange[0]}'"
         found.append(np.array([at[label] for label in labels], np.intp))
-    return (Origin(source, None, found[0], found[1], np.asarray(ds["repeat"].values, np.intp), False),)
+    return (Origin(source, None, found[0], found[1], numbers(ds), False),)
 
 
 def origin_of_pair(ds: xr.Dataset, stim: int, neuron: int) -> Origin | str:

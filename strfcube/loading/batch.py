@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from strfcube.analysis.transform import smooth
-from strfcube.cube.response_reader import LazyReader, ResponseReader
+from strfcube.cube.response_reader import LazyReader, ResponseReader, computed
 from strfcube.errors import UsageError
 from strfcube.loading.memory import each
 from strfcube.loading.rows import Rows, mean_over_repeats
@@ -156,11 +156,10 @@ class BatchReader:
             sounds()
             responses()
 
-        neurons = self._responses.decoded if isinstance(self._responses, ResponseReader) else 0
-        decoded = neurons * int(self.n_repeats[index].max(1, initial=0).sum()) * n_time
-        parallel = threads > 1 and len(shares) > 1 and max(arrays["responses"].nbytes, decoded) > _PARALLEL_BYTES
+        large = max(arrays["responses"].nbytes, int(self._decoded(index).sum())) > _PARALLEL_BYTES
+        parallel = threads > 1 and len(shares) > 1 and large
         each(one, len(shares), threads if parallel else 1)
-        return {"stims": stims} | arrays | self.extras(items)
+        return {"stims": stims} | arrays | self.extras(items, threads=threads)
 
     def _box(self, index: NDArray[np.intp], n_time: int, raw: bool, take: Take, threads: int) -> Made:
         """Arrays with a place for each trial of each neuron, and what begins to read those of some stimuli."""
@@ -270,9 +269,16 @@ class BatchReader:
             return (count, 1, n_time * self.source.waveforms(fs).per_bin)
         return (count, 1, self.source.cube.sizes["frequency"], n_time)
 
+    def _decoded(self, index: NDArray[np.intp]) -> NDArray[np.int64]:
+        """Values that are decoded of some stimuli, at most: those of whole chunks [shape=(len(index),)]."""
+        neurons = self._responses.decoded if isinstance(self._responses, ResponseReader) else 0
+        most = self.n_repeats[index].max(1, initial=0).astype(np.int64)
+        return np.asarray(neurons * most * self.source.cube.sizes["time"])
+
     def _shares(self, index: NDArray[np.intp], threads: int) -> list[slice]:
         """Stimuli of a batch that are read together: small neighbours. Large ones, which take longest, come first."""
-        values = (self.n_repeats[index].sum(1, dtype=np.int64) * self.n_bins[index]).tolist()
+        wanted = self.n_repeats[index].sum(1, dtype=np.int64) * self.n_bins[index]
+        values = np.maximum(wanted, self._decoded(index)).tolist()
         large: list[slice] = []
         shares: list[slice] = []
         room, most = -1, -(-len(index) // threads)
@@ -365,12 +371,12 @@ class BatchReader:
             )
         return np.asarray(here), some
 
-    def extras(self, items: Sequence[int]) -> dict[str, Any]:
-        """The extra variables of some visible stimuli, cut to the longest of them."""
+    def extras(self, items: Sequence[int], *, threads: int = 1) -> dict[str, Any]:
+        """The extra variables of some visible stimuli, cut to the longest of them; `threads` as for `batch`."""
         index = np.asarray(items, np.intp)
-        return {name: self._extra(name, index) for name in self.reading.extra}
+        return {name: self._extra(name, index, threads) for name in self.reading.extra}
 
-    def _extra(self, name: str, index: NDArray[np.intp]) -> Any:
+    def _extra(self, name: str, index: NDArray[np.intp], threads: int) -> Any:
         if name not in self.source.cube.variables or "stim" not in self.source.cube[name].dims:
             there = sorted(str(n) for n, v in self.source.cube.variables.items() if "stim" in v.dims)
             raise UsageError(f"extra={name!r}: expected a variable on stim, one of {', '.join(there)}")
@@ -380,7 +386,7 @@ class BatchReader:
             chosen = chosen.isel(neuron=self.neuron)
         if "time" in chosen.dims:
             chosen = chosen.isel(time=slice(int(self.n_bins[index].max(initial=1))))
-        values = chosen.values
+        (values,) = computed([chosen], threads=threads > 1)
         return values if values.dtype.kind in "biuf" else values.astype(object).tolist()
 
 

@@ -76,12 +76,12 @@ class Epochs:
     @epoch.setter
     def epoch(self, epoch: int) -> None:
         self.order.expect(-1, "")
-        self.batch_sampler.start(int(epoch))
+        self.batch_sampler.start(_checked_epoch(epoch))
         self._at = None
 
     def set_epoch(self, epoch: int) -> None:
         """Start the next iteration with this epoch's order; one that is being resumed goes on where it was."""
-        self.batch_sampler.set_epoch(int(epoch))
+        self.batch_sampler.set_epoch(_checked_epoch(epoch))
         self._at = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -130,6 +130,12 @@ class Epochs:
             yield batch
             # A name that outlives the batch would keep its buffer from being used again.
             del batch
+
+
+def _checked_epoch(epoch: int) -> int:
+    if not whole(epoch) or epoch < 0:
+        raise UsageError(f"epoch={epoch!r}, expected a whole number from 0")
+    return int(epoch)
 
 
 class BatchLoader(Epochs):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from strfcube.cube.repeats import left
 from strfcube.cube.response_reader import LazyReader, ResponseReader, computed
 from strfcube.loading.memory import Buffers
 from strfcube.loading.sending import Sent, sent
@@ -41,7 +42,7 @@ class Source:
     def __init__(self, cube: xr.Dataset, cache: Cache) -> None:
         self.cube = cube
         self.cache = cache
-        self.n_repeats: NDArray[Any] = cube["n_repeats"].transpose("stim", "neuron").values
+        self.n_repeats: NDArray[Any] = left(cube)
         self.n_bins: NDArray[Any] = cube["n_bins"].values
         self.buffers = Buffers()
         self._waveforms: dict[float, Waveforms] = {}

@@ -155,6 +155,23 @@ def test_reductions_of_stored_counts_are_those_of_their_values(made, reduce):
     xr.testing.assert_allclose(reduce(ds).compute(), reduce(memory), rtol=1e-5, atol=1e-7)
 
 
+@settings(max_examples=25)
+@given(data=st.data())
+@pytest.mark.parametrize("reduce", ["psth", "mean", "max", "min", "sum"])
+def test_any_part_of_what_is_reduced_equals_that_of_the_values(made, reduce, data):
+    ds = strfcube.open(made[0])
+    lazy = ds.strf.psth() if reduce == "psth" else getattr(ds["response"], reduce)("repeat")
+    wanted = lazy.compute()
+    for _ in range(data.draw(st.integers(1, 3))):
+        key = {d: data.draw(indexers(n)) for d, n in wanted.sizes.items()}
+        lazy, wanted = lazy.isel(key), wanted.isel(key)
+        dims = data.draw(st.permutations(wanted.dims))
+        lazy, wanted = lazy.transpose(*dims), wanted.transpose(*dims)
+    np.testing.assert_array_equal(lazy.values, wanted.values)
+    if "time" in wanted.dims and wanted.sizes["time"]:
+        np.testing.assert_allclose(lazy.max("time").values, wanted.max("time").values, rtol=1e-6)
+
+
 def test_what_carries_its_rows_and_what_does_not(made):
     path, _ = made
     for how in ("dask", "none", "cached"):
