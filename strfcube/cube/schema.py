@@ -171,6 +171,8 @@ def _value_problems(ds: xr.Dataset) -> list[str]:
         found.append(f"n_bins reaches {int(ds['n_bins'].max())}, past the {ds.sizes['time']} bins of 'time'")
     if int(ds["n_repeats"].max()) > ds.sizes["repeat"]:
         found.append(f"n_repeats reaches {int(ds['n_repeats'].max())}, past the {ds.sizes['repeat']} of 'repeat'")
+    if not np.array_equal(ds["repeat"].values, np.arange(ds.sizes["repeat"])):
+        found.append("'repeat' does not count from 0: strfcube.save numbers the repeats of a part anew")
     step = np.diff(np.asarray(ds["time"].values, float))
     if len(step) and not np.allclose(step, float(ds.attrs["dt_ms"]) / 1000, rtol=1e-6, atol=0):
         found.append(f"'time' does not advance by dt_ms = {ds.attrs['dt_ms']}")

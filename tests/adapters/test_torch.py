@@ -77,3 +77,18 @@ def test_options_that_mean_nothing_are_refused(view):
     ):
         with pytest.raises(UsageError, match=message):
             view.using(**options)
+
+
+def test_extras_along_time_are_collated_as_a_batch_has_them(made):
+    view = CubeDataset(made[1], extra=("stimulus", "sound_duration"))
+    batch, collated = view.batch([0, 3]), collate([view[0], view[3]])
+    assert batch["stimulus"].shape == collated["stimulus"].shape
+    for b, meta in enumerate(batch["stim_meta"]):
+        bins = meta["n_bins"]
+        np.testing.assert_array_equal(collated["stimulus"][b][..., :bins], batch["stimulus"][b][..., :bins])
+        assert collated["stimulus"][b][..., bins:].isnan().all()
+    np.testing.assert_array_equal(collated["sound_duration"], batch["sound_duration"])
+    whole = made[0].assign(phase=(("stim", "time"), np.zeros((7, 40), np.int32)))
+    view = CubeDataset(whole, extra=("phase",))
+    with pytest.raises(UsageError, match=r"collate: phase of the items has 31 and 40 bins, and torch.int32 has"):
+        collate([view[0], view[3]])

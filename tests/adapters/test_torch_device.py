@@ -287,3 +287,35 @@ def test_what_cannot_be_is_refused(path):
         CubeView(path).using(cache="device")
     with pytest.raises(UsageError, match="expected one of none, ram, device, auto"):
         CubeDataset(path, cache="gpu")
+
+
+def test_places_in_memory_of_a_wider_view_are_as_wide_as_they_need(path, monkeypatch):
+    whole = CubeDataset(path, cache="device", device=DEVICE, average_repeats=True)
+    whole.batch(range(len(whole)))
+    monkeypatch.setattr(carrier, "_FAR", int(whole._carrier._trials.flat.sizes.max()) // 2)
+    part = whole.using(average_repeats=False).isel(neuron=slice(-2, None))
+    same(part.batch([0, 2]), CubeDataset(path).isel(neuron=slice(-2, None)).batch([0, 2]))
+    assert part._carrier._resident.neurons.dtype == torch.int64
+    assert whole.isel(neuron=[0])._carrier._places(np.arange(1), passing=True).neurons.dtype == torch.int32
+
+
+def test_what_inference_sends_first_training_completes(path):
+    view = CubeDataset(path, cache="device", device=DEVICE)
+    with torch.inference_mode():
+        view.batch([0, 1])
+    for got, wanted in zip(view.loader(2), CubeDataset(path).loader(2), strict=True):
+        same(got, wanted)
+
+
+def test_a_long_epoch_is_planned_in_pieces(path, monkeypatch):
+    monkeypatch.setattr("strfcube.adapters.torch._PLANNED", 2)
+    view, planned = CubeDataset(path, cache="device", device=DEVICE), []
+    list(view.loader(2))
+    epoch = carrier.Carrier.epoch
+    monkeypatch.setattr(
+        carrier.Carrier, "epoch", lambda self, items: (planned.append(len(items)), epoch(self, items))[1]
+    )
+    wanted = CubeDataset(path).loader(2, shuffle=True, seed=1)
+    for got, batch in zip(view.loader(2, shuffle=True, seed=1), wanted, strict=True):
+        same(got, batch)
+    assert planned == [2, 2]

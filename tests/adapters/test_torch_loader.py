@@ -275,7 +275,7 @@ def main(path, context, kind):
     ds = strfcube.open(path)
     if kind == "lazy":
         ds = ds.assign(response=ds["response"] * 1)
-    view = CubeDataset(ds)
+    view = CubeDataset(ds, extra=("stimulus",))  # which is lazy
     # The parent has read: threads of dask, of zarr and of the view are alive before the fork.
     ds["response"][:2].compute()
     alone = list(view.loader(2, shuffle=True, seed=1))
@@ -285,7 +285,7 @@ def main(path, context, kind):
         loader.epoch = 0
         for a, b in zip(alone, loader, strict=True):
             assert a["stim_meta"] == b["stim_meta"]
-            for key in ("stims", "responses", "valid_mask"):
+            for key in ("stims", "responses", "valid_mask", "stimulus"):
                 assert torch.equal(a[key].nan_to_num(-1), b[key].nan_to_num(-1)), key
     loader.epoch = 0
     kept = list(loader)

@@ -56,6 +56,7 @@ def change(**values):
         (change(units="mV"), "signal_type 'spikes' with units 'mV'"),
         (change(n_bins=99), "n_bins reaches 99"),
         (change(n_repeats=99), "n_repeats reaches 99"),
+        (lambda ds: ds.isel(repeat=slice(None, None, -1)), "'repeat' does not count from 0"),
         (
             lambda ds: ds.assign_coords(stim=np.array(["a"] * ds.sizes["stim"], object)),
             "labels of 'stim' are not unique",

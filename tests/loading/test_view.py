@@ -559,3 +559,21 @@ def test_the_original_ns1_reads_as_zarr_has_it(real_ns1):
     same(direct.batch([3, 11]), lazy.batch([3, 11]))
     units = direct.subset("valid_unit") if "valid_unit" in ds.coords else direct
     same(units[[4]].batch([0]), lazy.sel(neuron=units.ds["neuron"].values)[[4]].batch([0]))
+
+
+def test_few_neurons_of_large_chunks_are_read_chunk_by_chunk(tmp_path, monkeypatch):
+    path = strfcube.save(make_cube(stim=6, neuron=40, repeat=4, bins=50, holes=False), tmp_path / "cube.zarr")
+    view = CubeView(path, cache="none").isel(neuron=[5])
+    monkeypatch.setattr("strfcube.loading.batch._SHARE_VALUES", 3 * 40 * 4 * 50)
+    shares = view._reader._shares(np.arange(6), 1)
+    assert [s.stop - s.start for s in shares] == [3, 3]  # what is decoded counts, not what is wanted of it
+    same(view.batch(range(6)), CubeView(path, cache="ram").isel(neuron=[5]).batch(range(6)))
+
+
+@pytest.mark.parametrize("epoch", [-1, "a", 1.5, True])
+def test_an_epoch_is_a_whole_number(made, epoch):
+    loader = CubeView(made[1]).loader(2)
+    with pytest.raises(UsageError, match=r"epoch=.*expected a whole number from 0"):
+        loader.set_epoch(epoch)
+    with pytest.raises(UsageError, match=r"epoch=.*expected a whole number from 0"):
+        loader.epoch = epoch
