@@ -262,14 +262,18 @@ class Data(pl.LightningDataModule):
 
 if __name__ == "__main__":
     path, out, processes, options, inside, checkpoint = sys.argv[1:]
-    saved = pl.callbacks.ModelCheckpoint(dirpath=out, filename="{step}", every_n_train_steps=1, save_top_k=-1)
-    trainer = pl.Trainer(
-        accelerator="cpu", devices=int(processes), strategy="ddp" if int(processes) > 1 else "auto", max_epochs=3,
-        logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=out, callbacks=[saved],
-    )
-    make = lambda: CubeDataset(path).loader(**json.loads(options))
-    data = {"datamodule": Data(make)} if inside == "inside" else {"train_dataloaders": make()}
-    trainer.fit(Model(out), ckpt_path=checkpoint or None, weights_only=False, **data)
+    for where in inside.split():
+        folder = Path(out) / where
+        folder.mkdir(exist_ok=True)
+        saved = pl.callbacks.ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
+        trainer = pl.Trainer(
+            accelerator="cpu", devices=int(processes), strategy="ddp" if int(processes) > 1 else "auto", max_epochs=3,
+            logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=out,
+            callbacks=[saved],
+        )
+        make = lambda: CubeDataset(path).loader(**json.loads(options))
+        data = {"datamodule": Data(make)} if where == "inside" else {"train_dataloaders": make()}
+        trainer.fit(Model(folder), ckpt_path=checkpoint.format(where) or None, weights_only=False, **data)
 """
 
 
@@ -279,7 +283,7 @@ def run(script, folder, *args, before=()):
     command = [sys.executable, *before, str(folder / "script.py"), *map(str, args)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(file.read_text()) for file in sorted(folder.glob("rank*.json"))]
+    return [json.loads(file.read_text()) for file in sorted(folder.glob("**/rank*.json"))]
 
 
 def dealt(shares):
@@ -303,15 +307,14 @@ def test_accelerate_in_two_processes(made, view, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("inside", ["inside", "outside"])
-def test_lightning(made, view, tmp_path, inside):
+def test_lightning(made, view, tmp_path):
     pytest.importorskip("lightning")
     wanted = [[e, batch] for e, batches in enumerate(epochs(view.loader(**WAYS))) for batch in batches]
-    args = 1, json.dumps(WAYS), inside
-    (seen,) = run(TRAIN, tmp_path / "whole", made[1], tmp_path / "whole", *args, "")
-    assert seen == wanted
-    (seen,) = run(TRAIN, tmp_path / "rest", made[1], tmp_path / "rest", *args, tmp_path / "whole" / "step=8.ckpt")
-    assert seen == wanted[8:]  # from the middle of the second epoch
+    args = 1, json.dumps(WAYS), "inside outside"
+    seen = run(TRAIN, tmp_path / "whole", made[1], tmp_path / "whole", *args, "")
+    assert seen == [wanted] * 2
+    seen = run(TRAIN, tmp_path / "rest", made[1], tmp_path / "rest", *args, tmp_path / "whole" / "{}" / "step=8.ckpt")
+    assert seen == [wanted[8:]] * 2  # from the middle of the second epoch
 
 
 @pytest.mark.slow
@@ -327,5 +330,5 @@ def test_lightning_in_two_processes(made, view, tmp_path, inside, more):
         assert [len(m) for m in mine] == [-(-len(wanted[epoch]) // 2)] * 2
         # Lightning deals whole batches, in an order of its own, and fills up with some that were dealt
         assert {str(batch) for m in mine for batch in m} == {str(batch) for batch in wanted[epoch]}
-    rest = run(TRAIN, tmp_path / "rest", made[1], tmp_path / "rest", *args, tmp_path / "whole" / "step=4.ckpt")
+    rest = run(TRAIN, tmp_path / "rest", made[1], tmp_path / "rest", *args, tmp_path / "whole" / inside / "step=4.ckpt")
     assert rest == [share[4:] for share in shares]
