@@ -118,6 +118,8 @@ def of_pair(ds: xr.Dataset, stim: str | int, neuron: str | int) -> SpikeTrains |
     s, n = position(ds, "stim", stim), position(ds, "neuron", neuron)
     if not int(ds["n_repeats"].isel(stim=s, neuron=n).values):
         return SpikeTrains((), np.empty((0, 2)), np.empty(0, np.int64))
+    if ds["repeat"].dtype.kind not in "uif":
+        return "labels of 'repeat' are no numbers any more, so that nothing tells which trial of the store each is"
     origin = origin_of_pair(ds, s, n)
     if isinstance(origin, str):
         return origin
@@ -131,13 +133,13 @@ def of_pair(ds: xr.Dataset, stim: str | int, neuron: str | int) -> SpikeTrains |
     rows = low + np.flatnonzero(own & np.isin(c["repeat_index"][low:high], origin.repeat))
     if own.any() and not len(rows):
         return SpikeTrains((), np.empty((0, 2)), np.empty(0, np.int64))
-    rows = rows[np.argsort(c["repeat_index"][rows], kind="stable")]
+    place = {int(r): i for i, r in enumerate(origin.repeat)}
+    rows = rows[np.argsort([place[int(r)] for r in c["repeat_index"][rows]], kind="stable")]
     if not len(rows) or not c["exact"][rows].all():
         return "there is nothing finer than its bins: it is a membrane potential, or was published as counts"
     ends = np.cumsum(c["row_size"][rows])[:-1]
     times = [np.sort(t) for t in np.split(stored.spikes(rows), ends)]
     window = np.stack([c[name][rows].astype(float) for name in ("window_start", "window_stop")], 1)
-    place = {int(r): i for i, r in enumerate(origin.repeat)}
     repeat = np.asarray(ds["repeat"].values)[[place[int(r)] for r in c["repeat_index"][rows]]].astype(np.int64)
     if not origin.held and not _fits(ds, s, n, repeat, times):
         return (
@@ -154,7 +156,7 @@ def _fits(ds: xr.Dataset, stim: int, neuron: int, repeat: NDArray[Any], times: l
     counts = pair.values
     labels = pair["repeat"].values.tolist()
     bins = np.rint(pair["time"].values / (dt_ns / NS_PER_S)).astype(np.int64)
-    if not len(bins) or sorted(repeat.tolist()) != [r for r, c in zip(labels, counts, strict=True) if (c == c).any()]:
+    if not len(bins) or repeat.tolist() != [r for r, c in zip(labels, counts, strict=True) if (c == c).any()]:
         return False
     for r, spikes in zip(repeat, times, strict=True):
         own = counts[labels.index(r)]

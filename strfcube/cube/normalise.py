@@ -287,3 +287,22 @@ def with_own_units(ds: xr.Dataset) -> xr.Dataset:
         return ds
     own = {str(u) for u in ds["units"].values.ravel()}
     return ds.assign(response=ds["response"].assign_attrs(units=own.pop())) if len(own) == 1 else ds
+
+
+def own_units(ds: xr.Dataset) -> NDArray[Any]:
+    """Unit of the responses of each neuron, ``count`` or ``mV`` [shape=(neuron,)].
+
+    Raises
+    ------
+    UsageError
+        If the cube has lost it.
+    """
+    if "units" in ds.coords:
+        return np.array([str(u) for u in ds["units"].values.ravel()], dtype=object)
+    of_all = str(ds["response"].attrs.get("units", ""))
+    if of_all not in ("count", "mV"):
+        raise UsageError(
+            "expected a cube, but it has lost its coordinate 'units': put back what the responses of each neuron are "
+            "in, 'count' or 'mV': ds.assign_coords(units=('neuron', [...]))"
+        )
+    return np.full(ds.sizes["neuron"], of_all, dtype=object)

@@ -47,6 +47,14 @@ def left(ds: xr.Dataset) -> NDArray[Any]:
     return np.asarray(found.astype(counts.dtype))
 
 
+def places(ds: xr.Dataset, recorded: int) -> slice | NDArray[np.intp]:
+    """Positions of the repeats of a pair that `n_repeats` counts so many of; a slice where they are neighbours."""
+    at = np.flatnonzero(numbers(ds) < recorded)
+    if len(at) and at[-1] - at[0] + 1 > len(at):
+        return at
+    return slice(int(at[0]), int(at[-1]) + 1) if len(at) else slice(0, 0)
+
+
 def rising(ds: xr.Dataset) -> xr.Dataset:
     """The same with its repeats in the order in which they were recorded: those of a pair come first."""
     order = numbers(ds)

@@ -9,6 +9,8 @@ import xarray as xr
 from cubes import make_cube
 
 import strfcube
+from strfcube.analysis.plot import models, pair, populations, presented
+from strfcube.analysis.plot.marks import palettes
 from strfcube.errors import SelectionError, UsageError
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -115,6 +117,97 @@ def test_prediction(cube):
     assert "membrane potential (mV)" in labels(figure)
 
 
+def test_a_prediction_is_drawn_in_the_unit_that_it_states(cube):
+    rate = cube.strf.psth()
+    wanted = rate.sel(stim="stim001", neuron="cell003").values[: int(cube["n_bins"][1])]
+    bare = rate.drop_vars("units").assign_attrs(units="")
+    for pred, taken_as in (
+        (rate, ""), (cube["response"].mean("repeat"), ""), (bare.assign_attrs(units="Hz"), ""),
+        (bare.assign_coords(units=("neuron", ["spikes/s"] * 8)).isel(neuron=[5, 3]), ""),
+        (bare.assign_coords(units=("neuron", ["spikes/s"] * 8)).isel(neuron=3), ""),
+        ((bare / 200).assign_attrs(units="counts"), ""), (bare / 200, "counts a bin"),
+        (bare.values / 200, "counts a bin"),
+    ):  # fmt: skip
+        shown = models.collect(cube, pred, "stim001", "cell003")
+        np.testing.assert_allclose(shown.predicted, wanted, rtol=1e-5)
+        assert (shown.taken_as, shown.unit) == (taken_as, "spikes/s")
+    assert "prediction (taken as counts a bin)" in labels(cube.strf.plot.prediction(bare / 200))
+    for units in ("mV", "arbitrary"):
+        with pytest.raises(UsageError, match=rf"units '{units}', expected 'count' \(a bin\) or 'spikes/s'"):
+            cube.strf.plot.prediction(bare.assign_attrs(units=units))
+    mixed = make_cube(trace=(1,), holes=False)
+    for n, unit in ((1, "mV"), (2, "spikes/s")):
+        for pred in (mixed.strf.psth(), mixed["response"].mean("repeat")):
+            shown = models.collect(mixed, pred, 0, n)
+            np.testing.assert_allclose(shown.predicted, shown.rate, rtol=1e-5)
+            assert (shown.unit, shown.taken_as) == (unit, "")
+    with pytest.raises(UsageError, match="expected 'mV'"):
+        mixed.strf.plot.prediction(bare.isel(stim=0, neuron=1).assign_attrs(units="spikes/s"))
+
+
+def test_scores_beside_smoothed_curves_say_that_they_are_not(cube):
+    pred = cube["response"].mean("repeat")
+    for width, said in ((None, False), (10, False), (21, True)):
+        assert models.collect(cube, pred, 1, 3, width).scores.endswith(" without smoothing") == said
+
+
+PARTS = {"reversed": [4, 3, 2, 1, 0], "later": [2, 3], "some": [2, 0]}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_repeats_are_those_that_were_recorded_wherever_they_stand(part):
+    whole = make_cube(seed=3, repeat=5)
+    cube = whole.isel(repeat=PARTS[part])
+    here = np.array(PARTS[part]) < whole["n_repeats"].values[..., None]
+    np.testing.assert_array_equal(presented.collect(cube).repeats.T, here.sum(-1))
+    rates = np.full((4, 5, 40), np.nan)
+    for s, n in np.argwhere(here.any(-1)):
+        bins = int(whole["n_bins"][s])
+        own = cube["response"].values[s, n, here[s, n], :bins]
+        rates[s, n, :bins] = own.mean(0) * 200
+        one = pair.pair(cube, s, n, None)
+        assert one.repeats == ("1 repeat" if len(own) == 1 else f"{len(own)} repeats")
+        assert one.raster.rows == len(own)
+        assert one.raster.row.tolist() == np.nonzero(own)[0].tolist()
+        np.testing.assert_allclose(one.rate, rates[s, n, :bins], rtol=1e-5)
+        assert models.collect(cube, whole["response"].mean("repeat"), s, n).repeats == len(own)
+    for s, n in np.argwhere(~here.any(-1)):
+        with pytest.raises(SelectionError, match="has no response"):
+            cube.strf.plot.response(int(s), int(n))
+    for s in range(4):
+        shown = populations.collect(cube, s, sort=None, smooth_ms=None)
+        np.testing.assert_array_equal(shown.recorded, here[s].any(-1))
+        np.testing.assert_allclose(shown.values, rates[s, :, : shown.values.shape[1]], rtol=1e-5)
+    np.testing.assert_allclose(pair.grid(cube, [0], list(range(5)), None).rates[0], rates[0], rtol=1e-5)
+
+
+def test_an_order_of_repeats_changes_no_score():
+    cube = make_cube(seed=3, repeat=5)
+    pred = cube["response"].mean("repeat")
+    for same in (cube, cube.isel(repeat=slice(None, None, -1))):
+        shown = models.collect(same, pred, 1, 0)
+        assert (shown.repeats, shown.scores, np.nanmax(shown.rate)) == (4, "CC = 1.00, CCnorm = 1.25", 500)
+
+
+def test_a_pair_of_which_nothing_is_left_is_refused(cube):
+    cube["response"][0, 0] = np.nan
+    with pytest.raises(SelectionError, match=r"neuron cell000, stimulus stim000: no repeat observed any of the bins"):
+        cube.strf.plot.response(0, 0)
+
+
+def test_units_that_are_gone_are_those_of_all_responses_or_asked_for(cube):
+    bare = cube.drop_vars("units")
+    np.testing.assert_array_equal(pair.pair(bare, 0, 3, 21).rate, pair.pair(cube, 0, 3, 21).rate)
+    np.testing.assert_array_equal(populations.collect(bare).values, populations.collect(cube).values)
+    traces = make_cube(trace=tuple(range(5))).drop_vars("units")
+    assert pair.pair(traces, 0, 0, None).unit == "mV"
+    mixed = make_cube(trace=(1,)).drop_vars("units")
+    for draw in (mixed.strf.plot.response, mixed.strf.plot.population, mixed.strf.plot.psths, mixed.strf.plot.cell,
+                 lambda: mixed.strf.plot.prediction(mixed["response"].mean("repeat"))):  # fmt: skip
+        with pytest.raises(UsageError, match=r"lost its coordinate 'units'.*ds.assign_coords\(units=\('neuron'"):
+            draw()
+
+
 def test_the_axis_of_a_prediction_holds_both_curves(cube):
     pred = cube["response"].mean("repeat")
     for scale in (10, 0.1, -3):
@@ -135,7 +228,8 @@ def test_a_prediction_is_any_array_that_ccnorm_takes(cube):
         pred.values, pred.chunk(), pred.assign_coords(time=np.arange(200) * 5 / 1000),
         pred.isel(stim=[3, 1], neuron=[5, 3, 1]), pred.isel(stim=1), pred.isel(stim=1, neuron=3),
     ):  # fmt: skip
-        assert labels(cube.strf.plot.prediction(same, "stim001", "cell003")) == wanted
+        found = labels(cube.strf.plot.prediction(same, "stim001", "cell003"))
+        assert {text.removesuffix(" (taken as counts a bin)") for text in found} == wanted
     for wrong, message in (
         (pred.values[:, :, :50], "expected shape"), (None, "expected shape"),
         (pred.expand_dims(model=2), r"has also model; choose one: pred.isel\(model=0\)"),
@@ -168,12 +262,15 @@ def test_weights_without_labels_are_refused(cube):
 def test_coverage(cube):
     figure = cube.strf.plot.coverage(by="area")
     assert_legible(figure)
-    assert {"stimulus (5)", "neuron (8)", "area", "MLd (3)"} <= labels(figure)
+    assert {"stimulus (5)", "neuron (8), by its position in the cube", "area", "MLd (3)"} <= labels(figure)
     image = figure.axes[0].get_images()[0].get_array()
     order = np.argsort(cube["area"].values, kind="stable")
+    ticks = figure.axes[0].get_yaxis()
+    assert [t.get_text() for t in ticks.get_ticklabels()] == [str(order[int(at)]) for at in ticks.get_ticklocs()]
     np.testing.assert_array_equal(image.filled(0), cube["n_repeats"].values.T[order])
     whole = cube.strf.plot.coverage()
     assert_legible(whole)
+    assert {"stimulus (5)", "neuron (8)"} <= labels(whole)
     np.testing.assert_array_equal(whole.axes[0].get_images()[0].get_array().filled(0), cube["n_repeats"].values.T)
     with pytest.raises(SelectionError, match=r"by='nothing'.*area.*stim_type"):
         cube.strf.plot.coverage(by="nothing")
@@ -185,6 +282,9 @@ def test_coverage_shows_data_sets_classes_and_splits_in_the_order_of_the_cube(cu
     figure = cube.strf.plot.coverage()
     assert_legible(figure)
     assert {"stim type", "call", "song", "split", "train", "area", "gg", "bb"} <= labels(figure)
+    strips = presented.collect(cube)
+    every = [colour for own in palettes([*strips.stim_strips, *strips.neuron_strips]) for colour in own.values()]
+    assert len(set(every)) == len(every) == 8
     panel = figure.axes[0]
     assert [line.get_xdata()[0] for line in panel.get_lines() if line.get_xdata()[0] == line.get_xdata()[1]] == [1.5]
     by_split = cube.strf.plot.coverage(by="split").axes[0].get_images()[0].get_array().filled(0)
@@ -212,6 +312,19 @@ def test_strf(neurons):
     assert {"frequency (kHz)", "lag: sound before response (ms)"} <= labels(figure)
     with pytest.raises(UsageError, match="frequency"):
         make_cube().strf.plot.strf(weights.rename(lag="delay"))
+
+
+def test_cells_of_uneven_lags_reach_half_way_to_their_neighbours():
+    cube = make_cube()
+    for lag in ([0.0, 0.005, 0.02, 0.04], [0.04, 0.02, 0.005, 0.0]):
+        lags = {"frequency": cube["frequency"].values, "lag": lag}
+        weights = xr.DataArray(np.arange(4.0) * np.ones((6, 1)), lags, ("frequency", "lag"))
+        mesh = cube.strf.plot.strf(weights).axes[0].collections[0]
+        np.testing.assert_allclose(mesh.get_coordinates()[0, :, 0], [-2.5, 2.5, 12.5, 30, 50])
+        np.testing.assert_allclose(mesh.get_array()[0], np.argsort(lag) / 3)
+    for lag in ([0.0, 0.005, 0.005, 0.04], [0.0, 0.005, np.nan, 0.04]):
+        with pytest.raises(UsageError, match="labels of lag are missing or come twice"):
+            cube.strf.plot.strf(weights.assign_coords(lag=lag))
 
 
 def test_without_matplotlib_it_says_what_to_install(cube, monkeypatch):

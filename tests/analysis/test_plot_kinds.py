@@ -12,7 +12,7 @@ from test_plot import assert_legible, labels
 from toy import FAST, make_neuron, make_stim, spikes, write_toy
 
 import strfcube
-from strfcube.analysis.plot import KINDS, options, pair, populations, presented, reliability, rows
+from strfcube.analysis.plot import KINDS, options, pair, populations, presented, reliability, rows, waves
 from strfcube.errors import SelectionError, UsageError
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -159,6 +159,19 @@ def test_a_waveform_stands_at_its_time_and_in_its_scale(stored):
             make_cube().assign_attrs(recipe=json.dumps({"audio": audio})).strf.plot.waveform()
 
 
+def test_a_waveform_is_in_the_unit_that_the_cube_states(stored, monkeypatch):
+    ds, _ = stored
+    real = waves.open_group
+
+    def in_pascals(*args):
+        audio = real(*args)
+        return audio.assign(samples=audio["samples"].assign_attrs(units="Pa"))
+
+    assert waves.of_stim(ds, 0, 0).label == "amplitude (as in the file)"
+    monkeypatch.setattr(waves, "open_group", in_pascals)
+    assert waves.of_stim(ds, 0, 0).label == "amplitude (Pa)"
+
+
 def test_a_cell_has_a_column_a_stimulus_on_one_scale(cube):
     figure = cube.strf.plot.cell("cell003", stim=["stim001", "stim000"])
     assert_legible(figure)
@@ -214,6 +227,51 @@ def test_a_population_is_in_the_order_that_was_asked_for(cube):
     np.testing.assert_array_equal(own.rows.order, np.argsort(ccmax.values, kind="stable"))
     with pytest.raises(SelectionError, match="other neurons"):
         cube.strf.plot.population(sort=ccmax.assign_coords(neuron=strings(f"x{n}" for n in range(8))))
+
+
+def test_rows_are_sorted_the_other_way_with_a_minus(cube):
+    for sort in ("electrode", "rate", "snr", "area"):
+        key, _ = rows.values_of(cube, "neuron", "sort", sort, {}) if sort in cube.coords else (None, "")
+        up, down = (populations.collect(cube, 2, sort=s).rows for s in (sort, f"-{sort}"))
+        if key is not None:
+            assert [key[i] for i in down.order] == sorted(key, reverse=True)
+        else:  # what is not known is at the bottom both ways
+            known = np.isfinite(up.values)
+            np.testing.assert_array_equal(down.values[known], up.values[known][::-1])
+            np.testing.assert_array_equal(down.order[~known], up.order[~known])
+        assert down.sorted_by == f"{up.sorted_by}, descending"
+    assert populations.collect(cube, sort="-electrode", edges=16).rows.marks == ((4, "e17/e16"),)
+    np.testing.assert_array_equal(presented.collect(cube, sort="-depth").repeats, cube["n_repeats"].values.T[::-1])
+    with pytest.raises(SelectionError, match="did you mean snr"):
+        populations.collect(cube, sort="-snrr")
+
+
+@pytest.mark.parametrize(
+    ("values", "order"),
+    [
+        ([1, 10, 2, 3], [0, 2, 3, 1]),
+        ([1.5, None, -2, np.nan], [2, 0, 1, 3]),
+        (["1", "10", "2", ""], [0, 2, 1, 3]),
+        (["b", "", "a", "B"], [3, 2, 0, 1]),
+    ],
+)
+def test_numbers_in_a_column_of_objects_are_sorted_as_numbers(values, order):
+    cube = make_cube(neuron=4).assign_coords(site=("neuron", np.array(values, object)))
+    assert rows.arrange(cube, "neuron", sort="site").order.tolist() == order
+    known = [i for i in order if values[i] not in (None, "") and values[i] == values[i]]
+    assert rows.arrange(cube, "neuron", sort="-site").order.tolist()[: len(known)] == known[::-1]
+
+
+def test_ticks_of_sorted_rows_are_the_positions_in_the_cube():
+    cube = make_cube(neuron=20, holes=False)
+    cube = cube.assign_coords(electrode=("neuron", np.arange(20) * 7 % 20))
+    order = np.argsort(cube["electrode"].values)
+    axis = cube.strf.plot.population(0, sort="electrode").axes[1].get_yaxis()
+    assert [t.get_text() for t in axis.get_ticklabels()] == [str(order[int(at)]) for at in axis.get_ticklocs()]
+    said = "neuron (20 of 20 recorded), by its position in the cube, sorted by electrode"
+    assert axis.get_label_text().replace("\n", " ") == said
+    plain = cube.strf.plot.population(0).axes[1].get_yaxis()
+    assert plain.get_label_text() == "neuron (20 of 20 recorded)"
 
 
 def test_what_is_not_recorded_is_grey(cube):
@@ -277,6 +335,38 @@ def test_a_quality_counts_every_neuron_once(cube):
     assert reliability.collect(many, "site").names[-1] == "2 others"
     single = make_cube(repeat=1)
     assert any("no neuron has two repeats" in t for t in labels(single.strf.plot.quality()))
+
+
+def test_why_a_neuron_is_in_no_distribution():
+    silent, short = "without a spike (or any change) in repeated stimuli", "without two repeats of a stimulus"
+    cube = make_cube(holes=False)
+    values = cube["response"].values
+    values[:, 1] *= 0
+    assert reliability.collect(cube).note == f"1 of 5 neurons not shown: {silent}"
+    values[:, 2] = values[:, 2, :1]
+    alike = "; 1 not in the SNR: all repeats are alike"
+    assert reliability.collect(cube).note == f"1 of 5 neurons not shown: {silent}{alike}"
+    values[:, 0, 1:] = np.nan
+    cube["n_repeats"][:, 0] = 1
+    assert reliability.collect(cube).note == f"2 of 5 neurons not shown: 1 {short}, 1 {silent}{alike}"
+    values[:] *= 0
+    assert_legible(cube.strf.plot.quality())
+    assert "no neuron can be shown" in labels(cube.strf.plot.quality())
+    assert reliability.collect(make_cube(repeat=1)).note == f"5 of 5 neurons not shown: {short}"
+
+
+def test_numbers_of_many_kinds_are_divided_at_their_quartiles():
+    cube = make_cube(stim=1, neuron=12)
+    cube = cube.assign_coords(depth=("neuron", [*np.arange(11) * 50.0, np.nan], {"units": "um"}))
+    shown = reliability.collect(cube, "depth")
+    assert shown.names == ["0 to 100", "150 to 200", "250 to 350", "400 to 500", "unknown"]
+    assert np.bincount(shown.group).tolist() == [3, 2, 3, 3, 1]
+    assert shown.label == "depth (µm)"
+    figure = cube.strf.plot.quality(by="depth")
+    assert_legible(figure)
+    assert {"depth (µm)", "0 to 100 (3)", "unknown (1)"} <= labels(figure)
+    few = cube.assign_coords(electrode=("neuron", np.arange(12) % 3))
+    assert reliability.collect(few, "electrode").names == ["e0", "e1", "e2"]
 
 
 def test_ticks_are_whole_numbers(cube):

@@ -203,6 +203,29 @@ def test_a_later_part_in_time(demo, saved, tmp_path):
     assert held_against(page, path)[0] == {COUNTS}  # what is saved of some bins has no single trials
 
 
+@pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")
+def test_repeats_that_stand_in_another_order(tmp_path):
+    path = str(tmp_path / "cube.zarr")
+    cube = make_cube(seed=3, repeat=5)
+    strfcube.save(cube, path)
+    turned = str(tmp_path / "turned.zarr")
+    strfcube.open(path).load().isel(repeat=slice(None, None, -1)).to_zarr(turned)
+    assert strfcube.open(turned)["repeat"].values.tolist() == [4, 3, 2, 1, 0]
+    page = written(turned, tmp_path)
+    assert held_against(page, path) == ({COUNTS}, int((cube["n_repeats"] > 0).sum()))
+
+
+def test_strips_along_the_map_have_colours_of_their_own(saved, tmp_path):
+    cube = make_cube(stim=8, neuron=6)
+    cube = cube.assign_coords(area=("neuron", np.array(["MLd"] * 3 + ["OV"] * 3, object)))
+    coverage = written(saved(cube), tmp_path).data["coverage"]
+    strips = [*coverage["above"], *coverage["beside"]]
+    assert [s["label"] for s in strips] == ["stim type", "split", "area", "animal"]
+    every = [colour for s in strips for colour in s["colours"].values()]
+    assert len(set(every)) == len(every) == 8
+    assert all(set(s["colours"]) == {g[0] for g in s["groups"]} for s in strips)
+
+
 def test_fine_and_odd_bins(demo, tmp_path):
     for dt in (0.25, 1.7):
         path = strfcube.rebin(demo, dt, out=tmp_path / f"{dt}.zarr", jobs=1)

@@ -208,6 +208,8 @@ def test_a_click_on_the_map(opened, demo):
     page.mouse.wheel(0, 0)
     page.locator("#map").click(position={"x": x - at["x"], "y": y - at["y"]})
     page.wait_for_function("() => document.body.dataset.shown === '6,3'")
+    # The cube counts from 0, and so does the page
+    assert page.locator("#pair-text").inner_text().endswith("neuron 6 and stimulus 3 of the cube")
     page.locator("#map").hover(position={"x": x - at["x"], "y": y - at["y"]})
     assert str(strfcube.open(demo)["neuron"].values[6]) in page.locator("#map").get_attribute("title")
 

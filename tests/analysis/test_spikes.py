@@ -71,6 +71,21 @@ def test_of_some_repeats_and_some_bins(made):
     np.testing.assert_array_equal(some.times[1], whole.times[2])
 
 
+def test_trials_are_in_the_order_of_the_repeats_of_the_cube(made):
+    ds = strfcube.open(made[0])
+    stim, neuron = map(int, np.argwhere(ds["n_repeats"].values == 4)[0])
+    whole = ds.strf.spikes(stim, neuron)
+    for order in ([3, 2, 1, 0], [2, 0]):
+        part = ds.isel(repeat=order)
+        for cube in (part, part.load()):  # held values know no rows of the store
+            found = cube.strf.spikes(stim, neuron)
+            assert found.repeat.tolist() == order
+            for at, times in zip(order, found.times, strict=True):
+                np.testing.assert_array_equal(times, whole.times[at])
+    with pytest.raises(StoreError, match="labels of 'repeat' are no numbers"):
+        ds.assign_coords(repeat=list("abcd")).strf.spikes(stim, neuron)
+
+
 def test_there_are_none_where_the_bins_are_others(made):
     ds = strfcube.open(made[0])
     stim, neuron = np.argwhere(ds["n_repeats"].values == 4)[0]

@@ -323,7 +323,7 @@ def test_plot_draws_every_kind(run, cube, tmp_path):
     np.save(tmp_path / "pred.npy", ds["response"].mean("repeat").values)
     np.save(tmp_path / "weights.npy", np.random.default_rng(0).normal(size=(ds.sizes["frequency"], 4)))
     options = {
-        "population": ("--sort", "depth", "--normalise", "--smooth-ms", "none"), "cell": ("--stim", 0, "--stim", 1),
+        "population": ("--sort", "-depth", "--normalise", "--smooth-ms", "none"), "cell": ("--stim", 0, "--stim", 1),
         "prediction": ("--pred", tmp_path / "pred.npy"), "strf": ("--weights", tmp_path / "weights.npy"),
         "coverage": ("--by", "area", "--width-mm", 120),
     }  # fmt: skip

@@ -10,11 +10,12 @@ from strfcube.analysis.plot.figure import COLOURS, FAINT, INK, root, settle
 from strfcube.analysis.plot.rows import number
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
 
     from strfcube.analysis.plot.rows import Group, Rows
 
-_GREYS = ("#303030", "#a8a8a8", "#dcdcdc", "#6e6e6e", "#8a8a8a", "#c2c2c2")
 _LINES = 60  # between groups, which would hide the map if there were more
 _LINE_MM = 2.6  # of a line of text of 6 points, and a little air
 
@@ -116,7 +117,18 @@ def _on(colour: str) -> str:
     return INK if 0.299 * r + 0.587 * g + 0.114 * b > 130 else "#ffffff"
 
 
-def palette(groups: tuple[Group, ...], which: int) -> dict[str, str]:
-    """A colour for each name; each of several strips has colours of its own."""
-    colours = (COLOURS, _GREYS, COLOURS[::-1])[which % 3]
-    return {name: colours[i % len(colours)] for i, name in enumerate(dict.fromkeys(g.name for g in groups))}
+def palettes(strips: Sequence[tuple[str, tuple[Group, ...]]]) -> list[dict[str, str]]:
+    """A colour for each name of each strip, another for each of them; paler ones where `COLOURS` are used up."""
+    found: list[dict[str, str]] = []
+    first = 0
+    every = [*COLOURS, *(_paler(c, 0.5) for c in COLOURS), *(_paler(c, 0.75) for c in COLOURS)]
+    for _, groups in strips:
+        names = list(dict.fromkeys(g.name for g in groups))
+        found.append({name: every[(first + i) % len(every)] for i, name in enumerate(names)})
+        first += len(names)
+    return found
+
+
+def _paler(colour: str, share: float) -> str:
+    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(p + (255 - p) * share):02x}" for p in parts)

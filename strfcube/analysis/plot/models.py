@@ -8,10 +8,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from strfcube.analysis.plot.figure import ACCENT, COLUMN_MM, FAINT, MISSING, PAGE_MM, drawing
-from strfcube.analysis.plot.pair import Sound, chosen, frequency_ticks, neuron_title, several, smoothing, sound
+from strfcube.analysis.plot.pair import (
+    Sound,
+    chosen,
+    frequency_ticks,
+    neuron_title,
+    repeats_of,
+    several,
+    smoothing,
+    sound,
+)
 from strfcube.analysis.plot.panels import TIME, few, step
 from strfcube.analysis.predictions import aligned
-from strfcube.analysis.transform import psth
+from strfcube.analysis.transform import hann_kernel, psth
+from strfcube.cube.normalise import own_units
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MOST_FIELDS = 24  # that are drawn where none are asked for
+_A_BIN, _A_SECOND = ("count", "counts", "spikes", "counts/bin", "spikes/bin"), ("spikes/s", "Hz", "1/s")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +50,11 @@ class Prediction:
     unit : {"spikes/s", "mV"}
     repeats : int
     scores : str
-        CC and CCnorm without smoothing, where they are known.
+        CC and CCnorm, where they are known, without smoothing; they say so where the curves are smoothed.
     note : str
         How both were smoothed.
+    taken_as : str
+        What the prediction was taken to be in, where it states no unit.
     """
 
     sound: Sound
@@ -52,6 +65,7 @@ class Prediction:
     repeats: int
     scores: str
     note: str
+    taken_as: str
 
 
 def collect(
@@ -76,25 +90,51 @@ def collect(
         raise UsageError(f"prediction: has also {', '.join(further)}; choose one: pred.isel({further[0]}=0)")
     part = ds.sel(stim=response["stim"], neuron=response["neuron"])
     s, n = chosen(part, stim, neuron)
-    pair = part[["response", "n_bins", "n_repeats"]].isel(stim=s, neuron=n)
-    repeats = int(pair["n_repeats"])
-    pair = pair.isel(time=slice(0, int(pair["n_bins"])), repeat=slice(0, repeats)).load()
+    trace = own_units(part)[n] == "mV"
+    pair = repeats_of(part, s, n)
     own = beside.sel({d: pair[d].item() for d in ("stim", "neuron") if d in beside.dims})
     own = own.isel(time=slice(0, pair.sizes["time"])).compute()
     p = powers(pair["response"], own)
     with np.errstate(divide="ignore", invalid="ignore"):
         cc = float(p["covariance"] / np.sqrt(p["prediction_power"] * p["psth_power"]))
     norm = float(ccnorm(own, pair["response"], per="pair"))
-    trace = str(pair["units"].values) == "mV"
-    shown = own * (1 if trace else 1000 / dt_ms)
+    given = _stated(pred, str(pair["neuron"].values))
+    shown = own * _scale(given, trace, dt_ms)
     if smooth_ms:
         shown = smooth(shown, dt_ms, smooth_ms)
+    scores = ", ".join(f"{name} = {v:.2f}" for name, v in (("CC", cc), ("CCnorm", norm)) if np.isfinite(v))
+    if scores and smooth_ms and len(hann_kernel(dt_ms, smooth_ms)) > 1:
+        scores += " without smoothing"
     heard = sound(part, s)
     return Prediction(
         heard, f"{neuron_title(pair)}\n{heard.title}", psth(pair["response"], dt_ms, smooth_ms).values, shown.values,
-        "mV" if trace else "spikes/s", repeats,
-        ", ".join(f"{name} = {v:.2f}" for name, v in (("CC", cc), ("CCnorm", norm)) if np.isfinite(v)), how,
+        "mV" if trace else "spikes/s", pair.sizes["repeat"], scores, how,
+        "" if given or trace else "counts a bin",
     )  # fmt: skip
+
+
+def _stated(pred: Any, neuron: str) -> str:
+    """The unit that a prediction states: for all of it, or where that is none or mixed, for this neuron; else none."""
+    of_all = str(getattr(pred, "attrs", {}).get("units", ""))
+    if of_all not in ("", "mixed"):
+        return of_all
+    each = getattr(pred, "coords", {}).get("units")
+    if each is not None and each.dims == ("neuron",) and "neuron" in each.coords:
+        each = each[[str(label) for label in each["neuron"].values].index(neuron)]
+    return str(each.values) if each is not None and not each.dims else ""
+
+
+def _scale(units: str, trace: bool, dt_ms: float) -> float:
+    """What a prediction is multiplied by to be in mV, or in spikes/s."""
+    if units in (("mV", "") if trace else _A_SECOND):
+        return 1.0
+    if not trace and units in (*_A_BIN, ""):
+        return 1000 / dt_ms
+    wanted = "'mV'" if trace else "'count' (a bin) or 'spikes/s'"
+    raise UsageError(
+        f"prediction: it states units {units!r}, expected {wanted} as the responses of this neuron are; "
+        "pred.assign_attrs(units=...) says what it is in"
+    )
 
 
 def prediction(
@@ -109,8 +149,10 @@ def prediction(
     ds : xarray.Dataset
         A cube.
     pred : xarray.DataArray or array [dims=(stim, neuron, time)]
-        In counts a bin, as the responses are, or in mV; laid beside the responses as `strfcube.analysis.quality.ccnorm`
-        does, with a gap in the curve where it lacks bins.
+        In what its attribute ``units`` states, or its coordinate ``units`` of each neuron: ``spikes/s`` or ``Hz``,
+        ``count`` (a bin), ``mV``. One that states none is taken to be in counts a bin, as the responses are, and the
+        picture says so; of a membrane potential in mV. Laid beside the responses as
+        `strfcube.analysis.quality.ccnorm` does, with a gap in the curve where it lacks bins.
     stim, neuron : str or int, optional
         Label or position; default: the first pair with most repeats, of the stimuli and neurons of `pred`.
     smooth_ms : float, optional
@@ -130,7 +172,8 @@ def prediction(
     SelectionError
         If there is no such stimulus or neuron, or no response of the one to the other.
     UsageError
-        If `pred` has another shape, labels that are not the cube's, or several models.
+        If `pred` has another shape, labels that are not the cube's, several models, or a unit that the responses of
+        the neuron are not in.
     ImportError
         If matplotlib is not installed.
     """
@@ -143,7 +186,8 @@ def prediction(
             step(panel, bins, shown.rate, FAINT, label=label)
         else:
             panel.stairs(shown.rate, bins, fill=True, color=MISSING, label=label)
-        step(panel, bins, shown.predicted, ACCENT, label="prediction")
+        taken_as = f" (taken as {shown.taken_as})" if shown.taken_as else ""
+        step(panel, bins, shown.predicted, ACCENT, label=f"prediction{taken_as}")
         panel.autoscale(axis="y")  # of both: a filled curve alone would hold the axis at its own top
         if not trace:
             low, high = (f(np.nan_to_num([shown.rate, shown.predicted])) for f in (np.min, np.max))
@@ -170,7 +214,8 @@ def strf(
     ds : xarray.Dataset
         A cube; the weights need not be of all of its neurons.
     weights : xarray.DataArray [dims=(frequency, lag) or (neuron, frequency, lag)]
-        Coordinates ``frequency`` in Hz and ``lag`` in s (what came before the response is positive).
+        Coordinates ``frequency`` in Hz and ``lag`` in s (what came before the response is positive). Lags may be
+        unevenly spaced: a cell reaches half way to its neighbours.
     neuron : str or int, or sequence of them, optional
         Which of them; default: the first 24, and the picture says so where there are more.
     columns : int
@@ -189,7 +234,7 @@ def strf(
     SelectionError
         If there is no such neuron.
     UsageError
-        If the dims are others, or `columns` is no number of panels.
+        If the dims are others, a lag is missing or comes twice, or `columns` is no number of panels.
     ImportError
         If matplotlib is not installed.
     """
@@ -202,9 +247,7 @@ def strf(
     wide = min(width_mm, 30 + 45 * columns) if width_mm == PAGE_MM else width_mm
     with drawing(wide, 14 + 0.75 * rows * (wide - 20) / columns, figure) as fig:
         axes = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        lag = fields["lag"].values.astype(float) * 1000
-        half = (lag[1] - lag[0] if len(lag) > 1 else 1.0) / 2
-        edges = np.append(lag - half, lag[-1] + half)
+        edges = _edges(fields["lag"].values.astype(float) * 1000, float(ds.attrs["dt_ms"]))
         bands = np.arange(fields.sizes["frequency"] + 1) - 0.5
         image: Any = None
         for i, ax in enumerate(axes.flat):
@@ -231,6 +274,13 @@ def strf(
     return fig  # type: ignore[return-value]
 
 
+def _edges(centres: NDArray[np.float64], width: float) -> NDArray[np.float64]:
+    """Edges of cells, half way between ascending centres; the outermost as far out as in; `width` of a single one."""
+    steps = np.diff(centres) if len(centres) > 1 else np.array([width])
+    return np.concatenate([[centres[0] - steps[0] / 2], centres[:-1] + np.diff(centres) / 2,
+                           [centres[-1] + steps[-1] / 2]])  # fmt: skip
+
+
 def _fields(weights: xr.DataArray, neuron: Any) -> tuple[xr.DataArray, str]:
     """The fields to draw [dims=(neuron, frequency, lag)], and what is said of those that are not."""
     if not hasattr(weights, "dims"):
@@ -246,7 +296,9 @@ def _fields(weights: xr.DataArray, neuron: Any) -> tuple[xr.DataArray, str]:
     if not weights.size:
         raise UsageError(f"weights of shape {weights.shape}: nothing to draw")
     fields = weights.expand_dims("neuron") if "neuron" not in weights.dims else weights
-    fields = fields.transpose("neuron", "frequency", "lag")
+    fields = fields.transpose("neuron", "frequency", "lag").sortby("lag")
+    if not (np.diff(fields["lag"].values.astype(float), append=np.inf) > 0).all():
+        raise UsageError("weights: labels of lag are missing or come twice; expected each lag once, in s")
     count = fields.sizes["neuron"]
     if neuron is not None:
         if "neuron" not in fields.coords:

@@ -5,6 +5,7 @@ Nothing here knows matplotlib, and nothing is read but this pair.
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ import numpy as np
 
 from strfcube.analysis.spikes import SpikeTrains, of_pair, position
 from strfcube.analysis.transform import hann_kernel, psth
-from strfcube.cube.normalise import with_own_units
+from strfcube.cube.normalise import own_units, with_own_units
+from strfcube.cube.repeats import left, places
 from strfcube.errors import SelectionError, UsageError
 
 if TYPE_CHECKING:
@@ -141,7 +143,7 @@ def chosen(ds: xr.Dataset, stim: str | int | None = None, neuron: str | int | No
     SelectionError
         If there is no such stimulus or neuron, or no response of the one to the other.
     """
-    repeats = ds["n_repeats"].transpose("stim", "neuron").values.astype(int)
+    repeats = left(ds).astype(np.int64)
     for axis, (dim, wanted) in enumerate((("stim", stim), ("neuron", neuron))):
         if wanted is not None:
             other = np.delete(np.arange(repeats.shape[axis]), position(ds, dim, single(dim, wanted)))
@@ -246,15 +248,32 @@ def pair(ds: xr.Dataset, stim: int, neuron: int, smooth_ms: float | None) -> Pai
     """The pair at a position of the cube."""
     dt_ms = float(ds.attrs["dt_ms"])
     how = smoothing(dt_ms, smooth_ms)
-    one = ds[["response", "n_bins", "n_repeats"]].isel(stim=stim, neuron=neuron)
-    repeats = int(one["n_repeats"])
-    one = one.isel(time=slice(0, int(one["n_bins"])), repeat=slice(0, repeats)).load()
-    trace = str(one["units"].values) == "mV"
-    count = "1 repeat" if repeats == 1 else f"{repeats} repeats"
+    trace = own_units(ds)[neuron] == "mV"
+    one = repeats_of(ds, stim, neuron)
+    count = "1 repeat" if one.sizes["repeat"] == 1 else f"{one.sizes['repeat']} repeats"
     return Pair(
         sound(ds, stim), _raster(ds, one, stim, neuron, trace), neuron_title(one),
         psth(one["response"], dt_ms, smooth_ms).values, "mV" if trace else "spikes/s", count, how,
     )  # fmt: skip
+
+
+def repeats_of(ds: xr.Dataset, stim: int, neuron: int) -> xr.Dataset:
+    """Bins and repeats of the pair at a position of the cube, loaded: those repeats that observed any of its bins.
+
+    Raises
+    ------
+    SelectionError
+        If none did.
+    """
+    one = ds[["response", "n_bins", "n_repeats"]].isel(stim=stim, neuron=neuron)
+    one = one.isel(time=slice(0, int(one["n_bins"])), repeat=places(ds, int(one["n_repeats"]))).load()
+    seen = one["response"].notnull().any("time").values
+    if not seen.any():
+        raise SelectionError(
+            f"neuron {ds['neuron'].values[neuron]}, stimulus {ds['stim'].values[stim]}: no repeat observed any of the "
+            "bins that are left; take more of the cube, or another pair"
+        )
+    return one if seen.all() else one.isel(repeat=np.flatnonzero(seen))
 
 
 def _raster(ds: xr.Dataset, one: xr.Dataset, stim: int, neuron: int, trace: bool) -> Raster:
@@ -267,6 +286,8 @@ def _raster(ds: xr.Dataset, one: xr.Dataset, stim: int, neuron: int, trace: bool
     if not isinstance(trains, SpikeTrains):
         row, at = np.nonzero(np.nan_to_num(values) > 0)
         return Raster(rows, (bins[at] + bins[at + 1]) / 2, row, False, _gaps(values, bins), None, span)
+    there = np.isin(trains.repeat, one["repeat"].values)
+    trains = SpikeTrains(tuple(itertools.compress(trains.times, there)), trains.window[there], trains.repeat[there])
     low, high = trains.span()
     span = (float(np.fmin(span[0], low)), float(np.fmax(span[1], high)))
     gone = tuple(
@@ -291,7 +312,7 @@ def _gaps(values: NDArray[Any], bins: NDArray[np.float64]) -> tuple[tuple[int, f
 
 def most_repeated(ds: xr.Dataset, neuron: int, most: int) -> list[int]:
     """Stimuli that a neuron heard most often, `most` of them, in the order of the cube."""
-    repeats = ds["n_repeats"].transpose("stim", "neuron").values[:, neuron].astype(int)
+    repeats = left(ds).astype(np.int64)[:, neuron]
     first = np.argsort(-repeats, kind="stable")[:most]
     return sorted(int(s) for s in first if repeats[s] > 0)
 
@@ -331,7 +352,7 @@ def grid(ds: xr.Dataset, stim: Any, neuron: Any, smooth_ms: float | None) -> Gri
     """
     dt_ms = float(ds.attrs["dt_ms"])
     how = smoothing(dt_ms, smooth_ms)
-    repeats = ds["n_repeats"].transpose("stim", "neuron").values.astype(int)
+    repeats, unit = left(ds).astype(np.int64), own_units(ds)
     neurons = None if neuron is None else several(ds, "neuron", neuron)
     if stim is not None:
         stims = several(ds, "stim", stim)
@@ -345,11 +366,11 @@ def grid(ds: xr.Dataset, stim: Any, neuron: Any, smooth_ms: float | None) -> Gri
     part = with_own_units(ds)
     rates = []
     for s in stims:
-        most = int(repeats[s, neurons].max())
-        one = part["response"].isel(stim=s, neuron=neurons, repeat=slice(0, most), time=slice(0, int(ds["n_bins"][s])))
+        most = places(ds, int(ds["n_repeats"].isel(stim=s, neuron=neurons).max()))
+        one = part["response"].isel(stim=s, neuron=neurons, repeat=most, time=slice(0, int(ds["n_bins"][s])))
         own = psth(one.load(), dt_ms, smooth_ms).transpose("neuron", "time").values
         rates.append(np.where(repeats[s, neurons][:, None] > 0, own, np.nan))
-    units = ["mV" if str(ds["units"].values[n]) == "mV" else "spikes/s" for n in neurons]
+    units = ["mV" if unit[n] == "mV" else "spikes/s" for n in neurons]
     return Grid([sound(ds, s, level=False) for s in stims], [neuron_title(ds.isel(neuron=n)) for n in neurons], units,
                 rates, how)  # fmt: skip
 

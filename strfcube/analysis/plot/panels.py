@@ -28,6 +28,17 @@ def whole_numbers(axis: Any, most: int = 5) -> None:
     axis.set_major_locator(MaxNLocator(nbins=most, integer=True, min_n_ticks=1))
 
 
+def positions(axis: Any, order: NDArray[np.intp], most: int = 6) -> bool:
+    """Ticks of rows or columns that say where each stands in the cube; whether that is another place than here."""
+    moved = not np.array_equal(order, np.arange(len(order)))
+    if moved:
+        at = np.unique(np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int))
+        axis.set_ticks(at, [str(order[i]) for i in at])
+    else:
+        whole_numbers(axis, most)
+    return moved
+
+
 def few(axis: Any, most: int = 4) -> None:
     """Round ticks, no more than a small panel has room for."""
     from matplotlib.ticker import MaxNLocator

@@ -11,12 +11,13 @@ import numpy as np
 from strfcube.analysis.plot.figure import COLOURS, COLUMN_MM, MISSING, drawing
 from strfcube.analysis.plot.marks import beside
 from strfcube.analysis.plot.pair import Sound, neuron_title, single, smoothing, sound
-from strfcube.analysis.plot.panels import AVERAGED, TIME, few, spectrogram, whole_numbers
+from strfcube.analysis.plot.panels import AVERAGED, TIME, few, positions, spectrogram
 from strfcube.analysis.plot.rows import Measure, Rows, arrange
 from strfcube.analysis.quality import measures
 from strfcube.analysis.spikes import position
 from strfcube.analysis.transform import psth, smooth
-from strfcube.cube.normalise import with_own_units
+from strfcube.cube.normalise import own_units, with_own_units
+from strfcube.cube.repeats import left, places
 from strfcube.errors import SelectionError, UsageError
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def collect(
     """
     dt_ms = float(ds.attrs["dt_ms"])
     how = smoothing(dt_ms, smooth_ms)
-    repeats = ds["n_repeats"].transpose("stim", "neuron").values.astype(int)
+    repeats, units = left(ds).astype(np.int64), own_units(ds)
     if stim is None:
         s = int(np.lexsort((-repeats.sum(1), -(repeats > 0).sum(1)))[0])
     else:
@@ -87,7 +88,8 @@ def collect(
         raise SelectionError(f"no neuron has a response to stimulus {ds['stim'].values[s]}")
     heard = np.flatnonzero(repeats[s])
     response = with_own_units(ds)["response"].isel(stim=[s], neuron=heard)
-    response = response.isel(repeat=slice(0, int(repeats[s].max())), time=slice(0, int(ds["n_bins"][s])))
+    most = places(ds, int(ds["n_repeats"].isel(stim=s).max()))
+    response = response.isel(repeat=most, time=slice(0, int(ds["n_bins"][s])))
     plain = psth(response, dt_ms).compute()
     shown = plain if not smooth_ms else smooth(plain, dt_ms, smooth_ms)
     values = np.full((len(repeats[s]), plain.sizes["time"]), np.nan)
@@ -97,7 +99,6 @@ def collect(
         "peak": partial(_peak, values, plain["time"].values),
     } | {n: partial(_power, n, label, response, heard, len(values)) for n, label in _OF_POWERS.items()}
     rows = arrange(ds, "neuron", sort, by, edges, found)
-    units = np.array([str(u) for u in ds["units"].values], dtype=object)
     trace = units == "mV"
     mixed = 0 < trace[heard].sum() < len(heard)
     if mixed and normalise is False:
@@ -166,7 +167,8 @@ def population(
         What the rows are sorted by, the smallest on top and what is not known at the bottom: a coordinate
         (``"electrode"``, ``"depth"``), a measure of the responses to this stimulus (``"rate"``, ``"peak"``,
         ``"snr"``, ``"ccmax"``, ``"signal_power"``, ``"noise_power"``), or values of your own, such as
-        ``ds.strf.ccmax()`` of all stimuli. Default: the order of the cube.
+        ``ds.strf.ccmax()`` of all stimuli. With a minus before its name, ``"-snr"``, the largest is on top. Default:
+        the order of the cube. Ticks say which position in the cube a row has.
     by : str or xarray.DataArray, optional
         Coordinate that the rows are put into groups by; they are sorted within a group.
     edges : number or sequence of numbers, optional
@@ -225,9 +227,10 @@ def _draw(ax: Axes, shown: Population) -> None:
         ax.set_yticks(range(count), shown.names)
         ax.set_ylabel(how)
     else:
-        whole_numbers(ax.yaxis, 6)
-        recorded = f"neuron ({int(shown.recorded.sum()):,} of {count:,} recorded)"
-        ax.set_ylabel(f"{recorded}, {how}" if how else recorded)
+        moved = positions(ax.yaxis, shown.rows.order)
+        recorded = f"{int(shown.recorded.sum()):,} of {count:,} recorded"
+        said = [f"neuron ({recorded})", "by its position in the cube" if moved else "", how]
+        ax.set_ylabel(", ".join(filter(None, said)))
     over = "max" if np.nanmax(shown.values) > shown.limits[1] * (1 + 1e-9) else "neither"
     grey = "; grey: not recorded" if np.isnan(shown.values).any() else ""
     bar = ax.figure.colorbar(image, ax=ax, location="bottom", aspect=40, pad=0.01, extend=over)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from strfcube.analysis.plot.figure import ACCENT, COLUMN_MM, FAINT, drawing, legend
-from strfcube.analysis.plot.marks import beside, palette, strip
-from strfcube.analysis.plot.panels import AVERAGED, whole_numbers
+from strfcube.analysis.plot.marks import beside, palettes, strip
+from strfcube.analysis.plot.panels import AVERAGED, positions, whole_numbers
 from strfcube.analysis.plot.rows import Group, Rows, along, arrange, blocks
+from strfcube.cube.repeats import left
 from strfcube.errors import SelectionError, did_you_mean
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def collect(ds: xr.Dataset, by: Any = None, sort: Any = None) -> Coverage:
                              f"{', '.join(along(ds, 'neuron'))}; on stim: {', '.join(along(ds, 'stim'))}")  # fmt: skip
     rows = arrange(ds, "neuron", sort, None if on_stim else by)
     columns = arrange(ds, "stim", None, by if on_stim else None)
-    repeats = ds["n_repeats"].transpose("neuron", "stim").values.astype(np.int64)[np.ix_(rows.order, columns.order)]
+    repeats = left(ds).astype(np.int64).T[np.ix_(rows.order, columns.order)]
     stims = blocks(ds.isel(stim=columns.order), "stim", _OF_STIM)
     if on_stim:
         stims = [(columns.group_label, columns.groups), *((n, g) for n, g in stims if n != columns.group_label)]
@@ -80,7 +81,8 @@ def coverage(
 ) -> Figure:  # fmt: skip
     """How many repeats every neuron has of every stimulus, in the order of the cube.
 
-    Strips along the map show where data sets, classes of stimuli, splits, areas and animals begin and end.
+    Strips along the map show where data sets, classes of stimuli, splits, areas and animals begin and end, each in
+    colours of its own. Ticks count positions in the cube.
 
     Parameters
     ----------
@@ -89,7 +91,8 @@ def coverage(
     by : str, optional
         Coordinate on neuron or on stim that its rows or columns are put into groups by.
     sort : str or xarray.DataArray, optional
-        Coordinate on neuron, or values of your own, that the rows are sorted by.
+        Coordinate on neuron, or values of your own, that the rows are sorted by; with a minus before its name the
+        largest comes first.
     width_mm : float
         Width of the figure, as it is to be printed.
     ax, figure : optional
@@ -127,10 +130,11 @@ def _with_strips(figure: Any, shown: Coverage) -> None:
     _map(panel, shown)
     figure.suptitle(shown.title)
     unnamed: list[tuple[str, str, str]] = []
+    colours = iter(palettes([*shown.stim_strips, *shown.neuron_strips]))
     for axes, drawn, vertical in ((strips, shown.stim_strips, False), (upright, shown.neuron_strips, True)):
         for i, (ax, (label, groups)) in enumerate(zip(axes, drawn, strict=True)):
-            colours = palette(groups, i)
-            unnamed += [(label, name, colours[name]) for name in strip(ax, groups, label, vertical, colours)]
+            own = next(colours)
+            unnamed += [(label, name, own[name]) for name in strip(ax, groups, label, vertical, own)]
             for g in groups[1:] if i == 0 else ():
                 line = panel.axhline if vertical else panel.axvline
                 line(g.start - 0.5, color=ACCENT, lw=0.4)
@@ -151,10 +155,9 @@ def _map(ax: Axes, shown: Coverage) -> None:
         interpolation_stage="rgba",
     )  # fmt: skip
     how = f", sorted by {shown.rows.sorted_by}" if shown.rows.sorted_by and shown.rows.group_label else ""
-    ax.set_xlabel(f"stimulus ({stims:,})")
-    ax.set_ylabel(f"neuron ({neurons:,}){how}")
-    whole_numbers(ax.xaxis, 6)
-    whole_numbers(ax.yaxis, 6)
+    place = ", by its position in the cube"
+    ax.set_xlabel(f"stimulus ({stims:,}){place if positions(ax.xaxis, shown.columns.order) else ''}")
+    ax.set_ylabel(f"neuron ({neurons:,}){place if positions(ax.yaxis, shown.rows.order) else ''}{how}")
     for side in ax.spines.values():
         side.set_visible(True)
         side.set_color(FAINT)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from strfcube.analysis.plot.figure import COLOURS, COLUMN_MM, FAINT, MISSING, drawing, legend
+from strfcube.analysis.plot.figure import COLOURS, COLUMN_MM, FAINT, MISSING, broken, drawing, legend
 from strfcube.analysis.plot.panels import whole_numbers
-from strfcube.analysis.plot.rows import ranked, values_of, written
+from strfcube.analysis.plot.rows import classes, ranked, values_of
+from strfcube.cube.repeats import left
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -29,7 +30,7 @@ class Quality:
     Attributes
     ----------
     snr, ccmax : ndarray of float [shape=(neuron,)]
-        NaN where a neuron has no stimulus with two repeats.
+        NaN where a neuron has no stimulus with two repeats, or no spike in these; `note` says of how many, and why.
     group : ndarray of int [shape=(neuron,)]
         Which of `names` each neuron belongs to.
     names : list of str
@@ -39,7 +40,9 @@ class Quality:
     snr_edges, ccmax_edges : ndarray of float
         Edges of the bins; the first bin of the SNR holds all that is lower.
     note : str
-        How many neurons could not be estimated.
+        How many neurons could not be estimated, and why.
+    empty : str
+        What is said in a panel in which there is no neuron.
     """
 
     snr: NDArray[np.float64]
@@ -50,6 +53,7 @@ class Quality:
     snr_edges: NDArray[np.float64]
     ccmax_edges: NDArray[np.float64]
     note: str
+    empty: str
 
     def counts(self, values: NDArray[Any], edges: NDArray[Any]) -> NDArray[np.int64]:
         """Neurons in each bin [shape=(group, bin)]."""
@@ -74,9 +78,8 @@ def collect(ds: xr.Dataset, by: Any = None) -> Quality:
     if by is not None:
         values, label = values_of(ds, "neuron", "by", by, {})
         name = by if isinstance(by, str) else str(by.name or "value")
-        texts = [written(name, values[i]) for i in ranked(values)]
-        own = np.array([written(name, v) for v in values], dtype=object)
-        names = list(dict.fromkeys(texts))
+        own = classes(name, values, _GROUPS)
+        names = list(dict.fromkeys(own[ranked(values)]))
         if len(names) > _GROUPS:
             large = sorted(names, key=lambda n: (-(own == n).sum(), n))[: _GROUPS - 1]
             rest = f"{len(names) - len(large)} others"
@@ -85,11 +88,30 @@ def collect(ds: xr.Dataset, by: Any = None) -> Quality:
         group = np.array([names.index(n) for n in own], np.intp)
     found = StrfAccessor(ds).quality().compute()
     snr, ccmax = found["snr"].values.astype(float), found["ccmax"].values.astype(float)
-    unknown = int((~np.isfinite(ccmax)).sum())
-    note = "" if not unknown else f"{unknown:,} of {count:,} neurons not shown: no noise estimate without two repeats"
+    once = left(ds).astype(np.int64).max(0) < 2
     top = float(np.nanmax(snr, initial=1.0)) * 1.0001
     return Quality(snr, ccmax, group, names, label, np.geomspace(_FLOOR, max(top, 10 * _FLOOR), _BINS + 1),
-                   np.linspace(0, 1, _BINS + 1), note)  # fmt: skip
+                   np.linspace(0, 1, _BINS + 1), _note(found, once),
+                   "no neuron has two repeats of a stimulus" if once.all() else "no neuron can be shown")  # fmt: skip
+
+
+def _note(found: xr.Dataset, once: NDArray[np.bool_]) -> str:
+    """How many neurons are in none of the distributions, or not in that of the SNR, and why."""
+    signal, noise, snr, ccmax = (found[n].values.astype(float) for n in ("signal_power", "noise_power", "snr", "ccmax"))
+    unknown, power = ~np.isfinite(ccmax), signal + noise
+    silent = unknown & (power == 0)
+    why = (
+        (unknown & once, "without two repeats of a stimulus"),
+        (silent, "without a spike (or any change) in repeated stimuli"),
+        (unknown & ~once & ~np.isfinite(power), "whose repeats share too few bins"),
+        (unknown & np.isfinite(power) & (power != 0), "whose mean response does not vary"),
+    )
+    there = [(int(which.sum()), reason) for which, reason in why if which.any()]
+    said = ", ".join(f"{number:,} {reason}" if len(there) > 1 else reason for number, reason in there)
+    lines = [f"{int(unknown.sum()):,} of {len(ccmax):,} neurons not shown: {said}"] if said else []
+    alike = int((~unknown & ~np.isfinite(snr)).sum())
+    lines += [f"{alike:,} not in the SNR: all repeats are alike"] if alike else []
+    return "; ".join(lines)
 
 
 def quality(
@@ -104,7 +126,8 @@ def quality(
         A cube.
     by : str or xarray.DataArray, optional
         Coordinate on neuron that the bars are divided by: ``"area"``. Of more than seven values the six with most
-        neurons are shown, and the others together.
+        neurons are shown, and the others together; more than seven numbers, such as depths, are divided at their
+        quartiles.
     width_mm : float
         Width of the figure, as it is to be printed.
     figure : optional
@@ -145,7 +168,7 @@ def _bars(ax: Axes, shown: Quality, values: NDArray[Any], edges: NDArray[Any]) -
     whole_numbers(ax.yaxis)
     counts = shown.counts(values, edges)
     if not counts.any():
-        ax.text(0.5, 0.5, "no neuron has two repeats\nof a stimulus", ha="center", va="center",
+        ax.text(0.5, 0.5, "\n".join(broken(shown.empty, 25)), ha="center", va="center",
                 transform=ax.transAxes, color=FAINT)  # fmt: skip
     floor = np.zeros(len(edges) - 1)
     handles = []

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
-_UNITS = {"depth": "µm", "ldepth": "µm", "rdepth": "µm"}  # what the pipelines give these coordinates in
+_NUMBERS = int | float | np.integer | np.floating
+_UNITS = {"depth": "µm", "ldepth": "µm", "rdepth": "µm"}  # where a cube does not state it
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Rows:
     values : ndarray of float [shape=(row,)], optional
         What the rows are sorted by, where that is a number.
     sorted_by : str
-        In words, with its unit; "" in the order of the cube.
+        In words, with its unit, and whether descending; "" in the order of the cube.
     """
 
     order: NDArray[np.intp]
@@ -79,9 +80,10 @@ def along(ds: xr.Dataset, dim: str) -> list[str]:
     return sorted(str(n) for n, c in ds.coords.items() if c.dims == (dim,) and n != dim)
 
 
-def words(name: str) -> str:
+def words(name: str, attrs: Mapping[Any, Any] | None = None) -> str:
     """A coordinate as it is written beside an axis, with its unit where it has one."""
-    unit = _UNITS.get(name)
+    unit = str((attrs or {}).get("units", _UNITS.get(name, "")))
+    unit = {"um": "µm", "1": ""}.get(unit, unit)
     return name.replace("_", " ") + (f" ({unit})" if unit else "")
 
 
@@ -146,10 +148,10 @@ def values_of(
         if name.sizes[dim] != ds.sizes[dim]:
             raise SelectionError(f"{option}: {name.sizes[dim]} values, expected one a {dim}: {ds.sizes[dim]}")
         title = str(name.attrs.get("long_name") or name.name or "values").replace("_", " ")
-        return np.asarray(name.values), title
+        return _plain(name.values), title
     there = along(ds, dim)
     if isinstance(name, str) and name in there:
-        return np.asarray(ds[name].values), words(name)
+        return _plain(ds[name].values), words(name, ds[name].attrs)
     if isinstance(name, str) and name in measures:
         found = measures[name]()
         return found.values, found.label
@@ -158,11 +160,53 @@ def values_of(
     raise SelectionError(f"{option}={name!r}: nothing on {dim} has this name; {known}")
 
 
-def ranked(values: NDArray[Any]) -> NDArray[np.intp]:
-    """Order by value, then as in the cube; what is not known comes last."""
-    if values.dtype == object:
-        values = np.array([str(v) for v in values], dtype=object)
-    return np.argsort(values, kind="stable")
+def _plain(values: Any) -> NDArray[Any]:
+    """Values of their own kind: whole numbers, numbers or bools that an array of objects holds; else as they are."""
+    found = np.asarray(values)
+    if found.dtype != object:
+        return found
+    for kinds, dtype in ((bool | np.bool_, bool), (int | np.integer, np.int64), (_NUMBERS, float)):
+        known = [isinstance(v, kinds) and (dtype is bool or not isinstance(v, bool | np.bool_)) for v in found]
+        if len(found) and all(k or (dtype is float and v is None) for k, v in zip(known, found, strict=True)):
+            return found.astype(dtype)
+    return found
+
+
+def ranked(values: NDArray[Any], descending: bool = False) -> NDArray[np.intp]:
+    """Order by value, then as in the cube; what is not known, NaN or an empty text, comes last.
+
+    Texts that are all numbers go by these: 2 before 10.
+    """
+    unknown = np.zeros(len(values), bool)
+    if values.dtype.kind in "OUST":
+        unknown = np.array([v is None or v != v or str(v) == "" for v in values], bool)
+        texts = ["" if gone else str(v) for v, gone in zip(values, unknown, strict=True)]
+        values = np.array(texts, dtype=object)
+        if all(text.isdecimal() for text in texts if text):
+            values = np.array([int(text or 0) for text in texts])
+    elif values.dtype.kind == "f":
+        unknown = np.isnan(values)
+    order = np.argsort(values, kind="stable")
+    if descending:  # neighbours with one value stay in the order of the cube
+        order = len(values) - 1 - np.argsort(values[::-1], kind="stable")[::-1]
+    return np.concatenate([order[~unknown[order]], np.flatnonzero(unknown)])
+
+
+def classes(name: str, values: NDArray[Any], most: int) -> NDArray[Any]:
+    """A class of each value, as it is written [shape=(value,)]: numbers of more than `most` kinds go by quartiles.
+
+    Each quartile is named by the lowest and the highest value in it.
+    """
+    known = np.isfinite(values) if values.dtype.kind in "iuf" else np.zeros(len(values), bool)
+    if len(np.unique(values[known])) <= most:
+        return np.array([written(name, v) for v in values], dtype=object)
+    part = np.searchsorted(np.quantile(values[known], [0.25, 0.5, 0.75]), values, side="right")
+    out = np.array([written(name, np.nan)] * len(values), dtype=object)
+    for i in np.unique(part[known]):
+        own = known & (part == i)
+        ends = [written(name, f(values[own])) for f in (np.min, np.max)]
+        out[own] = " to ".join(dict.fromkeys(ends))
+    return out
 
 
 def arrange(
@@ -177,7 +221,8 @@ def arrange(
         A cube.
     dim : {"neuron", "stim"}
     sort : str or xarray.DataArray, optional
-        What they are sorted by, the smallest first; default: the order of the cube.
+        What they are sorted by, the smallest first, or with a minus before its name the largest; default: the order of
+        the cube.
     by : str or xarray.DataArray, optional
         What they are put into groups by, before they are sorted.
     edges : number or sequence of numbers, optional
@@ -193,11 +238,14 @@ def arrange(
         If `edges` is given without a `sort` by numbers, or is no number.
     """
     order = np.arange(ds.sizes[dim])
-    key, label, group_label = None, "", ""
+    key, label, group_label, descending = None, "", "", False
     groups: tuple[Group, ...] = ()
     if sort is not None:
+        if isinstance(sort, str) and sort.startswith("-") and sort not in along(ds, dim):
+            sort, descending = sort[1:], True
         key, label = values_of(ds, dim, "sort", sort, measures or {})
-        order = ranked(key)
+        order = ranked(key, descending)
+        label += ", descending" if descending else ""
     if by is not None:
         kind, group_label = values_of(ds, dim, "by", by, {})
         order = order[ranked(kind[order])]
@@ -207,7 +255,7 @@ def arrange(
         raise UsageError("edges: give sort=, a coordinate or measure that is a number, and no by=")
     if key is not None and by is None and (key.dtype.kind in "Ob" or (key.dtype.kind in "iu" and edges is None)):
         groups, group_label = runs(_name(sort), key[order]), label
-    marks = () if edges is None or key is None else _marks(_name(sort), key[order], edges)
+    marks = () if edges is None or key is None else _marks(_name(sort), key[order], edges, descending)
     values = key[order].astype(float) if key is not None and numbers else None
     return Rows(order, groups, group_label, marks, values, label)
 
@@ -216,14 +264,14 @@ def _name(given: Any) -> str:
     return given if isinstance(given, str) else str(given.name or "value")
 
 
-def _marks(name: str, values: NDArray[Any], edges: Any) -> tuple[tuple[int, str], ...]:
+def _marks(name: str, values: NDArray[Any], edges: Any, descending: bool) -> tuple[tuple[int, str], ...]:
     try:
         places = sorted(float(e) for e in np.atleast_1d(edges))
     except (TypeError, ValueError):
         raise UsageError(f"edges={edges!r}: expected numbers on the scale of {name}") from None
     found = []
     for place in places:
-        row = int(np.sum(values <= place))
+        row = int(np.sum(values > place) if descending else np.sum(values <= place))
         if 0 < row < np.isfinite(values).sum():
             found.append((row, f"{written(name, values[row - 1])}/{written(name, values[row])}"))
     if not found:
@@ -243,5 +291,5 @@ def blocks(ds: xr.Dataset, dim: str, names: tuple[str, ...], most: int = 40) -> 
             values = np.asarray(ds[name].values)
             cut = runs(name, values)
             if 1 < len({g.name for g in cut}) <= 12 and len(cut) <= most:
-                found.append((words(name), cut))
+                found.append((words(name, ds[name].attrs), cut))
     return found

@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-_LABELS = ("amplitude (of full scale)", "amplitude (as in the file)")
-
-
 @dataclass(frozen=True, eq=False)
 class Wave:
     """A sound.
@@ -31,7 +28,7 @@ class Wave:
     onset : float
         Time of the first sample in s from stimulus onset.
     label : str
-        What the samples are.
+        What the samples are, with the unit that the cube states of them.
     """
 
     samples: NDArray[np.float64]
@@ -54,7 +51,9 @@ def of_stim(ds: xr.Dataset, stim: int, neuron: int) -> Wave | None:
     first = int(sizes[:at].sum())
     samples = audio["samples"][first : first + int(sizes[at])].values
     onset = float(ds["sound_onset"].values[stim]) if "sound_onset" in ds.coords else 0.0
-    return Wave(_full_scale(samples), float(audio["rate"].values[at]), onset, _LABELS[samples.dtype.kind == "f"])
+    units = str(audio["samples"].attrs.get("units", "as in the file"))
+    label = f"amplitude ({units if samples.dtype.kind == 'f' else 'of full scale'})"
+    return Wave(_full_scale(samples), float(audio["rate"].values[at]), onset, label)
 
 
 def _full_scale(samples: NDArray[Any]) -> NDArray[np.float64]:

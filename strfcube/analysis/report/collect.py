@@ -9,12 +9,14 @@ import numpy as np
 
 from strfcube.analysis.plot.figure import COLOURS
 from strfcube.analysis.plot.levels import Limits, limits_of
+from strfcube.analysis.plot.marks import palettes
 from strfcube.analysis.plot.pair import frequency_ticks, neuron_title, stim_title
 from strfcube.analysis.plot.presented import collect as of_coverage
 from strfcube.analysis.plot.reliability import collect as of_quality
 from strfcube.analysis.report.packing import text_of
 from strfcube.cube.findings import grouped
 from strfcube.cube.groups import has_group, in_memory, open_group
+from strfcube.cube.normalise import own_units
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -81,7 +83,7 @@ def spectrograms(ds: xr.Dataset, most: int) -> tuple[list[str], list[Limits | No
 def neurons(ds: xr.Dataset, snr: NDArray[Any], ccmax: NDArray[Any]) -> list[dict[str, Any]]:
     """Each neuron: its title, its unit, and how reliable it is (None: not known)."""
     few = ds.coords.to_dataset()
-    trace = few["units"].values.astype(str) == "mV" if "units" in few else np.zeros(ds.sizes["neuron"], bool)
+    trace = own_units(ds) == "mV"
     return [
         {
             "label": str(few["neuron"].values[n]), "title": neuron_title(few.isel(neuron=n)), "mV": bool(trace[n]),
@@ -92,12 +94,19 @@ def neurons(ds: xr.Dataset, snr: NDArray[Any], ccmax: NDArray[Any]) -> list[dict
 
 
 def coverage(ds: xr.Dataset) -> tuple[dict[str, Any], str]:
-    """The map of repeats, one byte a pair (255: as many or more), neuron after neuron, and what lies along it."""
+    """The map of repeats, one byte a pair (255: as many or more), neuron after neuron, and what lies along it.
+
+    Strips along it have a colour for each name, and no two strips the same.
+    """
     shown = of_coverage(ds)
-    strips = [[
-        {"label": label, "groups": [[g.name, g.start, g.size] for g in groups]} for label, groups in each
-    ] for each in (shown.stim_strips, shown.neuron_strips)]  # fmt: skip
-    about = {"title": shown.title, "most": int(shown.repeats.max(initial=0)), "above": strips[0], "beside": strips[1]}
+    every = [*shown.stim_strips, *shown.neuron_strips]
+    strips = [
+        {"label": label, "groups": [[g.name, g.start, g.size] for g in groups], "colours": colours}
+        for (label, groups), colours in zip(every, palettes(every), strict=True)
+    ]
+    above = len(shown.stim_strips)
+    about = {"title": shown.title, "most": int(shown.repeats.max(initial=0)), "above": strips[:above],
+             "beside": strips[above:]}  # fmt: skip
     return about, text_of(np.minimum(shown.repeats, 255).astype(np.uint8).tobytes())
 
 
@@ -107,7 +116,7 @@ def quality(ds: xr.Dataset) -> tuple[dict[str, Any], NDArray[Any], NDArray[Any]]
     shown = of_quality(ds, "area" if len(areas) > 1 else None)
     about = {
         "names": [[n, int((shown.group == i).sum())] for i, n in enumerate(shown.names)], "note": shown.note,
-        "label": shown.label, "colours": list(COLOURS),
+        "empty": shown.empty, "label": shown.label, "colours": list(COLOURS),
         "snr": {"edges": shown.snr_edges.tolist(), "counts": shown.counts(shown.snr, shown.snr_edges).tolist()},
         "ccmax": {"edges": shown.ccmax_edges.tolist(), "counts": shown.counts(shown.ccmax, shown.ccmax_edges).tolist()},
     }  # fmt: skip

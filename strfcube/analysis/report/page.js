@@ -389,14 +389,15 @@ function drawMap(anew) {
   const steps = [...new Set([1, Math.round((most + 1) / 2), most])];
   for (const r of steps) legend.append(key(`rgb(${cividis(night ? r / most : 1 - r / most)})`, r === 255 ? "255 or more" : String(r)));
   legend.append(key(c.panel, "never presented"));
-  d.coverage.above.forEach((strip, k) => drawStrip(pen, c, strip, k, legend, g => [box.x + g[1] / S * w, 2 + k * 14, g[2] / S * w, 11], box, S, false));
-  d.coverage.beside.forEach((strip, k) => drawStrip(pen, c, strip, k, legend, g => [box.x + w + 4 + k * 14, box.y + g[1] / N * h, 11, g[2] / N * h], box, N, true));
+  d.coverage.above.forEach((strip, k) => drawStrip(pen, c, strip, k, legend, g => [box.x + g[1] / S * w, 2 + k * 14, g[2] / S * w, 11], box, false));
+  d.coverage.beside.forEach((strip, k) => drawStrip(pen, c, strip, k, legend, g => [box.x + w + 4 + k * 14, box.y + g[1] / N * h, 11, g[2] / N * h], box, true));
   frame(pen, c, box);
-  const whole = (n, most) => ticks(1, n, most).filter(Number.isInteger).concat(n === 1 ? [1] : []).filter((v, i, all) => all.indexOf(v) === i && v >= 1);
+  // Positions in the cube, from 0 on as the command line and Python count
+  const whole = (n, most) => n === 1 ? [0] : ticks(0, n - 1, most).filter(Number.isInteger);
   const rowTicks = whole(N, 6), columnTicks = whole(S, Math.max(2, Math.floor(w / 70)));
-  yAxis(pen, c, box, rowTicks, r => box.y + (r - .5) / N * h, rowTicks.map(String), `neuron (${N.toLocaleString("en")})`);
+  yAxis(pen, c, box, rowTicks, r => box.y + (r + .5) / N * h, rowTicks.map(String), `neuron (${N.toLocaleString("en")})`);
   pen.textAlign = "center"; pen.fillStyle = c.ink;
-  for (const s of columnTicks) pen.fillText(String(s), box.x + (s - .5) / S * w, box.y + h + 13);
+  for (const s of columnTicks) pen.fillText(String(s), box.x + (s + .5) / S * w, box.y + h + 13);
   pen.fillText(`stimulus (${S.toLocaleString("en")})`, box.x + w / 2, box.y + h + 32, w);
   state.map = { box, N, S };
   state.base = document.createElement("canvas");
@@ -410,14 +411,20 @@ function drawChosen(pen, c, { box, N, S }) {
   pen.strokeRect(box.x + state.stim / S * box.w - 1, box.y + state.neuron / N * box.h - 1, Math.max(3, box.w / S + 2), Math.max(3, box.h / N + 2));
 }
 
-function drawStrip(pen, c, strip, k, legend, at) {
-  const names = [...new Set(strip.groups.map(g => g[0]))], list = state.data.quality.colours;
+function drawStrip(pen, c, strip, k, legend, at, box, upright) {
+  const names = [...new Set(strip.groups.map(g => g[0]))];
   const title = document.createElement("b");
   title.textContent = strip.label + ":";
   legend.append(title);
-  const colour = name => { const own = list[(names.indexOf(name) + 3 * k) % list.length]; return dark() && own === "#000000" ? "#ffffff" : own; };
+  const colour = name => dark() && strip.colours[name] === "#000000" ? "#ffffff" : strip.colours[name];
   for (const name of names) legend.append(key(colour(name), name));
   for (const g of strip.groups) { pen.fillStyle = colour(g[0]); pen.fillRect(...at(g)); }
+  pen.save(); pen.font = pen.font.replace("12px", "10px"); pen.fillStyle = c.faint; pen.textAlign = "right";
+  if (upright) {
+    pen.translate(box.x + box.w + 9.5 + k * 14, box.y + box.h + 5); pen.rotate(-Math.PI / 2);
+    pen.fillText(strip.label, 0, 0, 38);
+  } else pen.fillText(strip.label, box.x - 5, 8 + k * 14, box.x - 6);
+  pen.restore();
 }
 
 function key(colour, text) {
@@ -463,7 +470,7 @@ function histogram(place, shown, title, log, colour) {
   const e = shown.edges.map(v => log ? Math.log10(v) : v), x = v => left + (v - e[0]) / (e[e.length - 1] - e[0]) * w;
   const totals = e.slice(1).map((_, i) => shown.counts.reduce((sum, row) => sum + row[i], 0)), most = Math.max(1, ...totals);
   const y = v => 10 + h - v / (most * 1.05) * h;
-  if (!totals.some(v => v)) picture.append(svg("text", { x: left + w / 2, y: 10 + h / 2, "text-anchor": "middle" }, "no neuron has two repeats of a stimulus"));
+  if (!totals.some(v => v)) picture.append(svg("text", { x: left + w / 2, y: 10 + h / 2, "text-anchor": "middle" }, state.data.quality.empty));
   e.slice(1).forEach((_, i) => {
     let floor = 0;
     shown.counts.forEach((row, g) => {
@@ -548,6 +555,7 @@ async function show(n, s) {
     words.push(pair.kind === EXACT ? "exact spike times" : pair.kind === COUNTS ? `bins of ${plain(d.dt * 1000)} ms` : pair.unit === "mV" ? "membrane potential" : "levels");
   } else words.push(why);
   for (const [name, value] of [["SNR", neuron.snr], ["CCmax", neuron.ccmax]]) words.push(`${name} of the neuron ${value === null ? "not known" : plain(Number(value.toPrecision(3)))}`);
+  words.push(`neuron ${n} and stimulus ${s} of the cube`);
   by("pair-text").textContent = words.join(", ");
   by("neuron").value = String(n);
   fillStims();

@@ -17,6 +17,8 @@ import numpy as np
 
 from strfcube.analysis.report.packing import folded, stepped, varints
 from strfcube.cube.groups import has_group
+from strfcube.cube.normalise import own_units
+from strfcube.cube.repeats import left, rising
 from strfcube.cube.trials import trials_of
 from strfcube.grid import NS_PER_S, dt_to_ns
 
@@ -77,7 +79,7 @@ def _joined(arrays: list[NDArray[Any]]) -> NDArray[np.int64]:
 
 
 class Responses:
-    """The responses of a cube, neuron by neuron.
+    """The responses of a cube, neuron by neuron; repeats in the order of their labels.
 
     Parameters
     ----------
@@ -90,7 +92,8 @@ class Responses:
     def __init__(self, ds: xr.Dataset, path: str) -> None:
         self.dt_ns = dt_to_ns(float(ds.attrs["dt_ms"]))
         self.units = units_of(float(ds.attrs["dt_ms"]))
-        self.repeats = ds["n_repeats"].transpose("stim", "neuron").values.astype(np.int64)
+        ds = rising(ds)
+        self.repeats = left(ds).astype(np.int64)
         self._rows: TrialRows | None = trials_of(ds) if has_group(path, "trials") else None
         self.exact = _all_exact(self._rows, self.repeats)
         self._binned = _binned(ds, self.repeats, self.exact)
@@ -160,7 +163,7 @@ def _binned(ds: xr.Dataset, repeats: NDArray[np.int64], exact: NDArray[np.bool_]
     """Pairs by neuron and stimulus: bins of those that are not exact, and of these the gaps alone."""
     found: dict[int, dict[int, Pair]] = {}
     response = ds["response"].transpose("stim", "neuron", "repeat", "time")
-    counted = (ds["units"].values.astype(str) == "count") if "units" in ds.coords else np.ones(repeats.shape[1], bool)
+    counted = own_units(ds) == "count"
     for s, bins in enumerate(ds["n_bins"].values.tolist()):
         heard = np.flatnonzero(repeats[s])
         most = int(repeats[s].max(initial=0))
