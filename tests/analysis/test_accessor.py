@@ -126,11 +126,16 @@ def test_measures(cube, per):
 
 
 def test_stimuli_heard_once_are_not_read():
-    ds = make_cube(stim=4, neuron=3, holes=False)
-    ds["n_repeats"][:] = 1
+    whole = make_cube(stim=4, neuron=3, holes=False)
+
+    def heard(*often):
+        counts = whole["n_repeats"].copy(data=np.repeat(np.array(often, np.uint16)[:, None], 3, 1))
+        return whole.assign(n_repeats=counts, response=whole["response"].where(whole["repeat"] < counts))
+
+    ds = heard(1, 1, 1, 1)
     assert ds.strf.snr().isnull().all()
     assert ds.strf.ccmax(per="pair").shape == (4, 3)
-    ds["n_repeats"][2] = 3
+    ds = heard(1, 1, 3, 1)
     for per in ("neuron", "pair"):
         read = unreadable(ds, but=[2]).strf.ccmax(per).compute()
         assert bool(read.notnull().any())
@@ -316,12 +321,15 @@ def test_spontaneous_rate_needs_the_store(cube, tmp_path):
 
 def test_spontaneous_rate_of_a_part_of_a_stored_cube(cube, tmp_path):
     path = str(tmp_path / "cube.zarr")
+    once = cube["n_repeats"].copy(data=np.ones((6, 9), np.uint16))
+    cube = cube.assign(n_repeats=once).isel(repeat=[0])
     stim, neuron = (v.ravel() for v in np.meshgrid(range(6), range(9), indexing="ij"))
     order = np.lexsort((stim, neuron))
     stim, neuron = stim[order], neuron[order]
     trials = xr.Dataset(
         {
             "stim_index": ("trial", stim), "neuron_index": ("trial", neuron),
+            "repeat_index": ("trial", np.zeros(54, int)),
             "window_start": ("trial", np.full(54, -1.0)), "window_stop": ("trial", np.full(54, 2.0)),
             "kept": ("trial", np.ones(54, bool)), "exact": ("trial", np.ones(54, bool)),
             "row_size": ("trial", neuron + 1),

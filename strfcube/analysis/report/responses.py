@@ -18,7 +18,7 @@ import numpy as np
 from strfcube.analysis.report.packing import folded, stepped, varints
 from strfcube.cube.groups import has_group
 from strfcube.cube.normalise import own_units
-from strfcube.cube.repeats import left, rising
+from strfcube.cube.repeats import left
 from strfcube.cube.trials import trials_of
 from strfcube.grid import NS_PER_S, dt_to_ns
 
@@ -92,7 +92,6 @@ class Responses:
     def __init__(self, ds: xr.Dataset, path: str) -> None:
         self.dt_ns = dt_to_ns(float(ds.attrs["dt_ms"]))
         self.units = units_of(float(ds.attrs["dt_ms"]))
-        ds = rising(ds)
         self.repeats = left(ds).astype(np.int64)
         self._rows: TrialRows | None = trials_of(ds) if has_group(path, "trials") else None
         self.exact = _all_exact(self._rows, self.repeats)
