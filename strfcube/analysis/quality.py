@@ -63,8 +63,9 @@ def measures(response: xr.DataArray, per: Per = "neuron") -> xr.Dataset:
     p = powers(response, per=per)
     signal, total, mean = p["signal_power"], p["total_power"], p["psth_power"]
     noise = total - signal
-    # A signal power of 0 or less is an estimate of no signal: a ceiling of 0, not an unknown one.
-    ceiling: xr.DataArray = (signal.clip(min=0) / mean.where(mean > 0)) ** 0.5
+    # A signal power of 0 or less is an estimate of no signal: a ceiling of 0, not an unknown one. Of a PSTH that is
+    # flat, too: what varies in every repeat and not in their mean has a negative one.
+    ceiling = xr.where((signal <= 0) & (total > 0), 0.0, (signal / mean.where(mean > 0)).clip(min=0) ** 0.5)
     error: Any = np.maximum(p["variance"], p["null_variance"]) ** 0.5
     chance = xr.apply_ufunc(_chance, signal, noise, p["repeats"], p["null_variance"], dask="parallelized",
                             output_dtypes=[np.float64])  # fmt: skip
@@ -147,7 +148,8 @@ def snr(response: xr.DataArray, per: Per = "neuron") -> xr.DataArray:
     Returns
     -------
     xarray.DataArray [dims=(stim, neuron) or (neuron,)]
-        Dimensionless; NaN where there are fewer than two repeats or not one spike.
+        Dimensionless; NaN where there are fewer than two repeats, the response is constant (not one spike, a dead
+        channel) or the repeats are identical.
     """
     return measures(response, per)["snr"]
 
@@ -166,7 +168,8 @@ def ccmax(response: xr.DataArray, per: Per = "neuron") -> xr.DataArray:
     Returns
     -------
     xarray.DataArray [dims=(stim, neuron) or (neuron,)]
-        0 where the estimated signal power is not positive; NaN where there are fewer than two repeats or not one spike.
+        0 where the estimated signal power is not positive; NaN where there are fewer than two repeats, or the response
+        is constant: not one spike, a dead channel.
     """
     return measures(response, per)["ccmax"]
 
