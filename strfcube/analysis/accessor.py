@@ -126,19 +126,19 @@ class StrfAccessor:
         Parameters
         ----------
         stim, neuron : int, slice, sequence of int or of bool, optional
-            Both dimensions stay, also with one position.
+            Both dimensions stay, also with one position. A DataArray of bool goes by its labels, in any order.
 
         Raises
         ------
         IndexError
             For a position past the end.
         SelectionError
-            For a position that comes twice, or a choice that leaves nothing.
+            For a position that comes twice, labels of others, or a choice that leaves nothing.
         """
         from strfcube.analysis.select import Choice, apply, checked, some
 
         ds = checked(self._ds)
-        choice = Choice.everything(ds).at(stim, neuron)
+        choice = Choice.everything(ds).at(ds, stim, neuron)
         return apply(ds, some(choice, {"stim": stim, "neuron": neuron}))
 
     def where(
@@ -423,8 +423,8 @@ class StrfAccessor:
         Parameters
         ----------
         stims : str or sequence of str or of bool, optional
-            Stimuli that the statistics are taken of: labels, a mask, or the name of a published part (``train``).
-            Default: all.
+            Stimuli that the statistics are taken of: labels, a mask (by its labels, where it has some), or the name of
+            a published part (``train``). Default: all.
         per : {"band", "all"}
             One mean and standard deviation for each frequency, or one for all.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from strfcube.analysis.matching import coordinate, dims_of, matches, predicate, told
+from strfcube.analysis.matching import coordinate, dims_of, in_order, labelled, matches, predicate, told
 from strfcube.cube.normalise import check, with_own_units
 from strfcube.errors import SelectionError, UsageError, did_you_mean
 
@@ -99,19 +99,43 @@ class Choice:
             pairs = self.pairs if pairs is None else self.pairs & pairs
         return Choice(self.stim[stim[self.stim]], self.neuron[neuron[self.neuron]], pairs).heard(n_repeats, keep)
 
-    def at(self, stim: Any = None, neuron: Any = None) -> Choice:
+    def at(self, ds: xr.Dataset, stim: Any = None, neuron: Any = None) -> Choice:
         """Positions among what is shown: an int, a slice, a list of int or of bool; they hide nothing.
+
+        Parameters
+        ----------
+        ds : xarray.Dataset
+            The whole cube: bools that have labels go by them.
 
         Raises
         ------
         IndexError, SelectionError
-            As `positions`.
+            As `positions`; for labels that are not those of what is shown, too.
         """
-        return dataclasses.replace(
-            self,
-            stim=self.stim if stim is None else self.stim[positions(stim, len(self.stim), "stim")],
-            neuron=self.neuron if neuron is None else self.neuron[positions(neuron, len(self.neuron), "neuron")],
-        )
+        shown: dict[str, Index] = {"stim": self.stim, "neuron": self.neuron}
+        for dim, indexer in (("stim", stim), ("neuron", neuron)):
+            if indexer is not None:
+                plain = _by_label(indexer, dim, ds, shown[dim])
+                shown[dim] = shown[dim][positions(plain, len(shown[dim]), dim)]
+        return dataclasses.replace(self, **shown)
+
+
+def _by_label(indexer: Any, dim: str, ds: xr.Dataset, shown: Index) -> Any:
+    """An indexer whose labels, where it has some, are those of what is shown: bools are put in order."""
+    if getattr(getattr(indexer, "dtype", None), "kind", "") == "b":
+        return np.asarray(in_order(indexer, dim, ds[dim].values[shown], dim))
+    given = labelled(indexer, dim)
+    if given is None or given.ndim != 1:
+        return indexer
+    labels, at = ds[dim].values[shown], given.values
+    if at.dtype.kind in "iu" and ((at >= -len(labels)) & (at < len(labels))).all():
+        there, own = labels[at].tolist(), given[dim].values.tolist()
+        if there != own:
+            raise SelectionError(
+                f"{dim}: the positions have labels of their own, {own[0]!r} and others, and stand for {there[0]!r} and "
+                f"others: give .values if they are positions in this cube, or choose by label with sel({dim}=...)"
+            )
+    return at
 
 
 def _unpacked(
@@ -148,7 +172,8 @@ def select(
     ds : xarray.Dataset
         As `strfcube.open` gives it.
     where : callable or DataArray of bool, optional
-        On ``stim``, on ``neuron`` or on both; a callable is given `ds`.
+        On ``stim``, on ``neuron`` or on both; a callable is given `ds`. It goes by its labels, in any order, where it
+        has some.
     heard : mapping, optional
         Keys on ``stim``: keeps the neurons that heard at least one such stimulus, without restricting the stimuli.
     keep : {"neurons", "stimuli"}, optional
