@@ -194,6 +194,8 @@ class StrfAccessor:
     def psth(self, smooth_ms: float | None = None) -> xr.DataArray:
         """Mean over repeats, in spikes/s or mV: see `strfcube.analysis.transform.psth`.
 
+        The unit that the response states is believed: one that was scaled has to say so (see there).
+
         Parameters
         ----------
         smooth_ms : float, optional
@@ -274,7 +276,8 @@ class StrfAccessor:
         Parameters
         ----------
         pred : xarray.DataArray or array [dims=(stim, neuron, time)]
-            In any unit; aligned by label, times to the nearest bin, or of the shape of this cube.
+            In any unit; aligned by label, times to the nearest bin. A bare array is taken in the order of dims and
+            labels of ``ds.response``: label one whose order may be another, ``xr.DataArray(pred, dims=("stim", ...))``.
         per : {"neuron", "pair"}
             As for `quality`.
 

@@ -87,11 +87,12 @@ def pooled(
     owner : ndarray of int [shape=(stim,)]
         The cube that says what each pooled stimulus is.
     """
-    there = [
-        ds[name].variable.set_dims({d: ds.sizes[d] for d in dims}).transpose(*dims).values
-        if name in ds.variables else None
-        for ds in cubes
-    ]  # fmt: skip
+    there: list[NDArray[Any] | None] = []
+    for ds in cubes:
+        column: Any = ds[name].variable if name in ds.variables else None  # whose `set_dims` has no types
+        there.append(
+            None if column is None else column.set_dims({d: ds.sizes[d] for d in dims}).transpose(*dims).values
+        )
     complete = all(v is not None for v in there) and (len(dims) == 1 or all((s >= 0).all() for s in stims))
     dtype, empty = _kind([v.dtype for v in there if v is not None], complete, name in _COUNTS)
     there = [v if v is None or dtype.kind != "O" else _text(v) for v in there]
@@ -134,7 +135,7 @@ def _kind(dtypes: Sequence[np.dtype[Any]], complete: bool, counts: bool) -> tupl
 
 def _text(values: NDArray[Any]) -> NDArray[Any]:
     """As text, of which what is missing, in numbers too, is ""."""
-    words = ["" if v is None or v != v else str(v) for v in values.ravel().tolist()]
+    words = ["" if v is None or v != v else str(v) for v in values.ravel()]
     return text(words).reshape(values.shape)
 
 

@@ -131,7 +131,7 @@ def _columns_of_stored(values: NDArray[Any], fill: int, out: NDArray[np.float64]
 def _end(used: NDArray[np.bool_]) -> int:
     """First bin that nobody used from there on: nothing is to be done past the end of the stimulus."""
     if used.shape[-1] and used[..., -1].any():
-        return used.shape[-1]
+        return int(used.shape[-1])
     return int(np.flatnonzero(used.reshape(-1, used.shape[-1]).any(0)).max(initial=-1)) + 1
 
 

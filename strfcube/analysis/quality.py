@@ -65,7 +65,8 @@ def measures(response: xr.DataArray, per: Per = "neuron") -> xr.Dataset:
     noise = total - signal
     # A signal power of 0 or less is an estimate of no signal: a ceiling of 0, not an unknown one. Of a PSTH that is
     # flat, too: what varies in every repeat and not in their mean has a negative one.
-    ceiling = xr.where((signal <= 0) & (total > 0), 0.0, (signal / mean.where(mean > 0)).clip(min=0) ** 0.5)
+    ceiling: xr.DataArray = (signal.clip(min=0) / mean.where(mean > 0)) ** 0.5
+    ceiling = ceiling.where((signal > 0) | ~(total > 0), 0.0)
     error: Any = np.maximum(p["variance"], p["null_variance"]) ** 0.5
     chance = xr.apply_ufunc(_chance, signal, noise, p["repeats"], p["null_variance"], dask="parallelized",
                             output_dtypes=[np.float64])  # fmt: skip
@@ -187,8 +188,9 @@ def ccnorm(
     ----------
     prediction : xarray.DataArray or array [dims=(stim, neuron, time)]
         In any unit: offset and scale do not matter. Laid beside the responses by
-        `strfcube.analysis.predictions.aligned`: labels in any order, times to the nearest bin, a bare array by its
-        shape. Bins where it is not finite are left out. Further dims (models, say) are kept.
+        `strfcube.analysis.predictions.aligned`: labels in any order, times to the nearest bin. A bare array has no
+        labels: its dims are taken to be in the order of the response's, which nothing tells where there are as many
+        stimuli as neurons. Bins where it is not finite are left out. Further dims (models, say) are kept.
     response, per
         As for `measures`.
     n_bins : xarray.DataArray [dims=(stim,)], optional

@@ -117,7 +117,7 @@ class Choice:
             if indexer is not None:
                 plain = _by_label(indexer, dim, ds, shown[dim])
                 shown[dim] = shown[dim][positions(plain, len(shown[dim]), dim)]
-        return dataclasses.replace(self, **shown)
+        return dataclasses.replace(self, stim=shown["stim"], neuron=shown["neuron"])
 
 
 def _by_label(indexer: Any, dim: str, ds: xr.Dataset, shown: Index) -> Any:
@@ -366,14 +366,25 @@ def published(ds: xr.Dataset, name: str) -> dict[str, Any]:
     Raises
     ------
     SelectionError
-        If the cube has no such choice; the message lists those it has.
+        If the cube has no such choice, and the message lists those it has; or several that differ.
     """
-    there: dict[str, dict[str, Any]] = {}
+    there: dict[str, list[tuple[str, Any]]] = {}
     for key in ("split", "subset"):
         if key in ds.coords:
-            there |= {str(value): {key: value} for value in np.unique(ds[key].values.astype(object)) if value != ""}
-    there |= {str(key): {str(key): True} for key, c in ds.coords.items() if c.dtype == bool and dims_of(c)}
+            for value in np.unique(ds[key].values.astype(object)):
+                if value != "":
+                    there.setdefault(str(value), []).append((key, value))
+    for name_of, c in ds.coords.items():
+        if c.dtype == bool and dims_of(c):
+            there.setdefault(str(name_of), []).append((str(name_of), True))
     if name not in there:
         listed = ", ".join(sorted(there)) or "none"
         raise SelectionError(f"there is no subset '{name}'; {did_you_mean(name, there)}there is {listed}")
-    return there[name]
+    (key, value), *others = there[name]
+    for other, its in others:
+        if not bool(((ds[key] == value) == (ds[other] == its)).all()):
+            raise SelectionError(
+                f"'{name}' is a choice of '{key}' and of '{other}', and they differ: say which is meant with "
+                f"sel({key}={value!r}) or sel({other}={its!r})"
+            )
+    return {key: value}

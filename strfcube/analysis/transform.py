@@ -110,7 +110,7 @@ def _smooth(x: NDArray[Any], kernel: NDArray[Any]) -> NDArray[Any]:
     # Where the window hangs over an edge or a gap, its weights there are shared out among the observed bins.
     weight = convolve1d((~missing).astype(x.dtype), kernel, axis=-1, mode="constant")
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(missing, x.dtype.type(np.nan), out / weight)
+        return np.asarray(np.where(missing, x.dtype.type(np.nan), out / weight))
 
 
 def smooth(values: xr.DataArray, dt_ms: float, smooth_ms: float) -> xr.DataArray:
@@ -147,7 +147,9 @@ def psth(response: xr.DataArray, dt_ms: float, smooth_ms: float | None = None) -
     Parameters
     ----------
     response : xarray.DataArray [dims=(..., repeat, time)]
-        Its ``units`` attribute is ``count``, ``mV``, or ``mixed`` with a coordinate ``units`` on neuron.
+        Its ``units`` attribute is ``count``, ``mV``, or ``mixed`` with a coordinate ``units`` on neuron. It is
+        believed, for counts may be fractions (smoothed ones are) and any number may be a count: arithmetic in xarray
+        can keep the attribute, and ``response * 200``, still in ``count``, comes out 200 times too high.
     dt_ms : float
         Bin width in ms.
     smooth_ms : float, optional

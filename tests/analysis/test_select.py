@@ -401,6 +401,24 @@ def test_published_choices():
         published(ds, "vla")
 
 
+def test_one_name_for_two_choices_is_refused_where_they_differ():
+    ds = make_cube(holes=False)
+    same = ds.assign_coords(subset=("stim", ds["split"].values))
+    assert published(same, "train") == {"split": "train"}
+    other = ds.assign_coords(subset=("stim", strings(["train", "test", "train", "test"])))
+    for choose in (other.strf.subset, other.strf.splits, other.strf.standardize, CubeView(other).subset):
+        with pytest.raises(
+            SelectionError, match=r"'train' is a choice of 'split' and of 'subset', and they differ.*sel\("
+        ):
+            choose("train")
+    assert other.strf.sel(subset="train").sizes["stim"] == 2
+    flag = ds.assign_coords(test=("neuron", np.arange(5) > 2))
+    with pytest.raises(SelectionError, match="'test' is a choice of 'split' and of 'test'"):
+        flag.strf.subset("test")
+    pairs = ds.assign_coords(subset=ds["split"].expand_dims(neuron=ds["neuron"]).drop_vars("split"))
+    assert pairs.strf.subset("test").sizes["stim"] == 1
+
+
 def test_positions_are_those_of_xarray():
     assert positions(-1, 5, "stim").tolist() == [4]
     assert positions(slice(None, None, -2), 5, "stim").tolist() == [4, 2, 0]
