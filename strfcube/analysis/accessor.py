@@ -130,19 +130,19 @@ class StrfAccessor:
         Parameters
         ----------
         stim, neuron : int, slice, sequence of int or of bool, optional
-            Both dimensions stay, also with one position.
+            Both dimensions stay, also with one position. A DataArray of bool goes by its labels, in any order.
 
         Raises
         ------
         IndexError
             For a position past the end.
         SelectionError
-            For a position that comes twice, or a choice that leaves nothing.
+            For a position that comes twice, labels of others, or a choice that leaves nothing.
         """
         from strfcube.analysis.select import Choice, apply, checked, some
 
         ds = checked(self._ds)
-        choice = Choice.everything(ds).at(stim, neuron)
+        choice = Choice.everything(ds).at(ds, stim, neuron)
         return apply(ds, some(choice, {"stim": stim, "neuron": neuron}))
 
     def where(
@@ -197,6 +197,8 @@ class StrfAccessor:
 
     def psth(self, smooth_ms: float | None = None) -> xr.DataArray:
         """Mean over repeats, in spikes/s or mV: see `strfcube.analysis.transform.psth`.
+
+        The unit that the response states is believed: one that was scaled has to say so (see there).
 
         Parameters
         ----------
@@ -278,7 +280,8 @@ class StrfAccessor:
         Parameters
         ----------
         pred : xarray.DataArray or array [dims=(stim, neuron, time)]
-            In any unit; aligned by label, times to the nearest bin, or of the shape of this cube.
+            In any unit; aligned by label, times to the nearest bin. A bare array is taken in the order of dims and
+            labels of ``ds.response``: label one whose order may be another, ``xr.DataArray(pred, dims=("stim", ...))``.
         per : {"neuron", "pair"}
             As for `quality`.
 
@@ -446,8 +449,8 @@ class StrfAccessor:
         Parameters
         ----------
         stims : str or sequence of str or of bool, optional
-            Stimuli that the statistics are taken of: labels, a mask, or the name of a published part (``train``).
-            Default: all.
+            Stimuli that the statistics are taken of: labels, a mask (by its labels, where it has some), or the name of
+            a published part (``train``). Default: all.
         per : {"band", "all"}
             One mean and standard deviation for each frequency, or one for all.
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from strfcube.analysis.columns import pooled, pooled_dims, text
 from strfcube.analysis.select import as_slice, select
 from strfcube.analysis.sounds import diagonal, equal_spectrograms, owners, union
-from strfcube.cube.normalise import loaded
+from strfcube.cube.normalise import as_recorded, loaded, recipes
 from strfcube.cube.repeats import numbered_anew
 from strfcube.cube.stored_rows import joined
 from strfcube.errors import UsageError
@@ -90,17 +91,19 @@ def concat(
     Returns
     -------
     xarray.Dataset
-        Lazy; ``n_repeats`` is 0 where a neuron did not hear a stimulus.
+        Lazy; ``n_repeats`` is 0 where a neuron did not hear a stimulus. A coordinate on stim in one cube and on (stim,
+        neuron) in another, as ``split`` may be, is on (stim, neuron); where a cube has none it is missing: "" or NaN.
 
     Raises
     ------
     UsageError
         If bin widths, frequency axes, units, the alignment of frames or the settings of the front ends differ (the
-        message has both values), or names repeat.
+        message has both values), names repeat or make equal labels, or a coordinate is on stim in one cube and on
+        neuron in another.
     """
     if isinstance(cubes, str | os.PathLike) or hasattr(cubes, "data_vars"):
         raise UsageError("concat: expected several cubes in a list, got one")
-    opened = [numbered_anew(loaded(_opened(cube))) for cube in cubes]
+    opened = [numbered_anew(as_recorded(_in_floats(loaded(_opened(cube))))) for cube in cubes]
     if not opened:
         raise UsageError("concat: expected at least one cube, got none")
     labels = [str(ds.attrs.get("dataset", "cube")) for ds in opened] if names is None else list(map(str, names))
@@ -198,6 +201,12 @@ def _opened(cube: Any) -> xr.Dataset:
     return cube  # type: ignore[no-any-return]
 
 
+def _in_floats(ds: xr.Dataset) -> xr.Dataset:
+    """Whole numbers as floats, which NaN is one of."""
+    whole = [n for n in ("response", "stimulus") if ds[n].dtype.kind in "biu"]
+    return ds.assign({n: ds[n].astype(np.result_type(ds[n].dtype, np.float32)) for n in whole}) if whole else ds
+
+
 def _refuse_unlike(a: xr.Dataset, b: xr.Dataset, first: str, second: str, bands: str) -> None:
     def differ(what: str, one: Any, other: Any, advice: str) -> UsageError:
         return UsageError(f"concat: {what} differ: {first} has {one}, {second} has {other}; {advice}")
@@ -235,7 +244,7 @@ def unlike_recipes(a: xr.Dataset, b: xr.Dataset, *, front_ends: bool = True) -> 
     front_ends : bool
         Whether what is in a frame counts, beside where it stands in its bin.
     """
-    one, other = (_recipes(json.loads(ds.attrs.get("recipe") or "{}")) for ds in (a, b))
+    one, other = (recipes(ds.attrs.get("recipe")) for ds in (a, b))
     for x, y in itertools.product(one, other):
         pairs = [("align", x.get("align"), y.get("align"))]
         if front_ends:
@@ -246,15 +255,6 @@ def unlike_recipes(a: xr.Dataset, b: xr.Dataset, *, front_ends: bool = True) -> 
             if p != q and not (what == "align" and None in (p, q)):
                 return what, p, q
     return None
-
-
-def _recipes(recipe: Any) -> list[dict[str, Any]]:
-    """The recipe of a cube, or those of a pool."""
-    if not isinstance(recipe, dict):
-        return []
-    if "pool" in recipe:
-        return [found for part in recipe["pool"].values() for found in _recipes(part)]
-    return [recipe] if recipe else []
 
 
 def _pool(cubes: Sequence[xr.Dataset], names: Sequence[str], stims: Sequence[Index], bands: str) -> xr.Dataset:
@@ -276,33 +276,44 @@ def _pool(cubes: Sequence[xr.Dataset], names: Sequence[str], stims: Sequence[Ind
         "stimulus": (("stim", "frequency", "time"), stimulus, _common_attrs(cubes, "stimulus")),
     }
     skipped = {"response", "stimulus", "stim", "neuron", "repeat", "time", "frequency"}
-    of_neuron = [(name, str(v)) for ds, name in zip(cubes, names, strict=True) for v in ds["neuron"].values]
+    of_stim = list(zip(owner.tolist(), at.tolist(), strict=True))
+    of_neuron = [(c, i) for c, ds in enumerate(cubes) for i in range(ds.sizes["neuron"])]
     coords: dict[str, Any] = {
-        "stim": ("stim", _labels(cubes, names, "stim", owner, at)),
-        "neuron": ("neuron", _text([f"{name}:{label}" for name, label in of_neuron])),
+        "stim": ("stim", _labels(cubes, names, "stim", of_stim)),
+        "neuron": ("neuron", _labels(cubes, names, "neuron", of_neuron)),
         "repeat": np.arange(n_repeat, dtype=np.int32),
         "time": longest["time"].variable,
-        "dataset": ("neuron", _text([name for name, _ in of_neuron])),
-        "stim_dataset": ("stim", _text([
+        "dataset": ("neuron", text(names[c] for c, _ in of_neuron)),
+        "stim_dataset": ("stim", text(
             "+".join(n for n, s in zip(names, stims, strict=True) if s[i] >= 0) for i in range(len(owner))
-        ])),
+        )),
     }  # fmt: skip
-    if bands == "same":
-        coords["frequency"] = cubes[0]["frequency"].variable
-    else:
-        hz = np.stack([np.asarray(cubes[int(c)]["frequency"].values, float) for c in owner])
-        coords["frequency"] = np.arange(hz.shape[1])
+    coords["frequency"] = cubes[0]["frequency"].variable
+    if bands == "by_number" or any("band_frequency" in ds.coords for ds in cubes):
+        if bands == "by_number":
+            coords["frequency"] = np.arange(cubes[0].sizes["frequency"])
+        found = [_bands(ds) for ds in cubes]
+        hz = np.stack([found[c][0][i] for c, i in of_stim])
         coords["band_frequency"] = (("stim", "frequency"), hz, {"units": "Hz"})
-        units = [str(ds["stimulus"].attrs.get("units", "")) for ds in cubes]
-        coords["stimulus_units"] = ("stim", _text([units[int(c)] for c in owner]))
+        coords["stimulus_units"] = ("stim", text(found[c][1][i] for c, i in of_stim))
     for name in dict.fromkeys(str(n) for ds in cubes for n in ds.variables if str(n) not in skipped):
-        dims = next(ds[name].dims for ds in cubes if name in ds.variables)
-        if dims and set(dims) <= {"stim", "neuron"}:
-            column = _column(cubes, name, stims, owner, at)
+        if dims := pooled_dims(cubes, names, name, stims):
             attrs = next(dict(ds[name].attrs) for ds in cubes if name in ds.variables)
             target = coords if any(name in ds.coords for ds in cubes) else variables
-            target.setdefault(name, (*column, attrs))
+            target.setdefault(name, (dims, pooled(cubes, name, dims, stims, owner), attrs))
     return xr.Dataset(variables, coords, _root_attrs(cubes, names))
+
+
+def _bands(ds: xr.Dataset) -> tuple[NDArray[Any], list[str]]:
+    """Centre frequencies [shape=(stim, frequency)] and unit of the spectrogram of each stimulus, in a pool as well."""
+    size = ds.sizes["stim"]
+    units = ds["stimulus_units"].values.tolist() if "stimulus_units" in ds.coords else None
+    own = np.asarray(ds["frequency"].values, float)
+    hz = ds["band_frequency"].transpose("stim", "frequency").values if "band_frequency" in ds.coords else None
+    return (
+        np.broadcast_to(own, (size, len(own))) if hz is None else hz,
+        [str(ds["stimulus"].attrs.get("units", ""))] * size if units is None else units,
+    )
 
 
 def _stored(
@@ -339,7 +350,7 @@ def _placed(array: xr.DataArray, stims: Index, sizes: Mapping[str, int]) -> Any:
     edges = [0, *(np.flatnonzero(jumps) + 1).tolist(), len(stims)]
     blocks = [
         data[as_slice(stims[a:b])] if stims[a] >= 0
-        else da.full((b - a, *shape), np.nan, np.float32, chunks=(max(1, max(data.chunks[0])), *shape))
+        else da.full((b - a, *shape), np.nan, dtype=np.float32, chunks=(max(1, max(data.chunks[0])), *shape))
         for a, b in itertools.pairwise(edges)
     ]  # fmt: skip
     return _along(blocks, 0)
@@ -350,51 +361,18 @@ def _along(blocks: Sequence[Any], axis: int) -> Any:
     return blocks[0] if len(blocks) == 1 else da.concatenate(list(blocks), axis=axis)
 
 
-def _column(
-    cubes: Sequence[xr.Dataset], name: str, stims: Sequence[Index], owner: Index, at: Index
-) -> tuple[tuple[str, ...], NDArray[Any]]:
-    """One small variable of the pool; what a cube lacks is "" or NaN, 0 in counts and False in flags."""
-    there = [np.asarray(ds[name].values) if name in ds.variables else None for ds in cubes]
-    kinds = {v.dtype.kind for v in there if v is not None}
-    complete = all(v is not None for v in there)
-    dims = next(ds[name].dims for ds in cubes if name in ds.variables)
-    both = set(dims) == {"stim", "neuron"}
-    dtype: np.dtype[Any] = np.dtype(object)
-    empty: Any = ""
-    if kinds <= {"b"}:
-        dtype, empty = np.dtype(bool), False
-    elif kinds <= set("ui") and (complete or both):
-        dtype, empty = np.result_type(*(v.dtype for v in there if v is not None)), 0
-    elif kinds <= set("uif"):
-        dtype, empty = np.dtype(np.float64), np.nan
-    if dims == ("stim",):
-        values = [empty if (v := there[int(c)]) is None else v[i] for c, i in zip(owner, at, strict=True)]
-        return dims, _array(values, dtype)
-    if dims == ("neuron",):
-        filled = [[empty] * ds.sizes["neuron"] if v is None else list(v) for ds, v in zip(cubes, there, strict=True)]
-        return dims, _array([v for part in filled for v in part], dtype)
-    out = np.full((len(owner), sum(ds.sizes["neuron"] for ds in cubes)), empty, dtype)
-    first = 0
-    for ds, v, s in zip(cubes, there, stims, strict=True):
-        if v is not None:
-            v = np.asarray(ds[name].transpose("stim", "neuron").values)
-            out[s >= 0, first : first + ds.sizes["neuron"]] = v[s[s >= 0]]
-        first += ds.sizes["neuron"]
-    return ("stim", "neuron"), out
-
-
-def _array(values: Sequence[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    return _text([str(v) for v in values]) if dtype.kind == "O" else np.array(values, dtype)
-
-
-def _text(values: Sequence[str]) -> NDArray[Any]:
-    out = np.empty(len(values), object)
-    out[:] = values
-    return out
-
-
-def _labels(cubes: Sequence[xr.Dataset], names: Sequence[str], dim: str, owner: Index, at: Index) -> NDArray[Any]:
-    return _text([f"{names[int(c)]}:{cubes[int(c)][dim].values[i]}" for c, i in zip(owner, at, strict=True)])
+def _labels(cubes: Sequence[xr.Dataset], names: Sequence[str], dim: str, of: Sequence[tuple[int, int]]) -> NDArray[Any]:
+    """Labels of the pool: of each the cube and the position in it, in its own words."""
+    own = [ds[dim].values for ds in cubes]
+    seen: dict[str, tuple[int, int]] = {}
+    for c, i in of:
+        label = f"{names[c]}:{own[c][i]}"
+        if (other := seen.setdefault(label, (c, i))) != (c, i):
+            raise UsageError(
+                f"concat: {label!r} would be both {str(own[other[0]][other[1]])!r} of {names[other[0]]} and "
+                f"{str(own[c][i])!r} of {names[c]} (labels of '{dim}'); give other names: names=[...]"
+            )
+    return text(seen)
 
 
 def _common_attrs(cubes: Sequence[xr.Dataset], name: str) -> dict[str, Any]:

@@ -121,10 +121,65 @@ def _listed(values: NDArray[Any]) -> str:
     return (", ".join(names) or "no value at all") + more
 
 
+def labelled(values: Any, dim: str) -> xr.DataArray | None:
+    """A DataArray or a Series with labels of its own on a dimension; None for what has none."""
+    import pandas as pd
+    import xarray as xr
+
+    if isinstance(values, pd.Series):
+        if isinstance(values.index, pd.RangeIndex) and values.index.equals(pd.RangeIndex(len(values))):
+            return None
+        return xr.DataArray(values.values, {dim: values.index.values}, [dim])
+    return values if isinstance(values, xr.DataArray) and dim in values.dims and dim in values.coords else None
+
+
+def in_order(mask: Any, dim: str, labels: NDArray[Any], what: str) -> Any:
+    """A mask in the order of the labels of a cube, whatever order it came in; one without labels as it is.
+
+    Parameters
+    ----------
+    mask : Any
+        Bools, on `dim` and perhaps on other dims.
+    dim, labels : str, ndarray [shape=(size,)]
+        A dimension of the cube, and its labels.
+    what : str
+        What was asked for, at the head of the message.
+
+    Raises
+    ------
+    SelectionError
+        If the mask is on another dimension, or has labels, and lacks one of the cube's, or has one twice.
+    """
+    import pandas as pd
+
+    dims = tuple(getattr(mask, "dims", (dim,)))
+    if dim not in dims:
+        raise SelectionError(f"{what}: expected bools on '{dim}', got some on {dims}")
+    given = labelled(mask, dim)
+    if given is None:
+        return mask
+    own = given[dim].values
+    if own is labels or (len(own) == len(labels) and own.tolist() == labels.tolist()):
+        return given
+    index = pd.Index(own, dtype=object)
+    if not index.is_unique:
+        raise SelectionError(
+            f"{what}: labels of '{dim}' come twice in the mask, such as {own[index.duplicated()][0]!r}"
+        )
+    at = index.get_indexer(pd.Index(labels, dtype=object))
+    if (at < 0).any():
+        lacking = labels[at < 0]
+        raise SelectionError(
+            f"{what}: the mask says nothing of {len(lacking)} of {len(labels)} labels of '{dim}', such as "
+            f"{lacking[0]!r}; make it of this cube, or give .values if its order is this cube's"
+        )
+    return given.isel({dim: at})
+
+
 def predicate(
     ds: xr.Dataset, where: Callable[[xr.Dataset], xr.DataArray] | xr.DataArray
 ) -> tuple[tuple[str, ...], Bools]:
-    """Dimensions and values of a predicate."""
+    """Dimensions and values of a predicate, in the order of the labels of the cube."""
     import xarray as xr
 
     given = where(ds) if callable(where) else where
@@ -133,6 +188,8 @@ def predicate(
             f"where: expected a DataArray of bool on stim, neuron or both, such as ds.depth > 300, got {given!r}"
         )
     dims = dims_of(given)
+    for dim in dims:
+        given = in_order(given, dim, ds[dim].values, "where")
     expected = tuple(ds.sizes[d] for d in dims)
     if tuple(given.sizes[d] for d in dims) != expected:
         raise SelectionError(f"where: expected shape {expected} on {dims}, got {dict(given.sizes)}")

@@ -28,6 +28,8 @@ _COLUMNS = (
 )  # fmt: skip
 _OWN = 7  # of these without a prediction
 _DIFFERENCES = 4  # pairs of repeats that the noise spectrum is taken of: more cost time and tell little
+_FAR = 0.99  # of the mean square is the square of the mean: sums about the mean then, which lose no digits
+_ROUNDING = 1e-12  # of the total power: a power of less than that is what rounding leaves of none
 
 
 def powers(response: xr.DataArray, prediction: xr.DataArray | None = None, per: Per = "pair") -> xr.Dataset:
@@ -54,6 +56,12 @@ def powers(response: xr.DataArray, prediction: xr.DataArray | None = None, per: 
     ------
     UsageError
         If `per` is neither.
+
+    Notes
+    -----
+    What a response or a prediction is about costs no digits, and none of it depends on how long the axes of time and
+    repeats are padded. Powers of a part in 10^12 of the total power, and variances of what is constant but for the
+    rounding of float64, are 0: a dead channel and identical repeats have no power, or no noise, and not a residue.
     """
     if per not in ("pair", "neuron"):
         raise UsageError(f"per={per!r}, expected 'pair' or 'neuron'")
@@ -100,8 +108,7 @@ def _columns_of_stored(values: NDArray[Any], fill: int, out: NDArray[np.float64]
         missing = part == fill
         lacking = np.add.reduce(missing.view(np.uint8), axis=-2, dtype=np.uint8 if every < 256 else np.uint32)
         used = lacking != every
-        # Nothing is to be done with bins past the end of the stimulus
-        end = int(np.flatnonzero(used.reshape(-1, used.shape[-1]).any(0)).max(initial=-1)) + 1
+        end = _end(used)
         part, missing, used = part[..., :end], missing[..., :end], used[..., :end]
         n_missing, bins = lacking[..., :end].sum(-1, dtype=np.int64), used.sum(-1)
         # Where no used bin lacks a repeat, all are there
@@ -116,16 +123,23 @@ def _columns_of_stored(values: NDArray[Any], fill: int, out: NDArray[np.float64]
         if several.any():
             unequal = (n_missing != every * end - repeats * bins)[several]
             holes = missing[several] if n_missing[several].any() else None
-            table[several] = _counted(part[several], holes, present[several], used[several], unequal, values.shape[-1])
+            table[several] = _counted(part[several], holes, present[several], used[several], unequal)
         out[at] = table
     return out
 
 
+def _end(used: NDArray[np.bool_]) -> int:
+    """First bin that nobody used from there on: nothing is to be done past the end of the stimulus."""
+    if used.shape[-1] and used[..., -1].any():
+        return int(used.shape[-1])
+    return int(np.flatnonzero(used.reshape(-1, used.shape[-1]).any(0)).max(initial=-1)) + 1
+
+
 def _counted(
     counts: NDArray[Any], missing: NDArray[np.bool_] | None, present: NDArray[np.bool_], used: NDArray[np.bool_],
-    unequal: NDArray[np.bool_], size: int,
+    unequal: NDArray[np.bool_],
 ) -> NDArray[np.float64]:  # fmt: skip
-    """`_powers` of counts, a copy of the caller's, without the last of `size` bins, that nobody observed.
+    """`_powers` of counts, a copy of the caller's.
 
     `missing` are those that were not observed, if there are any, and `unequal` the pairs whose repeats observed
     different bins.
@@ -136,11 +150,10 @@ def _counted(
     # Whole numbers are added without loss, in float32 too as long as it holds them
     exact = int(counts.max(initial=0)) ** 2 * repeats * bins < 1 << 24
     x = counts.astype(np.float32 if exact else np.float64)
-    out = _equal_windows(x, present, used, None, size)
-    if missing is not None and unequal.any():
-        several = [np.zeros((int(unequal.sum()), repeats, size), kind) for kind in (x.dtype, bool)]
-        several[0][..., :bins], several[1][..., :bins] = x[unequal], ~missing[unequal]
-        out[unequal] = _unequal_windows(several[0], several[1], None)
+    others = None if missing is None or not unequal.any() else _unequal_windows(x[unequal], ~missing[unequal], None)
+    out = _equal_windows(x, present, used, None)
+    if others is not None:
+        out[unequal] = others
     return out
 
 
@@ -148,11 +161,15 @@ def _powers(x: NDArray[Any], prediction: NDArray[Any] | None) -> NDArray[np.floa
     observed = ~np.isnan(x)
     if prediction is not None:
         observed &= np.isfinite(prediction)[..., None, :]
-    present = observed.any(-1)
-    used = observed.any(-2)
+    present, used = observed.any(-1), observed.any(-2)
+    end = _end(used)
+    x, observed, used = x[..., :end], observed[..., :end], used[..., :end]
+    prediction = None if prediction is None else prediction[..., :end]
     unequal = (observed != (present[..., None] & used[..., None, :])).any((-1, -2))
     # Sums in float64: of a trace at -60 mV in float32 the variance would lose its digits.
-    out = _equal_windows(np.where(observed, x, np.float64(0)), present, used, prediction, x.shape[-1])
+    values = x.astype(np.float64)
+    np.copyto(values, 0, where=~observed)
+    out = _equal_windows(values, present, used, prediction)
     if unequal.any():
         out[unequal] = _unequal_windows(
             x[unequal], observed[unequal], None if prediction is None else prediction[unequal]
@@ -160,36 +177,62 @@ def _powers(x: NDArray[Any], prediction: NDArray[Any] | None) -> NDArray[np.floa
     return out
 
 
+def _floor(mean: NDArray[Any], bins: NDArray[Any]) -> NDArray[np.float64]:
+    """Variance about its mean that rounding alone may leave of a constant of so many bins."""
+    return np.asarray((4 * np.finfo(np.float64).eps * bins * mean) ** 2)
+
+
+def _settled(
+    signal: NDArray[Any], total: NDArray[Any], floor: NDArray[Any] | float
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Signal and total power without the residues of rounding, and how large these may be."""
+    slack = floor + _ROUNDING * np.abs(total)
+    total = np.where(np.abs(total) <= floor, 0, total)
+    signal = np.where(np.abs(total - signal) <= slack, total, signal)  # no noise
+    return np.where(np.abs(signal) <= slack, 0, signal), total, slack
+
+
 def _equal_windows(
-    x: NDArray[Any], present: NDArray[np.bool_], used: NDArray[np.bool_], prediction: NDArray[Any] | None, size: int
+    x: NDArray[Any], present: NDArray[np.bool_], used: NDArray[np.bool_], prediction: NDArray[Any] | None
 ) -> NDArray[np.float64]:
     """Where all repeats of a pair observed the same bins.
 
-    `x` is 0 elsewhere, and its dtype holds its sums; the last of `size` bins may be left out, if nobody observed them.
+    `x` is 0 elsewhere, and its dtype holds its sums; it is the callee's to write to.
     """
     repeats, bins = present.sum(-1), used.sum(-1)
+    ones, floor = np.ones(x.shape[-1], x.dtype), np.zeros(bins.shape)
+    own, sums = np.vecdot(x, x).astype(np.float64), np.vecdot(x, ones).astype(np.float64)
+    if (sums**2 > _FAR * own * np.maximum(bins, 2)[..., None]).any():
+        mean = sums / np.maximum(bins, 1)[..., None]
+        floor = _floor(np.abs(mean).max(-1, initial=0), bins)
+        x = np.subtract(x, mean[..., None], out=x if x.dtype == np.float64 else None)
+        if not used.all():
+            x *= used[..., None, :]
+        own, sums = np.vecdot(x, x), np.vecdot(x, ones)
     total = x.sum(-2)
     with np.errstate(divide="ignore", invalid="ignore"):
-        own, sums = np.vecdot(x, x).astype(np.float64), np.vecdot(x, np.ones(x.shape[-1], x.dtype)).astype(np.float64)
         # Of each repeat with all others together: centred products, whose sum over repeats is that over all pairs.
-        rows = (
-            np.matmul(x, total[..., None])[..., 0].astype(np.float64)
-            - own
-            - sums * (sums.sum(-1, keepdims=True) - sums) / bins[..., None]
-        )
-        own = own - sums**2 / bins[..., None]
+        # Times the number of bins, of which whole numbers stay whole.
+        rows = np.matmul(x, total[..., None])[..., 0].astype(np.float64) - own
+        rows = (rows * bins[..., None] - sums * (sums.sum(-1, keepdims=True) - sums)) / bins[..., None]
+        own = (own * bins[..., None] - sums**2) / bins[..., None]
         freedom = repeats * (repeats - 1.0) * (bins - 1.0)
-        signal_power = rows.sum(-1) / freedom
-        total_power = own.sum(-1) / (repeats * (bins - 1.0))
+        signal_power, total_power, slack = _settled(
+            rows.sum(-1) / freedom, own.sum(-1) / (repeats * (bins - 1.0)), floor
+        )
         psth_power = ((repeats - 1.0) * signal_power + total_power) / repeats
-        null = 2 * _noise_moment(x, sums, present, used, bins, size) / freedom
+        psth_power = np.where(psth_power <= slack, 0, psth_power)
+        null = 2 * _noise_moment(x, sums, present, used, bins) / freedom
         noise_power = total_power - signal_power
         variance = _jackknife(rows, present, signal_power, noise_power, repeats, bins, null)
         columns = [repeats, bins, signal_power, total_power, psth_power, null, variance]
         if prediction is not None:
             p = np.where(used, prediction, np.float64(0))
-            p -= p.sum(-1, keepdims=True) / bins[..., None]
+            centre = p.sum(-1) / bins
+            p -= centre[..., None]
             p *= used
+            power = (p * p).sum(-1) / (bins - 1.0)
+            p[power <= _floor(centre, bins)] = 0  # a constant
             columns += [(p * total).sum(-1) / (repeats * (bins - 1.0)), (p * p).sum(-1) / (bins - 1.0)]
     out = np.empty((*np.broadcast_shapes(*(c.shape for c in columns)), len(columns)))
     for i, column in enumerate(columns):
@@ -216,43 +259,59 @@ def _jackknife(
 
 def _noise_moment(
     x: NDArray[Any], sums: NDArray[np.float64], present: NDArray[np.bool_], used: NDArray[np.bool_],
-    bins: NDArray[np.intp], size: int,
+    bins: NDArray[np.intp],
 ) -> NDArray[np.float64]:  # fmt: skip
     """``tr(N^2) / T`` of the covariance N of the noise over time, from differences of neighbouring repeats.
 
-    By Parseval the mean square of the noise spectrum. Its square is too large by one part in the number of
-    differences, and is corrected for that.
+    Of each pair from its first to its last used bin, however many are missing before and after them.
     """
-    from scipy.fft import rfft
-
     if not (present[..., :-1] >= present[..., 1:]).all():  # repeats that are there, first
         order = np.argsort(~present, axis=-1, kind="stable")
         x, present = np.take_along_axis(x, order[..., None], -2), np.take_along_axis(present, order, -1)
         sums = np.take_along_axis(sums, order, -1)
+    if x.shape[-2] < 2 or not x.shape[-1]:
+        return np.full(bins.shape, np.nan)
+    several = bins >= 2
+    if (used[..., 0] & used[..., -1])[several].all():
+        return _moment(x, sums, present, used, bins)
+    out = np.full(bins.shape, np.nan)
+    first, last = used.argmax(-1), x.shape[-1] - used[..., ::-1].argmax(-1)
+    for low, high in set(zip(first[several].tolist(), last[several].tolist(), strict=True)):
+        mine = several & (first == low) & (last == high)
+        out[mine] = _moment(x[mine][..., low:high], sums[mine], present[mine], used[mine][..., low:high], bins[mine])
+    return out
+
+
+def _moment(
+    x: NDArray[Any], sums: NDArray[np.float64], present: NDArray[np.bool_], used: NDArray[np.bool_],
+    bins: NDArray[np.intp],
+) -> NDArray[np.float64]:  # fmt: skip
+    """`_noise_moment` of pairs that use the first and the last bin of `x`.
+
+    By Parseval the mean square of the noise spectrum. Its square is too large by one part in the number of
+    differences, and is corrected for that.
+    """
+    from scipy.fft import next_fast_len, rfft
+
     half = min(_DIFFERENCES, x.shape[-2] // 2)
-    if not half:
-        return np.full(present.shape[:-1], np.nan)
     there = present[..., 1 : 2 * half : 2]
+    size = next_fast_len(x.shape[-1], real=True)
     whole = np.zeros((*there.shape, size), np.float32)
     difference = whole[..., : x.shape[-1]]
     np.subtract(x[..., 0 : 2 * half : 2, :], x[..., 1 : 2 * half : 2, :], out=difference, casting="same_kind")
-    every = bool((bins == x.shape[-1]).all())
-    bins = np.maximum(bins, 1)
-    mean = ((sums[..., 0 : 2 * half : 2] - sums[..., 1 : 2 * half : 2]) / bins[..., None]).astype(np.float32)
     if not there.all():
         difference *= there[..., None]
-        mean *= there
     # Of a whole series the mean is frequency 0, which is left out.
-    if size > x.shape[-1] or not every:
-        difference -= mean[..., None]
-        if not every:
-            difference *= used[..., None, :]
+    if not (bins == size).all():
+        mean = (sums[..., 0 : 2 * half : 2] - sums[..., 1 : 2 * half : 2]) / np.maximum(bins, 1)[..., None]
+        difference -= (mean * there).astype(np.float32)[..., None]
+        difference *= used[..., None, :]
     parts = rfft(whole, axis=-1).view(np.float32)
     np.square(parts, out=parts)
     power = parts.sum(-2)
     power = power[..., 0::2] + power[..., 1::2]
     count = np.maximum(there.sum(-1), 1)
-    return np.asarray(_mean_square(power, size) / (2.0 * bins * count) ** 2 / (1 + 1 / count))
+    return np.asarray(_mean_square(power, size) / (2.0 * np.maximum(bins, 1) * count) ** 2 / (1 + 1 / count))
 
 
 def _mean_square(power: NDArray[Any], size: int) -> NDArray[np.float64]:
@@ -301,6 +360,9 @@ def _unequal_windows(
         full = all_bins / (all_bins - 1.0)
         signal = full * (mean(product, several) + 2 * shared - of_mean)
         noise_power = full * (mean(noise, several) - of_mean * all_bins / by_bin.sum(-1))
+        signal, total_power, slack = _settled(signal, signal + noise_power, _floor(centre, all_bins))
+        noise_power = total_power - signal
+        psth_power = signal + noise_power * mean(by_bin, several)
         moment = _unequal_moment(x, observed)
         null = 2 * moment * mean(1 / (r * rest), several) / (bins - 1.0)
         # As `_jackknife`, bin by bin; bins that two observed take the share of the others.
@@ -317,14 +379,16 @@ def _unequal_windows(
             repeats,
             bins,
             signal,
-            signal + noise_power,
-            signal + noise_power * mean(by_bin, several),
+            total_power,
+            np.where(np.abs(psth_power) <= slack, 0, psth_power),
             null,
             variance,
         ]
         if prediction is not None:
             p = np.where(some, prediction, np.float64(0))
-            p = p - mean(p, some)[:, None]
+            middle = mean(p, some)
+            p = p - middle[:, None]
+            p[mean(p * p, some) <= _floor(middle, all_bins)] = 0  # a constant
             columns += [full * mean(p * total / r, several), full * mean(p * p, several)]
     out[...] = np.stack(columns, -1)
     out[..., 2:][(repeats < 2) | (bins < 2)] = np.nan
@@ -339,6 +403,8 @@ def _unequal_moment(x: NDArray[Any], observed: NDArray[np.bool_]) -> NDArray[np.
     for i, (values, seen) in enumerate(zip(x, observed, strict=True)):
         power: Any = 0.0
         sizes: list[int] = []
+        at = np.flatnonzero(seen.any(0))
+        values, seen = (array[:, at[0] : at[-1] + 1] for array in (values, seen))
         overlap = seen.astype(np.float64) @ seen.T
         np.fill_diagonal(overlap, 0)
         while len(sizes) < _DIFFERENCES and overlap.max() >= 2:
@@ -351,5 +417,5 @@ def _unequal_moment(x: NDArray[Any], observed: NDArray[np.bool_]) -> NDArray[np.
             overlap[[a, b]], overlap[:, [a, b]] = 0, 0  # no repeat in two differences
         if sizes:
             count = sum(sizes) ** 2 / sum(n * n for n in sizes)
-            out[i] = _mean_square(np.asarray(power) / sum(sizes), x.shape[-1]) / (1 + 1 / count)
+            out[i] = _mean_square(np.asarray(power) / sum(sizes), seen.shape[-1]) / (1 + 1 / count)
     return out

@@ -34,7 +34,8 @@ def aligned(
     prediction : DataArray or array [dims=(stim, neuron, time)]
         With labels, in any order, and further dims (models, say), which are kept; a dim that is missing is the same
         for all of it, or the one that a scalar coordinate names. Or a bare array of the shape of the response
-        without its repeats.
+        without its repeats, with dims and labels in the response's own order, (neuron, stim, time) if that is
+        transposed: where there are as many stimuli as neurons, the shape does not tell.
     response : xarray.DataArray [dims=(stim, neuron, repeat, time)]
         Or a part of these.
     n_bins : DataArray [dims=(stim,)] or int, optional

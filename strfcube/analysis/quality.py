@@ -63,8 +63,10 @@ def measures(response: xr.DataArray, per: Per = "neuron") -> xr.Dataset:
     p = powers(response, per=per)
     signal, total, mean = p["signal_power"], p["total_power"], p["psth_power"]
     noise = total - signal
-    # A signal power of 0 or less is an estimate of no signal: a ceiling of 0, not an unknown one.
+    # A signal power of 0 or less is an estimate of no signal: a ceiling of 0, not an unknown one. Of a PSTH that is
+    # flat, too: what varies in every repeat and not in their mean has a negative one.
     ceiling: xr.DataArray = (signal.clip(min=0) / mean.where(mean > 0)) ** 0.5
+    ceiling = ceiling.where((signal > 0) | ~(total > 0), 0.0)
     error: Any = np.maximum(p["variance"], p["null_variance"]) ** 0.5
     chance = xr.apply_ufunc(_chance, signal, noise, p["repeats"], p["null_variance"], dask="parallelized",
                             output_dtypes=[np.float64])  # fmt: skip
@@ -147,7 +149,8 @@ def snr(response: xr.DataArray, per: Per = "neuron") -> xr.DataArray:
     Returns
     -------
     xarray.DataArray [dims=(stim, neuron) or (neuron,)]
-        Dimensionless; NaN where there are fewer than two repeats or not one spike.
+        Dimensionless; NaN where there are fewer than two repeats, the response is constant (not one spike, a dead
+        channel) or the repeats are identical.
     """
     return measures(response, per)["snr"]
 
@@ -166,7 +169,8 @@ def ccmax(response: xr.DataArray, per: Per = "neuron") -> xr.DataArray:
     Returns
     -------
     xarray.DataArray [dims=(stim, neuron) or (neuron,)]
-        0 where the estimated signal power is not positive; NaN where there are fewer than two repeats or not one spike.
+        0 where the estimated signal power is not positive; NaN where there are fewer than two repeats, or the response
+        is constant: not one spike, a dead channel.
     """
     return measures(response, per)["ccmax"]
 
@@ -184,8 +188,9 @@ def ccnorm(
     ----------
     prediction : xarray.DataArray or array [dims=(stim, neuron, time)]
         In any unit: offset and scale do not matter. Laid beside the responses by
-        `strfcube.analysis.predictions.aligned`: labels in any order, times to the nearest bin, a bare array by its
-        shape. Bins where it is not finite are left out. Further dims (models, say) are kept.
+        `strfcube.analysis.predictions.aligned`: labels in any order, times to the nearest bin. A bare array has no
+        labels: its dims are taken to be in the order of the response's, which nothing tells where there are as many
+        stimuli as neurons. Bins where it is not finite are left out. Further dims (models, say) are kept.
     response, per
         As for `measures`.
     n_bins : xarray.DataArray [dims=(stim,)], optional

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from strfcube.analysis.matching import coordinate, dims_of, matches, predicate, told
+from strfcube.analysis.matching import coordinate, dims_of, in_order, labelled, matches, predicate, told
 from strfcube.cube.normalise import check, with_own_units
 from strfcube.cube.repeats import left
 from strfcube.errors import SelectionError, UsageError, did_you_mean
@@ -100,19 +100,43 @@ class Choice:
             pairs = self.pairs if pairs is None else self.pairs & pairs
         return Choice(self.stim[stim[self.stim]], self.neuron[neuron[self.neuron]], pairs).heard(n_repeats, keep)
 
-    def at(self, stim: Any = None, neuron: Any = None) -> Choice:
+    def at(self, ds: xr.Dataset, stim: Any = None, neuron: Any = None) -> Choice:
         """Positions among what is shown: an int, a slice, a list of int or of bool; they hide nothing.
+
+        Parameters
+        ----------
+        ds : xarray.Dataset
+            The whole cube: bools that have labels go by them.
 
         Raises
         ------
         IndexError, SelectionError
-            As `positions`.
+            As `positions`; for labels that are not those of what is shown, too.
         """
-        return dataclasses.replace(
-            self,
-            stim=self.stim if stim is None else self.stim[positions(stim, len(self.stim), "stim")],
-            neuron=self.neuron if neuron is None else self.neuron[positions(neuron, len(self.neuron), "neuron")],
-        )
+        shown: dict[str, Index] = {"stim": self.stim, "neuron": self.neuron}
+        for dim, indexer in (("stim", stim), ("neuron", neuron)):
+            if indexer is not None:
+                plain = _by_label(indexer, dim, ds, shown[dim])
+                shown[dim] = shown[dim][positions(plain, len(shown[dim]), dim)]
+        return dataclasses.replace(self, stim=shown["stim"], neuron=shown["neuron"])
+
+
+def _by_label(indexer: Any, dim: str, ds: xr.Dataset, shown: Index) -> Any:
+    """An indexer whose labels, where it has some, are those of what is shown: bools are put in order."""
+    if getattr(getattr(indexer, "dtype", None), "kind", "") == "b":
+        return np.asarray(in_order(indexer, dim, ds[dim].values[shown], dim))
+    given = labelled(indexer, dim)
+    if given is None or given.ndim != 1:
+        return indexer
+    labels, at = ds[dim].values[shown], given.values
+    if at.dtype.kind in "iu" and ((at >= -len(labels)) & (at < len(labels))).all():
+        there, own = labels[at].tolist(), given[dim].values.tolist()
+        if there != own:
+            raise SelectionError(
+                f"{dim}: the positions have labels of their own, {own[0]!r} and others, and stand for {there[0]!r} and "
+                f"others: give .values if they are positions in this cube, or choose by label with sel({dim}=...)"
+            )
+    return at
 
 
 def _unpacked(
@@ -149,7 +173,8 @@ def select(
     ds : xarray.Dataset
         As `strfcube.open` gives it.
     where : callable or DataArray of bool, optional
-        On ``stim``, on ``neuron`` or on both; a callable is given `ds`.
+        On ``stim``, on ``neuron`` or on both; a callable is given `ds`. It goes by its labels, in any order, where it
+        has some.
     heard : mapping, optional
         Keys on ``stim``: keeps the neurons that heard at least one such stimulus, without restricting the stimuli.
     keep : {"neurons", "stimuli"}, optional
@@ -342,14 +367,25 @@ def published(ds: xr.Dataset, name: str) -> dict[str, Any]:
     Raises
     ------
     SelectionError
-        If the cube has no such choice; the message lists those it has.
+        If the cube has no such choice, and the message lists those it has; or several that differ.
     """
-    there: dict[str, dict[str, Any]] = {}
+    there: dict[str, list[tuple[str, Any]]] = {}
     for key in ("split", "subset"):
         if key in ds.coords:
-            there |= {str(value): {key: value} for value in np.unique(ds[key].values.astype(object)) if value != ""}
-    there |= {str(key): {str(key): True} for key, c in ds.coords.items() if c.dtype == bool and dims_of(c)}
+            for value in np.unique(ds[key].values.astype(object)):
+                if value != "":
+                    there.setdefault(str(value), []).append((key, value))
+    for name_of, c in ds.coords.items():
+        if c.dtype == bool and dims_of(c):
+            there.setdefault(str(name_of), []).append((str(name_of), True))
     if name not in there:
         listed = ", ".join(sorted(there)) or "none"
         raise SelectionError(f"there is no subset '{name}'; {did_you_mean(name, there)}there is {listed}")
-    return there[name]
+    (key, value), *others = there[name]
+    for other, its in others:
+        if not bool(((ds[key] == value) == (ds[other] == its)).all()):
+            raise SelectionError(
+                f"'{name}' is a choice of '{key}' and of '{other}', and they differ: say which is meant with "
+                f"sel({key}={value!r}) or sel({other}={its!r})"
+            )
+    return {key: value}

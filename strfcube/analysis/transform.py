@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from strfcube import limits
+from strfcube.analysis.matching import in_order
 from strfcube.cube.averages import mean, mean_of_stored
 from strfcube.errors import SelectionError, UsageError
 
@@ -104,11 +105,12 @@ def _smooth(x: NDArray[Any], kernel: NDArray[Any]) -> NDArray[Any]:
     from scipy.ndimage import convolve1d
 
     missing = np.isnan(x)
+    x = x.astype(np.result_type(x.dtype, np.float32), copy=False)
     out = convolve1d(np.where(missing, 0, x), kernel, axis=-1, mode="constant")
     # Where the window hangs over an edge or a gap, its weights there are shared out among the observed bins.
     weight = convolve1d((~missing).astype(x.dtype), kernel, axis=-1, mode="constant")
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(missing, np.nan, out / weight).astype(x.dtype, copy=False)
+        return np.asarray(np.where(missing, x.dtype.type(np.nan), out / weight))
 
 
 def smooth(values: xr.DataArray, dt_ms: float, smooth_ms: float) -> xr.DataArray:
@@ -121,6 +123,11 @@ def smooth(values: xr.DataArray, dt_ms: float, smooth_ms: float) -> xr.DataArray
     dt_ms, smooth_ms : float
         Bin width and full width of the window in ms.
 
+    Returns
+    -------
+    xarray.DataArray [dims=(..., time)]
+        In float32 at least, whatever came.
+
     Raises
     ------
     UsageError
@@ -129,7 +136,8 @@ def smooth(values: xr.DataArray, dt_ms: float, smooth_ms: float) -> xr.DataArray
     kernel = hann_kernel(dt_ms, smooth_ms)
     if len(kernel) == 1:
         return values
-    out = blockwise(_smooth, [values], [["time"]], {"time": values.sizes["time"]}, values.dtype, kernel=kernel)
+    dtype = np.result_type(values.dtype, np.float32)
+    out = blockwise(_smooth, [values], [["time"]], {"time": values.sizes["time"]}, dtype, kernel=kernel)
     return out.transpose(*values.dims).assign_attrs(values.attrs)
 
 
@@ -139,7 +147,9 @@ def psth(response: xr.DataArray, dt_ms: float, smooth_ms: float | None = None) -
     Parameters
     ----------
     response : xarray.DataArray [dims=(..., repeat, time)]
-        Its ``units`` attribute is ``count``, ``mV``, or ``mixed`` with a coordinate ``units`` on neuron.
+        Its ``units`` attribute is ``count``, ``mV``, or ``mixed`` with a coordinate ``units`` on neuron. It is
+        believed, for counts may be fractions (smoothed ones are) and any number may be a count: arithmetic in xarray
+        can keep the attribute, and ``response * 200``, still in ``count``, comes out 200 times too high.
     dt_ms : float
         Bin width in ms.
     smooth_ms : float, optional
@@ -165,6 +175,11 @@ def psth(response: xr.DataArray, dt_ms: float, smooth_ms: float | None = None) -
     out = blockwise(mean, [response], core, bins, dtype, stored=mean_of_stored, scale=scale)
     if smooth_ms is not None:
         out = smooth(out, dt_ms, smooth_ms)
+    if units == "mixed" and "units" not in response.coords:
+        raise UsageError(
+            "the responses have lost their coordinate 'units': put back what those of each neuron are in, 'count' or "
+            "'mV': ds.assign_coords(units=('neuron', [...]))"
+        )
     if units == "mixed":
         counts = response["units"] == "count"
         out = out * counts.copy(deep=False, data=np.where(counts, per_s, 1).astype(out.dtype))
@@ -190,20 +205,20 @@ def standardize(stimulus: xr.DataArray, stims: Any = None, per: Literal["band", 
         NaN past the end of a stimulus.
     stims : sequence of str, or DataArray of bool [shape=(stim,)], optional
         Stimuli that mean and standard deviation are taken of, all of their bins together: the training set, so that
-        nothing is learnt from the test stimuli. Default: all.
+        nothing is learnt from the test stimuli. Bools with labels go by these, others by position. Default: all.
     per : {"band", "all"}
         One mean and standard deviation for each frequency, or one for all.
 
     Returns
     -------
     xarray.DataArray [dims=(stim, frequency, time)]
-        Dimensionless, of the dtype that came. A constant band becomes 0; one that no chosen stimulus has is left as it
-        is.
+        Dimensionless, of the dtype that came, float32 for whole numbers. A constant band becomes 0; one that no chosen
+        stimulus has is left as it is.
 
     Raises
     ------
     SelectionError
-        If `stims` names a stimulus that is not there, or none at all.
+        If `stims` names a stimulus that is not there, or none at all, or is a mask that lacks one.
     UsageError
         If `per` is neither.
     """
@@ -213,6 +228,8 @@ def standardize(stimulus: xr.DataArray, stims: Any = None, per: Literal["band", 
     chosen = np.ones(len(labels), bool)
     if stims is not None:
         wanted = np.asarray(stims)
+        if wanted.dtype == bool:
+            wanted = np.asarray(in_order(stims, "stim", stimulus["stim"].values, "stims"))
         chosen = wanted if wanted.dtype == bool else np.isin(labels.astype(str), wanted.astype(str))
         strange = [] if wanted.dtype == bool else sorted(set(wanted.astype(str).ravel()) - set(labels.astype(str)))
         if strange or not chosen.any() or chosen.shape != labels.shape:
@@ -224,7 +241,9 @@ def standardize(stimulus: xr.DataArray, stims: Any = None, per: Literal["band", 
     count = part.notnull().sum(dims)
     count = count.where(count > 0)
     mean = (part.sum(dims) / count).fillna(0)
+    mean = mean + ((part - mean).sum(dims) / count).fillna(0)  # which leaves no residue of rounding of a constant
     deviation = (((part - mean) ** 2).sum(dims) / count) ** 0.5
-    out = ((stimulus - mean) / deviation.where(deviation > 0, 1)).astype(stimulus.dtype)
+    dtype = stimulus.dtype if stimulus.dtype.kind == "f" else np.dtype(np.float32)
+    out = ((stimulus - mean) / deviation.where(deviation > 0, 1)).astype(dtype)
     attrs = stimulus.attrs | {"units": "1", "estimator": f"standardised per {per} over {int(chosen.sum())} stimuli"}
     return out.transpose(*stimulus.dims).assign_attrs(attrs)

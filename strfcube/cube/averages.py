@@ -30,7 +30,8 @@ def blocks(shape: tuple[int, ...], values: int = BLOCK_VALUES) -> Iterator[tuple
 def mean(x: NDArray[Any], scale: float = 1.0) -> NDArray[Any]:
     """Mean over repeats [shape=(..., time)] of values [shape=(..., repeat, time)], times `scale`.
 
-    Each bin is that of the repeats that observed it; NaN is what was not observed.
+    Each bin is that of the repeats that observed it; NaN is what was not observed. Summed in the dtype of the result,
+    float32 at least: half precision would lose tenths of a mV.
     """
     out = np.empty((*x.shape[:-2], x.shape[-1]), np.result_type(x.dtype, np.float32))
     if not x.shape[-2]:
@@ -39,9 +40,10 @@ def mean(x: NDArray[Any], scale: float = 1.0) -> NDArray[Any]:
     if x.shape[-2] == 1:
         np.multiply(x[..., 0, :], out.dtype.type(scale), out=out)
         return out
+    adding = out.dtype if x.dtype.kind == "f" else None
     for at in blocks(x.shape):
         part = x[at]
-        total = part.sum(-2)
+        total = part.sum(-2, dtype=adding)
         missing = np.isnan(part)
         if np.count_nonzero(missing) == part.shape[-2] * np.count_nonzero(np.isnan(total)):
             # Every bin was observed in all repeats or in none
@@ -49,7 +51,7 @@ def mean(x: NDArray[Any], scale: float = 1.0) -> NDArray[Any]:
             out[at] *= out.dtype.type(scale)
             continue
         with np.errstate(divide="ignore", invalid="ignore"):
-            out[at] = np.where(missing, 0, part).sum(-2) / (~missing).sum(-2) * scale
+            out[at] = np.where(missing, 0, part).sum(-2, dtype=adding) / (~missing).sum(-2) * scale
     return out
 
 

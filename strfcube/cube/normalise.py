@@ -152,12 +152,12 @@ def _width_counted(ds: xr.Dataset) -> float:
 
     Stimuli say which: their bins are as long as they last.
     """
-    dt_ms, recipes = float(ds.attrs["dt_ms"]), _recipes(ds.attrs.get("recipe"))
-    widths = {float(r["dt_ms"]) for r in recipes if "dt_ms" in r}
+    dt_ms, built = float(ds.attrs["dt_ms"]), recipes(ds.attrs.get("recipe"))
+    widths = {float(r["dt_ms"]) for r in built if "dt_ms" in r}
     if widths <= {dt_ms}:
         return dt_ms
     counts = ds["n_bins"].values + int(ds["n_bins"].attrs.get("first_bin", 0))
-    post = max((float(r.get("post_ms") or 0) for r in recipes), default=0.0)
+    post = max((float(r.get("post_ms") or 0) for r in built), default=0.0)
     lasting = 1000 * ds["duration"].values.astype(float) + post if "duration" in ds else np.full(len(counts), np.nan)
     known = np.isfinite(lasting) & (ds["n_bins"].values > 0)
     if not known.any():
@@ -172,7 +172,7 @@ def _width_counted(ds: xr.Dataset) -> float:
     return min([dt_ms, *sorted(widths)], key=apart)
 
 
-def _recipes(recipe: Any) -> list[dict[str, Any]]:
+def recipes(recipe: Any) -> list[dict[str, Any]]:
     """The recipe of a cube, or those of a pool; none of a Dataset of one's own."""
     if isinstance(recipe, str):
         try:
@@ -182,8 +182,8 @@ def _recipes(recipe: Any) -> list[dict[str, Any]]:
     if not isinstance(recipe, dict):
         return []
     if isinstance(recipe.get("pool"), dict):
-        return [found for part in recipe["pool"].values() for found in _recipes(part)]
-    return [recipe]
+        return [found for part in recipe["pool"].values() for found in recipes(part)]
+    return [recipe] if recipe else []
 
 
 def loaded(ds: xr.Dataset) -> xr.Dataset:

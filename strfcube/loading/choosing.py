@@ -141,6 +141,8 @@ class Chosen:
     def isel(self, *, stim: Any = None, neuron: Any = None) -> Self:
         """Choose visible stimuli and neurons by position: ints, slices, lists of ints or bools, in that order.
 
+        A DataArray of bool goes by its labels, which are those of what is visible, in any order.
+
         Nothing is hidden, as with ``ds.strf.isel``: a stimulus that none of the chosen neurons heard stays, all
         missing; ``view.isel(neuron=[3]).sel()`` hides it.
 
@@ -149,9 +151,9 @@ class Chosen:
         IndexError
             For a position past the end.
         SelectionError
-            For a choice that leaves nothing.
+            For a choice that leaves nothing, or labels of others.
         """
-        return self._narrowed(self._choice.at(stim, neuron), {"stim": stim, "neuron": neuron})
+        return self._narrowed(self._choice.at(self._source.cube, stim, neuron), {"stim": stim, "neuron": neuron})
 
     def with_stimulus(self) -> Self:
         """Leave out the stimuli whose sound was missing when the cube was built.

@@ -29,9 +29,10 @@ class _Moments:
 
     @property
     def deviation(self) -> Any:
-        """Standard deviation; 1 where there is none, so that a constant stays finite."""
+        """Standard deviation; 1 where there is none but what rounding leaves, so that a constant stays finite."""
         deviation = np.sqrt(self._squares / np.maximum(self.count, 1))
-        return np.where(deviation > 0, deviation, 1)
+        rounding = 4 * np.finfo(np.float64).eps * self.count * np.abs(self.mean)
+        return np.where(deviation > rounding, deviation, 1)
 
 
 def _plain(reader: BatchReader, **changes: Any) -> BatchReader:

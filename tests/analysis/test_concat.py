@@ -326,6 +326,117 @@ def test_a_pool_across_species_goes_by_the_number_of_the_band():
     }  # fmt: skip
 
 
+def spread(cube, values):
+    """A split of pairs instead of one of stimuli."""
+    pairs = np.empty((cube.sizes["stim"], cube.sizes["neuron"]), object)
+    pairs[:] = values
+    return cube.drop_vars("split").assign_coords(split=(("stim", "neuron"), pairs))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_split_of_stimuli_beside_one_of_pairs_is_one_of_pairs(turned):
+    a = named(make_cube(holes=False), "a")
+    b = spread(named(make_cube(stim=3, neuron=3, seed=2, holes=False), "b"), ["train", "test", "train"])
+    if turned:
+        b = b.assign_coords(split=b["split"].transpose())
+    for cubes in ([a, b], [b, a]):
+        p = concat(cubes)
+        assert p["split"].dims == ("stim", "neuron")
+        of_a = p.isel(stim=(p["stim_dataset"] == "a").values, neuron=(p["dataset"] == "a").values)
+        of_b = p.isel(stim=(p["stim_dataset"] == "b").values, neuron=(p["dataset"] == "b").values)
+        assert of_a["split"].values.tolist() == [5 * [value] for value in a["split"].values]
+        assert of_b["split"].values.tolist() == b["split"].transpose("stim", "neuron").values.tolist()
+        assert set(p["split"].where(p["n_repeats"] == 0, "").values.ravel()) == {""}
+        train = p.strf.subset("train")
+        assert (train.sizes["stim"], train.sizes["neuron"]) == (6, 7)
+        assert int((train["n_repeats"] > 0).sum()) == 3 * 5 + 3 * 2
+
+
+def test_shared_sounds_that_cubes_split_otherwise_are_split_by_pairs():
+    a = named(make_cube(holes=False), "a", md5="0123")
+    b = named(make_cube(seed=2, holes=False), "b", md5="0123").assign(stimulus=a["stimulus"])
+    same = concat([a, b], stimuli="shared")
+    assert same["split"].values.tolist() == ["train", "train", "train", "test"]
+    b["split"] = ("stim", strings(["test", "train", "train", "train"]))
+    p = concat([a, b], stimuli="shared")
+    assert p["split"].values.tolist() == [
+        5 * [x] + 5 * [y] for x, y in zip(a["split"].values, b["split"].values, strict=True)
+    ]
+    only_b = concat([a.drop_vars("split"), b], stimuli="shared")
+    assert only_b["split"].values.tolist() == b["split"].values.tolist()
+
+
+def test_a_coordinate_of_stimuli_here_and_of_neurons_there_is_refused():
+    a = named(make_cube(), "a").assign_coords(site=("stim", strings("wxyz")))
+    b = named(make_cube(seed=1), "b").assign_coords(site=("neuron", strings("vwxyz")))
+    for cubes in ([a, b], [b, a]):
+        with pytest.raises(UsageError, match=r"'site' is on \w+ in \w, on \w+ in \w: rename it.*drop_vars\('site'\)"):
+            concat(cubes)
+    bands = b.drop_vars("site").assign_coords(site=("frequency", np.arange(6)))
+    with pytest.raises(UsageError, match="on stim in a, on frequency in b"):
+        concat([a, bands])
+
+
+def test_what_a_cube_lacks_is_missing_and_no_value():
+    a = named(make_cube(stim=2, neuron=2, holes=False), "a").assign_coords(
+        level=("stim", [60, 70]), best=(("stim", "neuron"), [[1, 2], [3, 4]]), note=("neuron", [1.5, np.nan]),
+        valid=("neuron", [True, True]), animal_of=("neuron", strings(["x", "y"])),
+    )  # fmt: skip
+    b = named(make_cube(stim=1, neuron=1, seed=2, holes=False), "b").assign_coords(
+        note=("neuron", strings(["deep"])), label="scalar"
+    )
+    p = concat([a, b])
+    np.testing.assert_array_equal(p["level"], [60, 70, np.nan])
+    np.testing.assert_array_equal(p["best"], [[1, 2, np.nan], [3, 4, np.nan], 3 * [np.nan]])
+    assert p["note"].values.tolist() == ["1.5", "", "deep"]
+    assert p["valid"].values.tolist() == [True, True, False]
+    assert p["animal_of"].values.tolist() == ["x", "y", ""]
+    assert p["n_repeats"].dtype.kind == "u"
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "?", "f2"])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_nothing_is_padded_with_data(dtype, lazy):
+    """Neither in repeats and bins that a cube lacks, nor in the pairs that nobody heard."""
+    u = named(make_cube(stim=1, holes=False, rate=1), "u")
+    whole = u["response"].astype(dtype).assign_attrs(units="count")
+    u = u.assign(response=whole, stimulus=(u["stimulus"] * 9).round().astype("u1").assign_attrs(u["stimulus"].attrs))
+    v = named(make_cube(stim=2, repeat=5, bins=60, seed=9, holes=False), "v")
+    p = concat([u.chunk(neuron=2) if lazy else u, v]).compute(scheduler="synchronous")
+    assert p["response"].dtype == np.float32
+    assert int(p["response"].notnull().sum()) == u["response"].size + int(v["response"].notnull().sum())
+    mine = p["response"].isel(stim=0, neuron=slice(0, 5))
+    np.testing.assert_allclose(mine.mean(["repeat", "time"]), whole.mean(["stim", "repeat", "time"]), rtol=1e-3)
+    assert p["stimulus"].isel(stim=0, time=slice(40, None)).isnull().all()
+
+
+def test_zeros_that_nobody_recorded_are_missing_in_a_pool():
+    a = named(make_cube(), "a")
+    filled = a.assign(response=a["response"].fillna(0).astype("u1").assign_attrs(units="count"))
+    b = named(make_cube(seed=1), "b")
+    np.testing.assert_array_equal(concat([filled, b])["response"], concat([a, b])["response"])
+
+
+def test_names_that_make_equal_labels_are_refused_at_once():
+    a = make_cube(stim=1, neuron=2)
+    b = make_cube(stim=1, neuron=1, seed=1)
+    a = a.assign_coords(neuron=strings(["c:x", "y"]), stim=strings(["s"]))
+    b = b.assign_coords(neuron=strings(["x"]), stim=strings(["t"]))
+    with pytest.raises(UsageError, match=r"'a:c:x' would be both 'c:x' of a and 'x' of a:c \(labels of 'neuron'\)"):
+        concat([a, b], names=["a", "a:c"], duplicates="keep")
+
+
+def test_pools_by_number_of_band_keep_their_bands():
+    a, b = named(make_cube(), "a"), named(make_cube(seed=1), "b")
+    b = b.assign_coords(frequency=b["frequency"] * 2)
+    p = concat([a, b], bands="by_number")
+    c = named(make_cube(seed=2), "c")
+    for pool in (concat([p, c], ["p", "c"], bands="by_number"), concat([p, p.assign_attrs(dataset="q")], ["p", "q"],
+                 duplicates="keep")):  # fmt: skip
+        np.testing.assert_array_equal(pool["band_frequency"][:8], p["band_frequency"])
+        assert pool["stimulus_units"].values.tolist()[:8] == p["stimulus_units"].values.tolist()
+
+
 def test_copies_are_reported_and_can_be_dropped():
     a = named(make_cube(stim=3, neuron=5, holes=False), "a", ["x", "y", ""])
     b = named(make_cube(stim=3, neuron=6, holes=False, seed=1), "b", ["q", "y", ""])

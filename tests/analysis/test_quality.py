@@ -155,7 +155,7 @@ def test_equal_windows_are_a_case_of_windows_that_differ():
     x[0, 1, 2], x[0, 2, :, 50:], x[0, 3, :, :9] = np.nan, np.nan, np.nan
     pred = rng.normal(0, 1, (1, 5, 80))
     observed = ~np.isnan(x)
-    equal = of_powers._equal_windows(np.nan_to_num(x.astype(float)), observed.any(-1), observed.any(-2), pred, 80)
+    equal = of_powers._equal_windows(np.nan_to_num(x.astype(float)), observed.any(-1), observed.any(-2), pred)
     other = of_powers._unequal_windows(x[0], observed[0], pred[0])
     variances = [of_powers._COLUMNS.index(n) for n in ("null_variance", "variance")]
     np.testing.assert_allclose(np.delete(equal[0], variances, 1), np.delete(other, variances, 1), rtol=1e-9)
@@ -266,6 +266,89 @@ def known(repeats=10, bins=20_000, signal=0.5, noise=2.0, seed=4):
     rng = np.random.default_rng(seed)
     truth = rng.normal(0, np.sqrt(signal), bins)
     return truth, array(truth + rng.normal(0, np.sqrt(noise), (1, 1, repeats, bins)))
+
+
+@pytest.mark.parametrize("windows", ["equal", "unequal"])
+@pytest.mark.parametrize("value", [0.0, np.float32(-60.1), -60.1, 1e7, 1.0])
+def test_a_dead_channel_has_no_power_and_no_measure(value, windows):
+    trace = make_cube(stim=2, neuron=2, repeat=5, bins=200, trace=(0, 1), holes=False)["response"]
+    dead = (trace.astype(np.asarray(value).dtype) * 0 + value).assign_attrs(units="mV")
+    if windows == "unequal":
+        dead[:, :, 1, 150:] = np.nan
+        dead[:, :, 2, :10] = np.nan
+    for per in ("pair", "neuron"):
+        found = quality.measures(dead, per)
+        for name in ("signal_power", "noise_power", "signal_power_se"):
+            assert (found[name] == 0).all()
+        for name in ("snr", "ccmax", "p_signal"):
+            assert found[name].isnull().all()
+
+
+def test_a_dead_channel_that_drifts_from_repeat_to_repeat_is_as_dead():
+    trace = make_cube(stim=2, neuron=2, repeat=5, bins=200, trace=(0, 1), holes=False)["response"]
+    found = quality.measures(trace * 0 + 3.3 * xr.DataArray(np.arange(5), dims="repeat"))
+    assert (found["noise_power"] == 0).all()
+    assert found["snr"].isnull().all()
+    assert found["ccmax"].isnull().all()
+
+
+@pytest.mark.parametrize("trace", [(), (0, 1)])
+@pytest.mark.parametrize("windows", ["equal", "unequal"])
+def test_identical_repeats_have_no_noise(trace, windows):
+    one = make_cube(stim=2, neuron=2, repeat=1, bins=200, trace=trace, holes=False)["response"]
+    same = xr.concat([one.isel(repeat=0)] * 20, "repeat").transpose(*one.dims)
+    if windows == "unequal":
+        same[:, :, 1, 150:] = np.nan
+    found = quality.measures(same)
+    assert (found["noise_power"] == 0).all()
+    assert found["snr"].isnull().all()
+    np.testing.assert_allclose(found["ccmax"], 1, rtol=1e-12)
+
+
+@pytest.mark.parametrize("offset", [-60.0, 1e5, 1e7])
+def test_what_a_response_is_about_costs_no_digits(offset):
+    cube = make_cube(stim=3, neuron=3, repeat=5, bins=300, trace=(0, 1, 2), holes=False, seed=4)
+    x = cube["response"].astype(np.float64)
+    x = (x * 2**20).round() / 2**20  # which sums with the offset keep
+    pred = x.mean("repeat")
+    for repeats in (x, x.where((x["repeat"] != 1) | (x["time"] < 1.0))):
+        here, there = quality.measures(repeats), quality.measures(repeats + offset)
+        for name in here:
+            np.testing.assert_allclose(there[name], here[name], rtol=1e-5)
+        np.testing.assert_allclose(
+            quality.ccnorm(pred + offset, repeats + offset), quality.ccnorm(pred, repeats), rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize("per", ["pair", "neuron"])
+@pytest.mark.parametrize("value", [0.0, 0.1, 0.3, 60.7, 1e9])
+def test_a_constant_prediction_has_no_score(cube, value, per):
+    pred = xr.full_like(cube["response"].isel(repeat=0, drop=True), value, np.float64)
+    assert quality.ccnorm(pred, cube["response"], per).isnull().all()
+    short = cube["response"].where((cube["repeat"] != 1) | (cube["time"] < 0.1))
+    assert quality.ccnorm(pred, short, per).isnull().all()
+
+
+def test_a_flat_psth_of_what_varies_is_a_ceiling_of_zero():
+    found = quality.measures(array([[1, 0, 1, 0], [0, 1, 0, 1]]), per="pair")
+    assert float(found["signal_power"]) == pytest.approx(-1 / 3)
+    assert float(found["ccmax"]) == 0
+
+
+@pytest.mark.parametrize("windows", ["equal", "unequal"])
+def test_padding_changes_no_measure(windows):
+    x = make_cube(stim=3, neuron=5, repeat=5, bins=83, seed=3, holes=False)["response"]
+    if windows == "unequal":
+        x[:, :, 1, 40:] = np.nan
+    padded = x.pad(time=(7, 40), repeat=(0, 3), constant_values=np.nan)
+    for per in ("pair", "neuron"):
+        bare, more = quality.measures(x, per), quality.measures(padded, per)
+        for name in bare:
+            np.testing.assert_allclose(more[name], bare[name], rtol=1e-5, err_msg=name)
+    counts, more = (np.where(np.isnan(v), 255, v).astype(np.uint8) for v in (x.values, padded.values))
+    np.testing.assert_allclose(
+        of_powers._columns_of_stored(more, 255), of_powers._columns_of_stored(counts, 255), rtol=1e-5
+    )
 
 
 def test_known_powers_are_recovered():

@@ -1,6 +1,7 @@
 """The selection algebra: its laws, and what its errors say."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from cubes import Label, make_cube, strings
@@ -12,6 +13,7 @@ from strfcube import SelectionError, UsageError
 from strfcube.analysis.matching import matches, told
 from strfcube.analysis.select import as_slice, positions, published
 from strfcube.cube.normalise import loaded
+from strfcube.loading import CubeView
 
 AREAS = ["MLd", "OV", "L2a"]
 KEYS = {
@@ -300,12 +302,59 @@ def test_where_takes_predicates_on_either_or_both():
         (lambda ds: True, "expected a DataArray of bool"),
         (lambda ds: ds.depth > 1e6, "holds for nothing"),
         (lambda ds: ds.time > 0, "on stim, neuron or both"),
-        (lambda ds: (ds.depth > 0)[:3], "expected shape"),
+        (lambda ds: (ds.depth > 0)[:3], "says nothing of 6 of 9 labels of 'neuron', such as 'cell003'"),
+        (lambda ds: (ds.depth > 0).drop_vars("neuron")[:3], "expected shape"),
+        (lambda ds: ds.assign_coords(neuron=ds.neuron + "x").depth > 0, "says nothing of 9 of 9 labels"),
+        (lambda ds: xr.concat([ds.depth > 0] * 2, "neuron"), "come twice in the mask, such as 'cell000'"),
     ],
 )
 def test_a_bad_predicate_says_so(predicate, message):
     with pytest.raises(SelectionError, match=message):
         strfcube.select(cube(), where=predicate)
+
+
+@pytest.mark.parametrize("dim", ["stim", "neuron"])
+def test_a_mask_goes_by_its_labels_in_any_order(dim):
+    """An SNR that was sorted chooses the neurons that it is of, everywhere that takes a mask."""
+    ds = cube(holes=False)
+    labels = ds[dim].values
+    wanted = labels[[1, 2, 4]]
+    mask = xr.DataArray(np.isin(labels.astype(str), wanted.astype(str)), {dim: labels}, [dim])
+    order = np.random.default_rng(0).permutation(len(labels))
+    part = ds.isel({dim: [1, 2, 4]})
+    view, whole = CubeView(ds), ds.isel({dim: np.arange(1, len(labels))})
+    for one in (mask, mask[order], mask[::-1]):
+        xr.testing.assert_identical(ds.strf.where(one), part)
+        xr.testing.assert_identical(ds.strf.isel(**{dim: one}), part)
+        xr.testing.assert_identical(ds.strf.isel(**{dim: one.to_series()}), part)
+        for shown in (view.where(one), view.isel(**{dim: one})):
+            assert shown.ds[dim].values.tolist() == wanted.tolist()
+        # One of more than there is
+        assert whole.strf.where(one)[dim].values.tolist() == wanted.tolist()
+    reversed_view = view.isel(**{dim: slice(None, None, -1)})
+    assert reversed_view.isel(**{dim: mask}).ds[dim].values.tolist() == wanted[::-1].tolist()
+    if dim == "stim":
+        assert view[mask[::-1]].ds["stim"].values.tolist() == wanted.tolist()
+    pairs = (ds["n_repeats"] > 0) & mask
+    xr.testing.assert_identical(ds.strf.where(pairs[::-1, ::-1]), ds.strf.where(pairs))
+    # Without labels there is nothing but the position
+    bare = mask[order].drop_vars(dim)
+    xr.testing.assert_identical(ds.strf.isel(**{dim: bare}), ds.isel({dim: bare.values}))
+    xr.testing.assert_identical(ds.strf.isel(**{dim: pd.Series(bare.values)}), ds.isel({dim: bare.values}))
+
+
+def test_labelled_positions_are_those_of_their_labels():
+    ds = cube(holes=False)
+    at = xr.DataArray([4, 0], {"neuron": ds["neuron"].values[[4, 0]]}, ["neuron"])
+    xr.testing.assert_identical(ds.strf.isel(neuron=at), ds.isel(neuron=[4, 0]))
+    shuffled = ds["depth"][[1, 2, 0, 3, 4, 5, 6, 7, 8]]
+    for choose in (ds.strf.isel, CubeView(ds).isel):
+        with pytest.raises(SelectionError, match=r"neuron: the positions have labels of their own.*give \.values"):
+            choose(neuron=shuffled.argsort())
+        with pytest.raises(SelectionError, match="says nothing of 9 of 9 labels of 'neuron'"):
+            choose(neuron=(ds["depth"] > 0).assign_coords(neuron=ds["cell_id"].values))
+        with pytest.raises(SelectionError, match="expected bools on 'neuron'"):
+            choose(neuron=(ds["depth"] > 0).rename(neuron="stim").drop_vars("stim"))
 
 
 def test_a_predicate_that_fails_is_not_swallowed():
@@ -350,6 +399,24 @@ def test_published_choices():
     assert published(ds, "valid_unit") == {"valid_unit": True}
     with pytest.raises(SelectionError, match=r"'vla'; there is test, train, valid_unit"):
         published(ds, "vla")
+
+
+def test_one_name_for_two_choices_is_refused_where_they_differ():
+    ds = make_cube(holes=False)
+    same = ds.assign_coords(subset=("stim", ds["split"].values))
+    assert published(same, "train") == {"split": "train"}
+    other = ds.assign_coords(subset=("stim", strings(["train", "test", "train", "test"])))
+    for choose in (other.strf.subset, other.strf.splits, other.strf.standardize, CubeView(other).subset):
+        with pytest.raises(
+            SelectionError, match=r"'train' is a choice of 'split' and of 'subset', and they differ.*sel\("
+        ):
+            choose("train")
+    assert other.strf.sel(subset="train").sizes["stim"] == 2
+    flag = ds.assign_coords(test=("neuron", np.arange(5) > 2))
+    with pytest.raises(SelectionError, match="'test' is a choice of 'split' and of 'test'"):
+        flag.strf.subset("test")
+    pairs = ds.assign_coords(subset=ds["split"].expand_dims(neuron=ds["neuron"]).drop_vars("split"))
+    assert pairs.strf.subset("test").sizes["stim"] == 1
 
 
 def test_positions_are_those_of_xarray():

@@ -65,6 +65,24 @@ def test_mean_is_over_the_repeats_that_observed_a_bin():
     np.testing.assert_allclose(psth(x.assign_attrs(units="mV"), 5.0), [2, 4, np.nan])
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_half_precision_is_averaged_in_single(lazy):
+    ds = make_cube(stim=2, repeat=20, trace=range(5))
+    half = ds["response"].astype(np.float16)
+    exact = half.astype(np.float64).mean("repeat")
+    got = psth(half.chunk(stim=1) if lazy else half, 5).compute()
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "f2"])
+def test_what_is_smoothed_is_no_coarser_than_single_precision(dtype):
+    counts = make_cube(stim=1, holes=False, rate=2)["response"].astype(dtype)
+    out = smooth(counts, 5, 40)
+    assert out.dtype == np.float32
+    np.testing.assert_allclose(out, smooth(counts.astype(np.float64), 5, 40), rtol=1e-5)
+
+
 def test_units():
     mixed = make_cube(neuron=3, trace=(1,), holes=False)
     rate = psth(mixed["response"], 5.0)
@@ -131,6 +149,33 @@ def test_constant_and_missing_bands():
     assert out[:, 1].isnull().all()
 
 
+def test_a_mask_of_stimuli_goes_by_its_labels():
+    ds = make_cube()
+    mask = ds["stim_type"] == "conspecific"
+    right = standardize(ds["stimulus"], ds["stim"].values[mask.values])
+    for one in (mask, mask[::-1], mask[[2, 0, 3, 1]], mask.to_series()[::-1], mask.values):
+        xr.testing.assert_equal(standardize(ds["stimulus"], one), right)
+        xr.testing.assert_equal(ds.strf.standardize(one)["stimulus"], right)
+    with pytest.raises(SelectionError, match="says nothing of 4 of 4 labels of 'stim'"):
+        standardize(ds["stimulus"], mask.assign_coords(stim=ds["stim_name"].values))
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "u8"])
+def test_whole_numbers_are_standardised_as_floats(dtype):
+    stimulus = make_cube(bins=2)["stimulus"] * 20  # no bin is missing
+    whole = stimulus.round().astype(dtype)
+    out = standardize(whole)
+    assert out.dtype == np.float32
+    xr.testing.assert_allclose(out, standardize(whole.astype(np.float32)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("per", ["band", "all"])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_a_constant_that_no_binary_number_equals_becomes_0(per, dtype):
+    stimulus = make_cube(stim=5, bins=47)["stimulus"].astype(dtype)
+    assert float(abs(standardize(stimulus * 0 + stimulus.dtype.type(33.3), per=per)).max()) == 0
+
+
 @pytest.mark.parametrize("stims", [["nobody"], [], np.zeros(4, bool), np.ones(3, bool)])
 def test_wrong_stimuli_are_refused(stims):
     with pytest.raises(SelectionError, match="stims"):
@@ -170,3 +215,9 @@ def test_a_window_longer_than_any_stimulus_is_refused_at_the_call():
         hann_kernel(5.0, 1e9)
     with pytest.raises(UsageError, match="0 to 3600000"):
         CubeView(make_cube()).using(smooth_ms=1e9)
+
+
+def test_mixed_responses_that_have_lost_their_units_are_refused():
+    cube = make_cube(trace=(0, 1))
+    with pytest.raises(UsageError, match=r"lost their coordinate 'units': .*ds.assign_coords\(units="):
+        cube.drop_vars("units").strf.psth()

@@ -351,6 +351,16 @@ def test_normalize_learns_from_the_training_set_only(view):
             view.normalize(fit=other)
 
 
+def test_a_constant_is_scaled_by_nothing_whatever_rounding_leaves():
+    ds = make_cube(stim=5, bins=997, trace=range(5), holes=False)
+    for variable, value in (("stimulus", 33.3), ("response", -60.1)):
+        ds[variable] = (ds[variable].astype(np.float64) * 0 + value).assign_attrs(ds[variable].attrs)
+    view = CubeView(ds).standardize().normalize("zscore")
+    batch = view.batch(range(5))
+    assert np.abs(batch["stims"]).max() < 1e-4
+    assert np.nanmax(np.abs(batch["responses"])) < 1e-4
+
+
 def test_extra_variables_come_along(made):
     ds = strfcube.open(made[1])
     pupil = np.arange(7 * 40.0).reshape(7, 40)
