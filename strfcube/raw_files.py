@@ -15,26 +15,12 @@ from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, Literal
 
-from strfcube.errors import RawDataError, StrfcubeError
+from strfcube.errors import RawDataError, StrfcubeError, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 _SYSTEMS_OWN = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
-_REFUSED = ("EACCES", "EPERM"), "give yourself permission to read it"
-_TOO_MANY = ("EMFILE", "ENFILE"), "let fewer programs run, or raise the limit of open files (`ulimit -n`)"
-_FULL = ("ENOSPC", "EDQUOT"), "make room"
-_FAILED = (
-    ("EIO", "EBUSY", "EAGAIN", "ENXIO", "ENODEV", "ESTALE", "ETIMEDOUT", "EREMOTEIO", "ENETDOWN", "ENETUNREACH",
-     "ENOTCONN", "ECONNRESET", "ECONNABORTED", "EHOSTDOWN", "EHOSTUNREACH"),
-    "see that its disk or network drive is well",
-)  # fmt: skip
-_REMEDIES = {
-    getattr(errno, name): remedy
-    for names, remedy in (_REFUSED, _TOO_MANY, _FULL, _FAILED)
-    for name in names
-    if hasattr(errno, name)
-}
 Absent = Literal["", "annex", "lfs", "link"]
 _POINTERS: tuple[tuple[bytes, Absent], ...] = ((b"/annex/objects/", "annex"), (b"version https://git-lfs", "lfs"))
 _POINTER_BYTES = 1000  # a file of this size or more is no pointer
@@ -67,9 +53,9 @@ def see_readable(error: BaseException, file: Any) -> None:
     StrfcubeError
         If it was the system.
     """
-    if isinstance(error, OSError) and error.errno in _REMEDIES:
-        what = f"cannot be read ({os.strerror(error.errno)}): {_REMEDIES[error.errno]}, then give the same command"
-        raise StrfcubeError(f"{error.filename or file}: {what}") from error
+    if what := refusal(error):
+        place = getattr(error, "filename", None) or file
+        raise StrfcubeError(f"{place} cannot be read: {what}, then give the same command") from error
 
 
 @dataclass(frozen=True, slots=True)

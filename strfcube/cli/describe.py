@@ -18,6 +18,8 @@ from strfcube.records import counted
 if TYPE_CHECKING:
     import xarray as xr
 
+    from strfcube.cube.verify import Verdict
+
 _LABEL = 12
 _TIED = "\0"  # a blank at which no line is broken
 
@@ -185,8 +187,19 @@ def _quoted(name: str) -> str:
     return (name if plain else f"'{name}'") if name else "''"
 
 
-def recounted(path: str) -> str:
-    """What a deep verification has counted again, in words."""
+def recounted(path: str) -> list[str]:
+    """What a deep verification has counted and computed again, in words."""
+    from strfcube.cube.groups import open_group
+    from strfcube.cube.recompute import obstacle
+    from strfcube.cube.store import cube_root
+
+    if why := obstacle(open_group(path, ""), cube_root(path)):
+        return [_counted_again(path), f"No spectrogram was computed again: {why}."]
+    sounds = int((open_group(path, "audio")["row_size"].values > 0).sum())
+    return [_counted_again(path), f"Computed again, and the same: {counted(sounds, 'spectrogram', 'spectrograms')}."]
+
+
+def _counted_again(path: str) -> str:
     from strfcube.cube.groups import has_group, open_group
 
     if not has_group(path, "trials"):
@@ -209,3 +222,22 @@ def findings(path: str | os.PathLike[str], width: int, *, every: bool = False) -
 
     table = in_memory(open_group(os.fspath(path), "findings"), f"{path}/findings")
     return told(table, width, path=os.fspath(path), every=every)
+
+
+def condition(verdict: Verdict, path: str) -> str:
+    """What is wrong with a cube, and what to do about each kind of it."""
+    parts = []
+    if verdict.damaged:
+        parts.append(f"is damaged: {'; '.join(verdict.damaged)}; build it again with --force")
+    if verdict.refused:
+        parts.append(
+            f"cannot be read whole, which is no damage: {'; '.join(verdict.refused)}; give yourself permission to read "
+            "its files, or see that its disk is well, and verify it again"
+        )
+    if verdict.added:
+        whole = "" if parts else "is as it was built, and "
+        parts.append(
+            f"{whole}holds more: {'; '.join(verdict.added)}; keep that in a store of its own: nothing replaces the "
+            "cube while it is there"
+        )
+    return f"{path} {'; it '.join(parts)}"

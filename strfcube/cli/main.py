@@ -21,7 +21,7 @@ from strfcube.cli import fetch as fetching
 from strfcube.cli.build import CLUSTER, CONTEXT, SPOOL, Datasets, client_of, report
 from strfcube.cli.commands import Commands, of_misuse
 from strfcube.cli.complete import a_data_set, a_store
-from strfcube.cli.describe import bytes_of, card, findings, overview, recounted, summary
+from strfcube.cli.describe import bytes_of, card, condition, findings, overview, recounted, summary
 from strfcube.cli.plot import plot
 from strfcube.cli.report import report as page
 from strfcube.errors import SelectionError, StrfcubeError, UsageError
@@ -213,18 +213,18 @@ def verify(store: str, dt: float | None, deep: bool) -> None:
       strfcube verify demo --deep
     """
     from strfcube.cube.store import cube_root, locate
-    from strfcube.cube.verify import verify as check
+    from strfcube.cube.verify import examine
 
     path = locate(store, dt)
     with Display(always=True) as progress:
         progress("check", 0, 0)
-        wrong = check(path, deep=deep)
-    if wrong:
-        raise StrfcubeError(f"{path} is damaged: {'; '.join(wrong)}; build it again with --force")
+        verdict = examine(path, deep=deep)
+    if verdict.sentences:
+        raise StrfcubeError(condition(verdict, path))
     click.echo(f"{path}\nis as it was built: digest\n{cube_root(path).attrs['digest']}")
     if deep:
-        for line in textwrap.wrap(recounted(path), WIDTH):
-            click.echo(line)
+        for text in recounted(path):
+            click.echo(textwrap.fill(text, WIDTH))
 
 
 @cli.command()

@@ -275,6 +275,19 @@ def test_verify_of_a_damaged_cube(run, cube, tmp_path):
     assert error.endswith("build it again with --force")
 
 
+def test_verify_keeps_apart_what_is_damaged_and_what_was_put_there(run, cube, tmp_path):
+    mine = Path(shutil.copytree(cube, tmp_path / "x.zarr"))
+    (mine / "results").mkdir()
+    error = error_of(run("verify", mine), 1)
+    assert "is as it was built, and holds more: 'results' is not of the cube; keep that in a store of its own" in error
+    assert "damaged" not in error
+    assert "--force" not in error
+    shutil.rmtree(mine / "response" / "c")
+    error = error_of(run("verify", mine), 1)
+    assert "is damaged: 'response/c/0/0/0/0' is missing" in error
+    assert "build it again with --force; it holds more: 'results' is not of the cube" in error
+
+
 def test_rebin(run, cube, tmp_path):
     code, out, _ = run("rebin", cube, "--dt", 1, "--out", tmp_path / "1.zarr", "--jobs", 1)
     assert code == 0
@@ -377,6 +390,7 @@ def test_a_deep_verification_says_what_it_counted(run, cube):
     words = " ".join(run("verify", cube, "--deep")[1].split())
     assert f"the trials of every pair ({len(trials)} trials)" in words
     assert f"(from {trials['n_spikes'].sum():,} exact spike times)" in words
+    assert words.endswith("Computed again, and the same: 20 spectrograms.")
 
 
 @pytest.mark.slow

@@ -292,7 +292,8 @@ import strfcube
 name, raw, out, only, expected = sys.argv[1], Path(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4]), sys.argv[5]
 one_of_a_kind = {}
 for path in sorted(p for p in raw.rglob("*") if p.is_file()):
-    one_of_a_kind.setdefault((path.parent.relative_to(raw).parts[:1], re.sub(r"[0-9a-f]{32}|[0-9]+", "", path.name)), path)
+    kind = path.parent.relative_to(raw).parts[:1], re.sub(r"[0-9a-f]{32}|[0-9]+", "", path.name)
+    one_of_a_kind.setdefault(kind, path)
 for path in one_of_a_kind.values():
     path.chmod(0)
     try:
@@ -300,8 +301,7 @@ for path in one_of_a_kind.values():
         same = json.loads(Path(made, "zarr.json").read_text())["attributes"]["digest"] == expected
         print(path.relative_to(raw), "built, the same" if same else "built, but another")
     except strfcube.StrfcubeError as error:
-        named = str(path) in str(error)
-        print(path.relative_to(raw), "refused" if named and "cannot be read (Permission denied)" in str(error) else error)
+        print(path.relative_to(raw), "refused" if f"{path} cannot be read: Permission denied" in str(error) else error)
     finally:
         path.chmod(0o644)
 """
