@@ -50,16 +50,20 @@ def listing(files: Transport, root: Root) -> Listing:
             expected.add(f"{name}/{key}")
             if ends is not None and ends[8 * number : 8 * number + 8] != NO_FILE:
                 built.append(f"{name}/{key}")
+    undescribed = tuple(f"{name}/" for name in root.known - root.nodes.keys())  # of which nobody knows the files
     if isinstance(files, Remote):
         names = files.names()
         if names is None:
             return Listing([], [], [])
         there = set(names)
+        names = [key for key in names if not key.startswith(undescribed)]
         missing = [key for key in built if key not in there]
         others = [key for key in names if key not in expected and key.rpartition("/")[2] not in _LITTER]
         return Listing(missing, others, [])
     folder = _Folder(files.url)
-    return Listing([key for key in built if not folder.has(key)], *folder.others(expected))
+    others, refused = folder.others(expected)
+    others = [key for key in others if not key.startswith(undescribed)]
+    return Listing([key for key in built if not folder.has(key)], others, refused)
 
 
 def see_own(place: str, root: Root) -> None:

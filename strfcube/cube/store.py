@@ -113,9 +113,12 @@ def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
     path = folder / f"{name}-dt{ms:g}.zarr"
     _say_where_it_went(str(path))
     if not path.exists():
+        from strfcube.cube.rebinnable import rebinning
+
         there = sorted(p.name for p in folder.glob(f"{name}-dt*.zarr"))
         listed = f"there are {', '.join(there)}: give its path, or" if there else "there is none of this data set yet:"
-        raise StoreError(f"{path}: no such cube; {listed} run: strfcube build {name} --dt {ms:g}")
+        command = rebinning(name, dt_to_ns(ms)) or f"strfcube build {name} --dt {ms:g}"
+        raise StoreError(f"{path}: no such cube; {listed} run: {command}")
     return local(path)
 
 

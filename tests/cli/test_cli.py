@@ -288,6 +288,24 @@ def test_verify_keeps_apart_what_is_damaged_and_what_was_put_there(run, cube, tm
     assert "build it again with --force; it holds more: 'results' is not of the cube" in error
 
 
+def test_another_bin_width_is_first_of_all_a_matter_of_the_cube_that_is_there(run, raw, tmp_path, monkeypatch):
+    monkeypatch.setenv("STRFCUBE_DATA_DIR", str(tmp_path))
+    assert "strfcube rebin" not in run("build", "ns1", "--dt", 20)[2]
+    assert run("build", "ns1", "--raw", raw, "--jobs", 1)[0] == 0
+    for dt in (1, 20):
+        assert f"need none of them: strfcube rebin ns1 --dt {dt} makes" in error_of(run("build", "ns1", "--dt", dt), 2)
+    with pytest.raises(strfcube.UsageError, match="strfcube rebin ns1 --dt 20"):
+        strfcube.build("ns1", dt=20)
+    with pytest.raises(strfcube.StoreError, match=r"there are ns1-dt5\.zarr: .* run: strfcube rebin ns1 --dt 1$"):
+        strfcube.open("ns1", dt=1)
+    assert "rebin" not in run("build", "ns1", "--dt", 20, "--spec", "mel")[2]  # that is another recipe
+    assert run("rebin", "ns1", "--dt", 20, "--jobs", 1)[0] == 0
+    shutil.rmtree(tmp_path / "ns1-dt5.zarr")
+    assert "strfcube rebin ns1 --from-dt 20 --dt 10 makes" in error_of(run("build", "ns1", "--dt", 10), 2)
+    (tmp_path / "ns1-dt20.zarr" / "trials" / "exact" / "c" / "0").write_bytes(b"")  # of a damaged one nothing is made
+    assert "need none" not in run("build", "ns1", "--dt", 10)[2]
+
+
 def test_rebin(run, cube, tmp_path):
     code, out, _ = run("rebin", cube, "--dt", 1, "--out", tmp_path / "1.zarr", "--jobs", 1)
     assert code == 0
