@@ -377,7 +377,8 @@ def _simulate(folder: Path) -> None:
     if folder.is_dir():
         return
     work = work_folder(str(folder))
-    with writable(str(folder)), locked(work):
+    elsewhere = "name another data folder in STRFCUBE_DATA_DIR, where the simulated recordings are kept"
+    with writable(str(folder), elsewhere), locked(work):
         if not folder.is_dir():  # nobody else wrote them while this one waited
             clear(work)
             write_demo(work / "raw")

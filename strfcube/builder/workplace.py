@@ -292,14 +292,14 @@ def token(work: Path) -> str:
 
 
 @contextmanager
-def writable(target: str) -> Iterator[None]:
+def writable(target: str, instead: str = "give another --out") -> Iterator[None]:
     """Say what could not be written, and what to do, for anything the file system refuses."""
     try:
         yield
     except OSError as error:
         place = error.filename or target
         raise StoreError(
-            f"cannot write {place}: {error.strerror or error}; make it writable, free space, or give another --out"
+            f"cannot write {place}: {error.strerror or error}; make it writable, free space, or {instead}"
         ) from error
 
 

@@ -103,7 +103,8 @@ class Root:
         """Paths of the groups and arrays that were built; of all that are listed, where no digest says so."""
         listed = (self.digests or {}) if self.sealed else {}
         named = [key.removesuffix("/zarr.json") for key in listed if key.endswith("/zarr.json")]
-        built = {*named, *(_mapping(self.attrs.get("digests")) or {})} - {"attributes"}
+        built = {*named, *(_mapping(self.attrs.get("digests")) or {})}
+        built = (built | {name.rpartition("/")[0] for name in built}) - {"attributes", ""}
         return frozenset(built if named else built | self.nodes.keys())
 
     @cached_property

@@ -1,5 +1,6 @@
 """The command line, as a user meets it: in a process of its own where it matters, else in this one."""
 
+import errno
 import json
 import os
 import re
@@ -617,3 +618,61 @@ def test_the_line_for_the_shell_is_what_the_shell_takes(shell, tmp_path):
     script = tmp_path / "complete"
     script.write_text("autoload -Uz compinit && compinit -u -D\n" + source if shell == "zsh" else source)
     subprocess.run([shell, str(script)], check=True, capture_output=True)
+
+
+# --- what may not be written, or is something else -------------------------------------------------------------------
+
+
+def test_a_folder_without_permission_is_named_and_so_is_the_file_that_was_asked_for(run, cube, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib").use("agg")
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and real(path, mode))
+    for command, name in (("export", "a.mat"), ("export", "a.csv"), ("report", "a.html"), ("plot", "a.png")):
+        flag = "--out" if command == "plot" else "-o"
+        error = error_of(run(command, cube, flag, tmp_path / name), 1)
+        assert f"cannot write {tmp_path / name}: the folder {tmp_path} may not be written to" in error
+    monkeypatch.undo()
+
+    def full(aside, final):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(aside))
+
+    monkeypatch.setattr(os, "replace", full)
+    for command, name in (("export", "a.mat"), ("report", "a.html")):
+        error = error_of(run(command, cube, "-o", tmp_path / name), 1)
+        assert f"cannot write {tmp_path / name}: No space left on device; free space" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_data_folder_that_cannot_be_written_to(run, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("STRFCUBE_DATA_DIR", str(tmp_path / "file"))
+    error = error_of(run("build", "demo", "--out", tmp_path / "x.zarr"), 1)
+    assert "name another data folder in STRFCUBE_DATA_DIR" in error
+    assert "--out" not in error
+
+
+@pytest.mark.parametrize("command", [("inspect",), ("verify",), ("export", "-o", "x.mat")])
+def test_a_raw_folder_is_built_from(run, raw, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    error = error_of(run(command[0], raw, *command[1:]), 1)
+    assert error.endswith(
+        f"is no strfcube cube: if these are raw files, build one of them: strfcube build NAME --raw {raw}"
+    )
+    raw.parent.joinpath("ns1").symlink_to(raw)
+    error = error_of(run(command[0], raw.parent / "ns1", *command[1:]), 1)
+    assert f"strfcube build ns1 --raw {raw.parent / 'ns1'}" in error
+    raw.parent.joinpath("ns1").unlink()
+
+
+def test_a_cube_that_may_not_be_read(run, cube, monkeypatch):
+    real = os.open
+
+    def held(path, *args, **kwargs):
+        if str(path) == str(cube / "zarr.json"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", held)
+    for command in ("inspect", "verify", "neurons"):
+        error = error_of(run(command, cube), 1)
+        assert error.endswith("zarr.json cannot be read: Permission denied; give yourself permission to read it")
