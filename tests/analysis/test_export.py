@@ -136,6 +136,16 @@ def test_tables_count_what_was_recorded(demo):
     assert {"duration", "stim_type", "n_bins"} <= set(sounds)
 
 
+def test_an_export_says_that_it_holds_no_single_spikes(demo, tmp_path):
+    pytest.importorskip("h5netcdf")
+    (written,) = strfcube.export(demo, tmp_path / "x.nc")
+    with (
+        xr.open_dataset(written, engine="h5netcdf") as got,
+        pytest.raises(StoreError, match="is no cube: open the cube"),
+    ):
+        got.strf.spikes(0, 0)
+
+
 def test_coordinates_on_two_dimensions_and_names_that_clash(tmp_path):
     """Of a store that somebody saved: what is known of pairs, and names that MATLAB does not take."""
     ds = make_cube(stim=3, neuron=4)

@@ -676,3 +676,82 @@ def test_a_cube_that_may_not_be_read(run, cube, monkeypatch):
     for command in ("inspect", "verify", "neurons"):
         error = error_of(run(command, cube), 1)
         assert error.endswith("zarr.json cannot be read: Permission denied; give yourself permission to read it")
+
+
+# --- what commands say of cubes --------------------------------------------------------------------------------------
+
+
+def test_inspect_names_what_a_part_is_chosen_by_and_the_true_length_of_sounds(run, raw, tmp_path):
+    path = strfcube.build("ns1", raw=raw, out=tmp_path / "x.zarr", jobs=0, post=100, dt=7)
+    ds = strfcube.open(path)
+    out = run("inspect", path)[1]
+    assert not narrow(out)
+    words = " ".join(out.split())
+    assert f"stimuli 20, of {ds['duration'].values.max():.3g} s" in words
+    assert float(ds["n_bins"].max()) * 0.007 > 0.29
+    by = {what: words.partition(f"{what} by ")[2].partition(" by ")[0] for what in ("stimuli", "neurons")}
+    assert {"split", "stim_type"} <= set(by["stimuli"].replace(",", "").split())
+    assert {"depth", "valid_unit"} <= set(by["neurons"].replace(",", "").split())
+    assert "species" not in by["neurons"]  # one value tells nothing apart
+    both = ds.assign_coords(
+        session=(("stim", "neuron"), np.arange(ds["n_repeats"].size).reshape(ds["n_repeats"].shape))
+    )
+    out = run("inspect", strfcube.save(both, tmp_path / "y.zarr"))[1]
+    assert "pairs by session" in " ".join(out.split())
+
+
+def test_findings_are_said_to_be_none(run, demo):
+    assert run("inspect", demo, "--findings")[1].endswith("\nno findings in the raw files\n")
+    assert "no findings" not in run("inspect", demo)[1]
+
+
+def test_list_tells_cubes_apart(run, raw, tmp_path, monkeypatch):
+    monkeypatch.setenv("STRFCUBE_DATA_DIR", str(tmp_path))
+    how = {"raw": raw, "jobs": 0}
+    strfcube.build("ns1", **how)
+    strfcube.build("ns1", **how, spec="mel", bands=20, post=50, audio=False)
+    strfcube.build("ns1", **how, only={"valid_unit": True}, dt=10)
+    strfcube.save(strfcube.open("ns1").isel(neuron=[0]), tmp_path / "mine.zarr")
+    strfcube.save(strfcube.concat(["ns1", "ns1"], ["a", "b"], duplicates="keep"), tmp_path / "pool.zarr")
+    (tmp_path / "odd.zarr").mkdir()
+    (tmp_path / "odd.zarr" / "zarr.json").write_text("{}")
+    out = run("list")[1].partition("\nCubes in ")[2]
+    assert not narrow(out)
+    words = " ".join(out.split())
+    for text in (
+        "5 ms; mel spectrogram; bands 20; no audio; 50 ms after the sound",
+        "10 ms; only valid_unit=True; 20 stimuli x", "5 ms; a part, saved; 20 stimuli x 1 neuron",
+        "5 ms; a pool of a, b; 40 stimuli x 6 neurons", "odd.zarr", "cannot be read: is no strfcube cube",
+    ):  # fmt: skip
+        assert text in words, (text, words)
+    assert re.search(r"ns1-dt5\.zarr [0-9.]+ kB 5 ms odd\.zarr", words)  # nothing of it is other than by default
+
+
+def test_info_and_cite_take_a_cube(run, cube, tmp_path, monkeypatch):
+    assert run("cite", cube)[1] == run("cite", "ns1")[1]
+    out = run("info", cube)[1]
+    assert "data set    ns1" in out
+    assert "10.1371/journal.pcbi.1005113" in out
+    monkeypatch.setenv("STRFCUBE_DATA_DIR", str(cube.parent))
+    assert run("info", cube.name)[1] == out
+    assert "did you mean ns1?" in error_of(run("cite", "nsx"), 2)
+    assert "no data set" in error_of(run("info", tmp_path / "nope.zarr"), 2)
+
+
+def test_python_runs_the_command_line_as_a_module(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "strfcube", "--version"], cwd=tmp_path, text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("strfcube, version ")
+
+
+def test_the_shell_is_offered_cubes_and_kinds(tmp_path, monkeypatch):
+    from strfcube.cli import complete
+
+    monkeypatch.setenv("STRFCUBE_DATA_DIR", str(tmp_path))
+    for name in ("ns1-dt5.zarr", "ns1-dt10.zarr", "mine.zarr"):
+        (tmp_path / name).mkdir()
+    offered = {begin: [item.value for item in complete.a_store(None, None, begin)] for begin in ("ns", "ns1-dt1", "m")}
+    assert offered == {"ns": ["ns1", "ns1-dt10.zarr", "ns1-dt5.zarr"], "ns1-dt1": ["ns1-dt10.zarr"], "m": ["mine.zarr"]}
+    assert [item.type for item in complete.a_store(None, None, "x")] == ["dir"]
+    (kind,) = [p for p in cli.commands["plot"].params if p.name == "kind"]
+    assert [item.value for item in kind.shell_complete(None, "popu")] == ["population"]
