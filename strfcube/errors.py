@@ -40,7 +40,7 @@ def refusal(error: BaseException | None) -> str:
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in _REMEDIES:
-            return f"{os.strerror(error.errno)}; {_REMEDIES[error.errno]}"
+            return f"{os.strerror(int(error.errno or 0))}; {_REMEDIES[error.errno]}"
         error = error.__cause__
     return ""
 

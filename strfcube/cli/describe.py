@@ -154,7 +154,7 @@ def summary(ds: xr.Dataset, path: str, width: int) -> str:
 
 def _choices(ds: xr.Dataset, width: int) -> list[str]:
     """Coordinates that tell stimuli, neurons or pairs of them apart: what a part can be chosen by."""
-    lines = []
+    lines: list[str] = []
     for dims, what in ((("stim",), "stimuli by"), (("neuron",), "neurons by"), (("stim", "neuron"), "pairs by")):
         found = {str(n): c.values.ravel() for n, c in ds.coords.items() if n not in dims and set(c.dims) == set(dims)}
         names = [name for name, values in found.items() if len(set(map(str, values.tolist()))) > 1]

@@ -150,8 +150,8 @@ def _nodes(files: Transport, root: Root, others: list[str], verdict: Verdict) ->
     """Metadata of every group and array; where their own files say something else than the root is entered."""
     found = verdict.damaged
     nodes: dict[str, dict[str, Any]] = {}
-    listed = [n for n in root.nodes if n in root.known]
-    names = [n for n in dict.fromkeys([*listed, *others]) if n not in ("", "attributes") and metadata.plain(n)]
+    known = [n for n in root.nodes if n in root.known]
+    names = [n for n in dict.fromkeys([*known, *others]) if n not in ("", "attributes") and metadata.plain(n)]
     odd = [n for n in root.nodes if not metadata.plain(n)]
     found += [f"zarr.json names '{n[:100]}', which nothing in a cube is called" for n in odd[:_NAMED]]
     for name, text in zip(names, _texts(files, names), strict=True):
@@ -214,9 +214,9 @@ def _values(
         except Exception as error:  # whatever damaged metadata lead to
             found.append(f"'{name}' cannot be read: its metadata ({_line(error)})")
             continue
-        value, why, error = _digest(files, name, node, arrays[name])
-        if error is not None:
-            verdict.unread(f"'{name}'", error, f": {why}")
+        value, why, raised = _digest(files, name, node, arrays[name])
+        if raised is not None:
+            verdict.unread(f"'{name}'", raised, f": {why}")
         else:
             actual[name] = value
     if sound and not found and not verdict.refused and digest_of_attributes(arrays) != attributes:
