@@ -56,6 +56,8 @@ class CubeDataset(CubeView):
     >>> for batch in train.loader(batch_size=8, shuffle=True, prefetch=1): ...  # doctest: +SKIP
     """
 
+    _place: Mapping[str, Any] = {"dtype": jnp.float32, "device": None}
+
     def __init__(
         self,
         source: str | os.PathLike[str] | xr.Dataset,

@@ -14,7 +14,7 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadWarning
 
 from strfcube.errors import RawDataError
-from strfcube.raw_files import bounded, reading
+from strfcube.raw_files import bounded, reading, see_readable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +49,7 @@ def load(path: Path, *names: str) -> dict[str, Any]:
         message = "expected a MATLAB file of version 5 to 7, found version 7.3 (HDF5); save it again with -v7"
         raise RawDataError(message, path) from None
     except Exception as error:  # scipy raises whatever the damaged bytes lead it to
+        see_readable(error, path)
         what = " ".join(str(error).split()) or type(error).__name__
         message = f"expected a whole MATLAB file, but it is cut short or damaged ({what}); unpack the archive again"
         raise RawDataError(message, path) from error

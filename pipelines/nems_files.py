@@ -26,7 +26,7 @@ import numpy as np
 from strfcube import limits
 from strfcube.errors import RawDataError
 from strfcube.pipelines.raw_folder import plain
-from strfcube.raw_files import bounded
+from strfcube.raw_files import bounded, see_readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -141,6 +141,7 @@ def members(bundle: Bundle) -> Iterator[Iterator[tuple[str, IO[bytes]]]]:
         except FileNotFoundError:
             raise RawDataError("expected a NEMS recording, but there is none", bundle) from None
         except _DAMAGE as error:
+            see_readable(error, bundle.path)
             raise RawDataError(f"expected a whole .tgz, but {why(error)}; fetch it again", bundle) from error
 
 
@@ -267,6 +268,7 @@ def open_h5(stream: IO[bytes], label: str) -> Iterator[Any]:
         with bounded(len(image)), h5py.File(h5py.h5f.open_file_image(image)) as h5:
             yield h5
     except (OSError, KeyError, MemoryError, TypeError, ValueError, RuntimeError) as error:  # the last of older h5py
+        see_readable(error, label)
         raise RawDataError(
             f"expected a whole HDF5 file of plain datasets, but {error}; fetch it again", label
         ) from error

@@ -20,6 +20,7 @@ import numpy as np
 
 from strfcube import limits
 from strfcube.pipelines.raw_folder import listing, some
+from strfcube.raw_files import see_readable
 from strfcube.records import Finding, Report
 
 if TYPE_CHECKING:
@@ -182,6 +183,7 @@ def _wav_name(raw: Path, file: str, report: Report) -> str:
     try:
         text = slurp(f"{raw}/{file}")
     except OSError as error:
+        see_readable(error, raw / file)
         report(Finding("error", file, f"it cannot be read: {error.strerror}", left_out))
         return ""
     name = text.decode("ascii", "replace").strip().partition("\n")[0].strip()
@@ -197,6 +199,7 @@ def trial_text(raw: Path, file: str, report: Report) -> bytes:
     try:
         text = slurp(f"{raw}/{file}")
     except OSError as error:
+        see_readable(error, raw / file)
         report(Finding("error", file, f"it cannot be read: {error.strerror}", "its trials are left out"))
         return b""
     if text.translate(None, _TEXT):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,12 @@ from strfcube.starting import interrupts_end
 interrupts_end()  # before anything that takes time
 
 # ruff: noqa: E402
+
+# In a clone, pipelines/ and adapters/ lie beside this folder, and a Python that is started there finds this folder
+# before the one that was installed.
+_ABOVE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+if os.path.isfile(f"{_ABOVE}/pipelines/__init__.py") and os.path.isfile(f"{_ABOVE}/adapters/__init__.py"):
+    __path__.append(_ABOVE)
 
 from strfcube.analysis.accessor import StrfAccessor as _StrfAccessor  # noqa: F401 (registers ds.strf)
 from strfcube.analysis.select import select

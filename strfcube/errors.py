@@ -2,10 +2,47 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+_REFUSED = ("EACCES", "EPERM"), "give yourself permission to read it"
+_TOO_MANY = ("EMFILE", "ENFILE"), "let fewer programs run, or raise the limit of open files (`ulimit -n`)"
+_FULL = ("ENOSPC", "EDQUOT"), "make room"
+_FAILED = (
+    ("EIO", "EBUSY", "EAGAIN", "ENXIO", "ENODEV", "ESTALE", "ETIMEDOUT", "EREMOTEIO", "ENETDOWN", "ENETUNREACH",
+     "ENOTCONN", "ECONNRESET", "ECONNABORTED", "EHOSTDOWN", "EHOSTUNREACH"),
+    "see that its disk or network drive is well",
+)  # fmt: skip
+_REMEDIES = {
+    getattr(errno, name): remedy
+    for names, remedy in (_REFUSED, _TOO_MANY, _FULL, _FAILED)
+    for name in names
+    if hasattr(errno, name)
+}
+
+
+def refusal(error: BaseException | None) -> str:
+    """What the system said when it refused to read a file, and what to do: such an error tells nothing of its content.
+
+    Parameters
+    ----------
+    error : exception
+        What was raised; what it was raised from counts, too.
+
+    Returns
+    -------
+    str
+        ``"Permission denied; give yourself permission to read it"``, or ``""`` for an error of any other kind.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _REMEDIES:
+            return f"{os.strerror(int(error.errno or 0))}; {_REMEDIES[error.errno]}"
+        error = error.__cause__
+    return ""
 
 
 def did_you_mean(given: Any, known: Iterable[Any], most: int = 2) -> str:

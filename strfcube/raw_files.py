@@ -13,9 +13,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from stat import S_ISREG
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from strfcube.errors import RawDataError
+from strfcube.errors import RawDataError, StrfcubeError, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +33,29 @@ def is_ours(name: str) -> bool:
     have names without.
     """
     return not name.startswith(".") and name.lower() not in _SYSTEMS_OWN
+
+
+def see_readable(error: BaseException, file: Any) -> None:
+    """Stop where the system refused to read a file, which says nothing of what is in it.
+
+    Whoever takes an error for damage asks this first: a file without permission, or on a disk that fails, is no
+    damaged one, and a cube without it is not what was asked for.
+
+    Parameters
+    ----------
+    error : exception
+        What was raised.
+    file : path-like
+        What was read.
+
+    Raises
+    ------
+    StrfcubeError
+        If it was the system.
+    """
+    if what := refusal(error):
+        place = getattr(error, "filename", None) or file
+        raise StrfcubeError(f"{place} cannot be read: {what}, then give the same command") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +101,7 @@ def _walk(folder: Path | str, prefix: str, above: frozenset[tuple[int, int]], ve
         with os.scandir(folder) as found:
             entries = sorted((e for e in found if is_ours(e.name)), key=lambda e: e.name)
     except OSError as error:
+        see_readable(error, folder)
         raise RawDataError(f"expected a folder that can be listed: {error.strerror}", folder) from error
     if (here.st_dev, here.st_ino) in above:
         raise RawDataError("a link that leads back to a folder that holds it: remove it, or link what is meant", folder)
@@ -104,6 +128,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise RawDataError("a link that leads to itself: remove it", entry.path) from None
+        see_readable(error, entry.path)
         return False
 
 
@@ -116,6 +141,7 @@ def _file(entry: os.DirEntry[str], name: str, *, look: bool) -> RawFile:
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise RawDataError("a link that leads to itself: remove it", entry.path) from None
+        see_readable(error, entry.path)
         stat, target = entry.stat(follow_symlinks=False), os.readlink(entry.path)
         kind: Absent = "annex" if "annex/objects/" in target.replace("\\", "/") else "link"
         return RawFile(name, stat.st_size, stat.st_mtime_ns, kind)

@@ -86,6 +86,26 @@ def test_install_into_an_empty_environment(distributions, tmp_path, kind):
     assert seen["version"] in version
 
 
+@pytest.mark.slow
+def test_python_in_the_clone_finds_its_pipelines_and_adapters(distributions, tmp_path):
+    """Beside a plain install, which the clone's own folder hides, and without any."""
+    clone = copy_project(tmp_path)
+    python = empty_environment(tmp_path / "env", tmp_path / "neighbours")
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index")
+    run(*pip, "--no-build-isolation", distributions["wheel"], cwd=tmp_path / "env")
+    script = f"""if True:
+        import strfcube, strfcube.adapters
+        assert strfcube.__file__.startswith({str(clone / "strfcube")!r}), strfcube.__file__
+        print(strfcube.open(strfcube.build("demo", progress=False)).sizes["neuron"])
+    """
+    built = run(python, "-c", script, cwd=clone, STRFCUBE_DATA_DIR=str(tmp_path / "data"))
+    assert built.split()[-1] == "8"
+    elsewhere = run(python, "-c", "import strfcube; print(strfcube.__path__)", cwd=tmp_path / "env")
+    assert str(clone / "strfcube") not in elsewhere
+    run(*pip[:5], "uninstall", "--quiet", "--yes", "strfcube", cwd=tmp_path / "env")
+    assert run(python, "-c", "import strfcube.pipelines.ns1, strfcube.adapters.jax", cwd=clone) == ""
+
+
 def test_the_lower_bounds_are_those_that_are_declared():
     from lower_bounds import constraints
 

@@ -1,11 +1,12 @@
 """What lies in a raw folder: links followed, dot files left out, absent content told apart."""
 
+import errno
 import os
 
 import pytest
 
-from strfcube.errors import RawDataError
-from strfcube.raw_files import Missing, RawFile, walk
+from strfcube.errors import RawDataError, StrfcubeError
+from strfcube.raw_files import Missing, RawFile, see_readable, walk
 from strfcube.records import Pipeline
 
 
@@ -113,3 +114,15 @@ def test_a_pipeline_keeps_its_folder_when_the_working_folder_changes(tmp_path, m
 def test_names_of_any_bytes(tmp_path):
     put(tmp_path / "sub" / os.fsdecode(b"\xff\xe9.wav"))
     assert [os.fsencode(name) for name in names(tmp_path)] == [b"sub/\xff\xe9.wav"]
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EIO, errno.ENOSPC, errno.EMFILE])
+def test_what_the_system_refuses_is_no_damage(code):
+    with pytest.raises(StrfcubeError, match=r"^a\.mat cannot be read: .+; .+, then give the same command$") as error:
+        see_readable(OSError(code, os.strerror(code)), "a.mat")
+    assert not isinstance(error.value, RawDataError)  # which a pipeline takes for a finding
+
+
+@pytest.mark.parametrize("error", [OSError("truncated"), FileNotFoundError(errno.ENOENT, ""), ValueError("bad header")])
+def test_what_a_file_holds_is_for_its_reader_to_tell(error):
+    see_readable(error, "a.mat")

@@ -63,6 +63,7 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
     >>> for batch in train.loader(batch_size=8, shuffle=True): ...  # doctest: +SKIP
     """
 
+    _place: Mapping[str, Any] = {"dtype": torch.float32, "device": None}
     _on_device = True
     _derived = (*CubeView._derived, "_carrier")
 
@@ -85,9 +86,16 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
                 f"dtype={dtype!r}, expected torch.float32 or another floating dtype of torch: missing is NaN"
             )
         try:
-            return {"dtype": dtype, "device": None if device is None else torch.device(device)}
+            found = None if device is None else torch.device(device)
         except (RuntimeError, TypeError) as error:
             raise UsageError(f"device={device!r}, expected a device of torch, such as 'cuda': {error}") from None
+        # A worker sends nothing to a device, and must not ask for one
+        if found is not None and found.type == "cuda" and get_worker_info() is None:
+            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            if (found.index or 0) >= count:
+                what = f"there are {count}" if count else "torch finds none here (torch.cuda.is_available() is False)"
+                raise UsageError(f"device={str(device)!r}: no such GPU, {what}; leave the device out, or give 'cpu'")
+        return {"dtype": dtype, "device": found}
 
     @property
     def _threads(self) -> int:

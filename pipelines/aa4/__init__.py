@@ -220,7 +220,8 @@ class AA4(Pipeline):
             try:
                 root = open_unit(self.raw / file, in_memory=True)
             except BROKEN as error:
-                raise RawDataError(f"expected a whole HDF5 file of one unit, but {reason(error)}", file) from error
+                why = reason(error, self.raw / file)
+                raise RawDataError(f"expected a whole HDF5 file of one unit, but {why}", file) from error
             for path, stimulus, seconds in groups:
                 columns.add(root, path, stimulus, seconds)
         if columns.broken and not columns.numbers:
@@ -277,7 +278,7 @@ class AA4(Pipeline):
                             wanted = (b"stim_type", b"stim_duration", *_TEXTS.values())
                             seen[group.number, group.md5] = file, {w: attribute(root, w, group.path) for w in wanted}
             except BROKEN as error:
-                what = f"expected a whole HDF5 file of one unit, but {reason(error)}"
+                what = f"expected a whole HDF5 file of one unit, but {reason(error, path)}"
                 report(Finding("error", file, what, "the unit is left out; fetch the file again"))
                 continue
             for what in broken:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from h5py import h5a, h5d, h5f, h5g, h5p, h5s, h5t
 
-from strfcube.raw_files import reading
+from strfcube.raw_files import reading, see_readable
 from strfcube.records import Finding
 
 if TYPE_CHECKING:
@@ -76,8 +76,15 @@ def open_unit(path: Path, in_memory: bool = False) -> h5f.FileID:
     return h5f.open(os.fsencode(path), h5f.ACC_RDONLY, fapl=access)
 
 
-def reason(error: BaseException) -> str:
-    """Say what h5py said, without the quotes of a KeyError."""
+def reason(error: BaseException, file: Any) -> str:
+    """Say what h5py said of a file, without the quotes of a KeyError.
+
+    Raises
+    ------
+    StrfcubeError
+        If it is the system that refused to read the file.
+    """
+    see_readable(error, file)
     return str(error.args[0] if error.args else error).strip()
 
 
@@ -178,7 +185,7 @@ def stimulus_groups(root: h5f.FileID) -> tuple[list[Group], list[str], list[str]
                 md5 = md5.lower() if _MD5.fullmatch(md5) else ""
                 groups.append(Group(number, protocol + b"/" + name, md5))
         except BROKEN as error:
-            broken.append(f"group {protocol.decode()}: {reason(error)}")
+            broken.append(f"group {protocol.decode()}: {reason(error, os.fsdecode(root.name))}")
     return groups, broken, strange
 
 
@@ -223,14 +230,14 @@ class TrialColumns:
             group = h5g.open(root, path)
             trials, others = _numbered(group)
         except BROKEN as error:
-            self.broken.append(f"{path.decode()}: {reason(error)}")
+            self.broken.append(f"{path.decode()}: {reason(error, os.fsdecode(root.name))}")
             return
         self.strange += [(path + b"/" + name).decode("utf-8", "replace") for name in others]
         for number, name in trials:
             try:
                 size = self._read(group, name)
             except BROKEN as error:
-                self.broken.append(f"{path.decode()}/{number}: {reason(error)}")
+                self.broken.append(f"{path.decode()}/{number}: {reason(error, os.fsdecode(root.name))}")
                 continue
             self._filled += size
             self._sizes.append(size)

@@ -50,7 +50,7 @@ from strfcube.pipelines.nat4.area import BANDS, FS, survey_area
 from strfcube.pipelines.nat4.population import STIM, VAL, cut, placed, presentations, report_unplaced, some, usable
 from strfcube.pipelines.nems import read_bundle
 from strfcube.pipelines.nems_files import ZIP_DAMAGE, why
-from strfcube.raw_files import walk
+from strfcube.raw_files import see_readable, walk
 from strfcube.records import (
     Finding,
     Length,
@@ -292,6 +292,7 @@ def _wavs(raw: Path, report: Report) -> dict[str, Callable[[], Audio]]:
         with zipfile.ZipFile(archive) as opened:
             names = [n for n in opened.namelist() if n.lower().endswith(".wav") and "/." not in f"/{n}"]
     except ZIP_DAMAGE as error:
+        see_readable(error, archive)
         report(
             Finding("error", archive.name, f"expected a whole zip archive, but {why(error)}", "there are no waveforms")
         )
@@ -321,6 +322,7 @@ def read_zipped_wav(archive: Path, member: str) -> Audio:
             stream.name = str(archive.parent / label)
             return read_wav(stream)
     except (KeyError, *ZIP_DAMAGE) as error:
+        see_readable(error, archive)
         raise RawDataError(f"expected a whole wav, but {why(error)}; fetch the archive again", label) from error
     except RawDataError as error:
         raise RawDataError(error.message, label) from error

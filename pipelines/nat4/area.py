@@ -13,7 +13,7 @@ from strfcube.errors import RawDataError
 from strfcube.pipelines.nat4.population import STIM, Recorded, placed, population_only, report_unplaced, some
 from strfcube.pipelines.nems import read_bundle, read_head
 from strfcube.pipelines.nems_files import ZIP_DAMAGE, Bundle, why
-from strfcube.raw_files import is_ours, walk
+from strfcube.raw_files import is_ours, see_readable, walk
 from strfcube.records import Finding
 
 if TYPE_CHECKING:
@@ -170,6 +170,7 @@ def _bundles(raw: Path, area: str, report: Report) -> list[Bundle]:
             with zipfile.ZipFile(archive) as opened:
                 members = sorted(m for m in opened.namelist() if m.endswith(_ARCHIVE) and "/." not in f"/{m}")
         except ZIP_DAMAGE as error:
+            see_readable(error, archive)
             what = f"expected a whole zip archive, but {why(error)}"
             report(Finding("error", archive.name, what, f"the sites of {area} are not read; fetch it again"))
             return []
@@ -238,6 +239,7 @@ def _auditory(raw: Path, area: str, cells: tuple[str, ...], report: Report) -> d
                     what = f"sig_auditory of {row['cellid']}: expected True or False, found {row['sig_auditory']!r}"
                     report(Finding("warning", file, what, "auditory is False", reader.line_num))
     except (OSError, ValueError, csv.Error) as error:
+        see_readable(error, raw / file)
         what = "the table is absent" if isinstance(error, FileNotFoundError) else str(error)
         report(Finding("warning", file, what, f"auditory is False for the {len(cells)} cells of {area}"))
         return dict.fromkeys(cells, False)

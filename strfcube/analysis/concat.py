@@ -221,19 +221,29 @@ def _refuse_unlike(a: xr.Dataset, b: xr.Dataset, first: str, second: str, bands:
         raise differ("units of the responses", repr(one), repr(other), "select one signal_type first")
     f, g = np.asarray(a["frequency"].values, float), np.asarray(b["frequency"].values, float)
     if len(f) != len(g):
-        raise differ("frequency axes", f"{len(f)} bands", f"{len(g)} bands", "build both with the same front end")
+        raise differ("frequency axes", f"{len(f)} bands", f"{len(g)} bands", f"build both with {_common(a, b)}")
     unlike = unlike_recipes(a, b, front_ends=bands == "same")
     if unlike is not None:
         what, p, q = unlike
-        raise differ(what, repr(p), repr(q), "build both with one recipe")
+        advice = f"build both with {_common(a, b)}" if what.startswith("front ends") else "build both with one recipe"
+        raise differ(what, repr(p), repr(q), advice)
     if bands == "by_number":
         return
-    advice = "build both with the same front end, or pool band by band with bands='by_number'"
+    advice = f"build both with {_common(a, b)}, or pool band by band with bands='by_number'"
     if not np.allclose(f, g, rtol=1e-4, atol=0):
         raise differ("frequency axes", f"{f[0]:g} to {f[-1]:g} Hz", f"{g[0]:g} to {g[-1]:g} Hz", advice)
     one, other = (str(ds["stimulus"].attrs.get("units", "")) for ds in (a, b))
     if one != other:
         raise differ("units of the spectrograms", repr(one), repr(other), advice)
+
+
+def _common(a: xr.Dataset, b: xr.Dataset) -> str:
+    """Flags of a front end whose axis both cubes can have: the same bands between frequencies that lie in both."""
+    kinds = {recipe.get("front_end", {}).get("kind") for ds in (a, b) for recipe in recipes(ds.attrs.get("recipe"))}
+    kind = "cochleagram" if kinds == {"cochleagram"} else "mel"
+    f, g = (np.asarray(ds["frequency"].values, float) for ds in (a, b))
+    low, high = 10 * np.ceil(max(f[0], g[0]) / 10), 100 * np.floor(min(f[-1], g[-1]) / 100)
+    return f"--spec {kind} --bands {min(len(f), len(g))} --f-min {low:g} --f-max {high:g}"
 
 
 def unlike_recipes(a: xr.Dataset, b: xr.Dataset, *, front_ends: bool = True) -> tuple[str, Any, Any] | None:

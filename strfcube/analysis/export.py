@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from strfcube.analysis.output import see_free, target_of
+from strfcube.analysis.output import see_free, target_of, writing
 from strfcube.analysis.tables import neurons, stimuli
 from strfcube.analysis.tables import trials as trial_table
 from strfcube.cube.groups import has_group, open_group
@@ -17,7 +17,7 @@ from strfcube.cube.store import open as open_cube
 from strfcube.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     import pandas as pd
@@ -59,7 +59,7 @@ def export(
     """
     target = file_of(path, force)
     source = locate(store, dt)
-    with _Files(target) as files:
+    with writing(target), _Files(target) as files:
         _writers()[target.suffix.lower()](source, files)
     return files.names
 
@@ -102,10 +102,11 @@ class _Files:
         return self
 
     def __exit__(self, kind: Any, *_: object) -> None:
-        for aside, final in self._aside.items():
-            if kind is None:
+        try:
+            for aside, final in self._aside.items() if kind is None else ():
                 os.replace(aside, final)
-            else:
+        finally:
+            for aside in self._aside:
                 aside.unlink(missing_ok=True)
 
 
@@ -142,10 +143,11 @@ def _mat(store: str, files: _Files) -> None:
     }
     content |= {name: _mat_values(ds[name]) for name in ("repeat", "time", "frequency")}
     for dim in ("stim", "neuron"):
-        content[dim] = {
-            _word(n): _mat_values(c) for n, c in ds.coords.items() if c.dims == (dim,) and n not in ("repeat", "time")
-        }
-    content["attributes"] = {_word(n): v for n, v in ds.attrs.items() if isinstance(v, str | int | float)}
+        content[dim] = _fields({n: _mat_values(c) for n, c in ds.coords.items() if c.dims == (dim,)})
+    several = {n: c.transpose(*_ORDER, missing_dims="ignore") for n, c in ds.coords.items() if c.ndim > 1}
+    if several:
+        content["coordinates"] = _fields({n: _mat_values(c) for n, c in several.items()})
+    content["attributes"] = _fields({n: v for n, v in ds.attrs.items() if isinstance(v, str | int | float)})
     content["attributes"]["response_units"] = str(ds["response"].attrs.get("units", ""))
     content["attributes"]["stimulus_units"] = str(ds["stimulus"].attrs.get("units", ""))
     trials = _group(store, "trials")
@@ -182,15 +184,28 @@ def _mat_trials(trials: xr.Dataset) -> dict[str, Any]:
 def _mat_values(values: xr.DataArray) -> NDArray[Any]:
     """Text as a cell array, numbers as they are; one dimension as a column."""
     data = values.values
+    data = data[:, None] if data.ndim == 1 else data
     if data.dtype.kind in "OUT":
-        return _cells([str(v) for v in data.tolist()])
-    return data[:, None] if data.ndim == 1 else data
+        return _cells([str(v) for v in data.ravel().tolist()]).reshape(data.shape)
+    return data
 
 
 def _cells(texts: list[str]) -> NDArray[Any]:
     cells = np.empty((len(texts), 1), object)
     cells[:, 0] = texts
     return cells
+
+
+def _fields(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Values by names that MATLAB takes for fields; where two would be the same, the second is numbered."""
+    words: dict[str, Any] = {}
+    for name in sorted(values, key=lambda name: _word(name) != name):  # those that stay as they are go first
+        word, number = _word(name), 1
+        while word in words:
+            number += 1
+            word = f"{_word(name)[: 62 - len(str(number))]}_{number}"
+        words[word] = values[name]
+    return words
 
 
 def _word(name: Any) -> str:
@@ -238,8 +253,16 @@ def _csv(store: str, files: _Files) -> None:
     with files.new().open("w", encoding="utf-8", newline="") as file:
         for i, frame in enumerate(_events(ds, trials)):
             frame.to_csv(file, header=i == 0, index=False, lineterminator="\n")
-    for suffix, table in zip(_TABLES, (trial_table(ds), neurons(ds), stimuli(ds)), strict=True):
+    for suffix, table in zip(_TABLES, (_with_pairs(trial_table(ds), ds), neurons(ds), stimuli(ds)), strict=True):
         table.to_csv(files.new(suffix), index=suffix != "-trials", lineterminator="\n")
+
+
+def _with_pairs(table: pd.DataFrame, ds: xr.Dataset) -> pd.DataFrame:
+    """The table of trials, and what is known of the pair of each, such as its split."""
+    stim, neuron = (ds.get_index(dim).get_indexer(table[dim]) for dim in ("stim", "neuron"))
+    pairs = {str(n): c for n, c in ds.coords.items() if set(c.dims) == {"stim", "neuron"}}
+    found = {name: c.transpose("stim", "neuron").values[stim, neuron] for name, c in pairs.items()}
+    return table.assign(**{f"{name}_of_pair" if name in table else name: v for name, v in found.items()})
 
 
 def _events(ds: xr.Dataset, trials: xr.Dataset) -> Iterator[pd.DataFrame]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from strfcube.cube.store import named
 from strfcube.errors import StoreError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
 
 
 def target_of(path: str | os.PathLike[str], endings: Collection[str], *, force: bool = False) -> Path:
@@ -30,7 +31,7 @@ def target_of(path: str | os.PathLike[str], endings: Collection[str], *, force: 
     UsageError
         For another ending.
     StoreError
-        If there is no such folder, or something is there already that is not to be replaced.
+        If there is no such folder, it may not be written to, or something is there already that is not to be replaced.
     """
     target = Path(named(path)).expanduser()
     if target.suffix.lower() not in endings:
@@ -42,7 +43,25 @@ def target_of(path: str | os.PathLike[str], endings: Collection[str], *, force: 
         raise StoreError(f"cannot write {target}: this is a folder; give the name of a file")
     if not force:
         see_free(target)
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise StoreError(f"cannot write {target}: the folder {target.parent} may not be written to; give another place")
     return target
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Name the file that was asked for, and not the one beside it, where the file system refuses to write it.
+
+    Raises
+    ------
+    StoreError
+        If it does.
+    """
+    try:
+        yield
+    except OSError as error:
+        what = error.strerror or error
+        raise StoreError(f"cannot write {target}: {what}; free space, or give another place") from error
 
 
 def see_free(target: Path) -> None:

@@ -137,14 +137,14 @@ def build(
         If a pipeline fails, or at the first warning of a strict build.
     """
 
-    def bring(entry: catalog.Entry) -> None:
+    def bring(entry: catalog.Entry, instead: str) -> None:
         from strfcube.fetching import terms
         from strfcube.fetching.fetch import carry_out, lacking, refusal
         from strfcube.fetching.visit import Visit
 
         plan = lacking(entry, raw, only, extra, fetch)
         if plan and plan.to_fetch and not fetch:
-            raise refusal(plan)
+            raise UsageError(instead) if instead else refusal(plan)
         if accept_terms:
             terms.remember(entry)
         if plan:

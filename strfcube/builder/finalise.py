@@ -249,13 +249,15 @@ def _column(values: Sequence[Any]) -> NDArray[Any]:
     return text(["" if v is None else str(v) for v in values])
 
 
-def text(values: Sequence[str]) -> NDArray[Any]:
-    """Text as a cube holds it."""
+def text(values: Sequence[str] | NDArray[Any]) -> NDArray[Any]:
+    """Text as a cube holds it, of the shape that it has."""
     # Object arrays become Zarr's variable-length strings; fixed-width ones have no settled specification.
     # Of an empty object array nobody can tell that it is text, so that one says it.
-    out = np.empty(len(values), object if len(values) else np.dtypes.StringDType())
+    given = np.asarray(values, object)
+    out = np.empty(given.shape, object if given.size else np.dtypes.StringDType())
     # Names of files are bytes; where they are no text, they are shown as Python shows such bytes.
-    out[:] = [str(v).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for v in values]
+    shown = [str(v).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for v in given.ravel()]
+    out.reshape(-1)[:] = shown
     return out
 
 

@@ -18,6 +18,7 @@ from strfcube import limits
 from strfcube.builder import copies, far, ledger, prints, spool
 from strfcube.errors import RawDataError, StrfcubeError, UsageError
 from strfcube.grid import NS_PER_S, bin_of, observed_bins, seconds_to_ns
+from strfcube.raw_files import see_readable
 from strfcube.records import Finding, Pipeline, Source, Trial, Trials
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def ingest(context: Context, source: Source, spool_path: str) -> dict[str, Any]:
     except StrfcubeError:
         raise
     except Exception as error:
+        see_readable(error, context.pipeline.raw)
         message = f"pipeline {type(context.pipeline).__name__} failed on source '{source.id}'"
         raise StrfcubeError(f"{message}: {type(error).__name__}: {error}") from error
     columns = rows.columns()

@@ -123,5 +123,6 @@ def _listed(pipeline: Pipeline, missing: Missing) -> tuple[Survey, list[Finding]
     except StrfcubeError:
         raise
     except Exception as error:
+        raw_files.see_readable(error, pipeline.raw)
         message = f"pipeline {type(pipeline).__name__} failed in its survey of {pipeline.raw}"
         raise StrfcubeError(f"{message}: {type(error).__name__}: {error}") from error

@@ -18,6 +18,7 @@ from strfcube import catalog, limits
 from strfcube.builder.ledger import sync
 from strfcube.builder.recipe import Recipe, among, parse_only
 from strfcube.builder.workplace import clear, discard, locked, place_of, see_place, work_folder, writable
+from strfcube.cube.rebinnable import rebinning
 from strfcube.cube.store import local
 from strfcube.errors import SelectionError, UsageError, did_you_mean
 from strfcube.grid import Align, dt_to_ns
@@ -142,7 +143,7 @@ def prepare(
     post: float = 0.0,
     align: Align = "centre",
     audio: bool = True,
-    bring: Callable[[catalog.Entry], None] | None = None,
+    bring: Callable[[catalog.Entry, str], None] | None = None,
     force: bool = False,
     progress: Progress | None = None,
     command: str = "",
@@ -153,7 +154,8 @@ def prepare(
     Parameters
     ----------
     bring : callable, optional
-        Called once all other arguments are known to be right, for the raw files of a data set that has some to fetch.
+        Called once all other arguments are known to be right, for the raw files of a data set that has some to fetch;
+        with a message, where a cube that is there makes this one without them.
     force : bool
         Whether another recipe in the cube's place is replaced.
     progress : callable, optional
@@ -184,12 +186,13 @@ def prepare(
     target = local(out if out is not None else catalog.data_dir() / recipe.store_name(default))
     with writable(target):
         place = place_of(target)
+    instead = _instead(recipe) if entry and raw is None and recipe.to_json() == default.to_json() else ""
     if bring and entry and entry.files:
         kind(catalog.raw_dir(name), **options)  # refuses the options that it cannot use
         if see_place(place, recipe, force) and raw is None and not is_there(catalog.raw_dir(name)):
             raise Standing(target)
-        bring(entry)
-    pipeline = kind(_raw_folder(name, raw, command), **options) if isinstance(dataset, str) else dataset
+        bring(entry, instead)
+    pipeline = kind(_raw_folder(name, raw, command, instead), **options) if isinstance(dataset, str) else dataset
     if entry:
         pipeline.without = _others(entry, pipeline.raw, recipe.only)
     if progress:
@@ -202,6 +205,17 @@ def prepare(
         pipeline, recipe, target, fingerprint(files), current, began, entry, figures, missing=Missing.of(files)
     )
     return dataclasses.replace(request, command=_command(request, default)) if entry else request
+
+
+def _instead(recipe: Recipe) -> str:
+    """What to do in place of getting raw files that are not there; empty where nothing else leads to the cube."""
+    if catalog.raw_dir(recipe.dataset).is_dir() or not (command := rebinning(recipe.dataset, recipe.dt_ns)):
+        return ""
+    return (
+        f"the raw files of {recipe.dataset} are not there, and bins of {recipe.dt_ms:g} ms need none of them: "
+        f"{command} makes them of a cube that is there; or give --raw FOLDER, or --yes (fetch=True) to have the files "
+        "fetched"
+    )
 
 
 def _command(request: Request, default: Recipe) -> str:
@@ -331,7 +345,7 @@ def _front_end(defaults: Mapping[str, Any], chosen: Mapping[str, Any]) -> FrontE
     return front_end
 
 
-def _raw_folder(name: str, raw: str | os.PathLike[str] | None, command: str = "") -> Path:
+def _raw_folder(name: str, raw: str | os.PathLike[str] | None, command: str = "", instead: str = "") -> Path:
     if raw is not None:
         folder = Path(raw).expanduser()
         if not folder.is_dir():
@@ -342,7 +356,7 @@ def _raw_folder(name: str, raw: str | os.PathLike[str] | None, command: str = ""
     if entry.simulated:
         _simulate(folder)
     if not folder.is_dir():
-        raise UsageError(catalog.how_to_get(entry, folder, command=command))
+        raise UsageError(instead or catalog.how_to_get(entry, folder, command=command))
     return folder.resolve()
 
 
@@ -363,7 +377,8 @@ def _simulate(folder: Path) -> None:
     if folder.is_dir():
         return
     work = work_folder(str(folder))
-    with writable(str(folder)), locked(work):
+    elsewhere = "name another data folder in STRFCUBE_DATA_DIR, where the simulated recordings are kept"
+    with writable(str(folder), elsewhere), locked(work):
         if not folder.is_dir():  # nobody else wrote them while this one waited
             clear(work)
             write_demo(work / "raw")

@@ -23,6 +23,7 @@ from strfcube.builder.plan import response_layout, samples_layout, stimulus_layo
 from strfcube.builder.saved import Prepared, prepared
 from strfcube.builder.workplace import clear, place_of, see_whole, writable
 from strfcube.cube import digest
+from strfcube.cube.files import see_own
 from strfcube.cube.metadata import sealed
 from strfcube.cube.shard_writer import Layout, create, encoded_shard, put
 from strfcube.cube.store import attributes_digest, existing_cube, local, no_consolidation_warning
@@ -117,6 +118,8 @@ def _put(made: Prepared, at: Place, force: bool, tell: Progress | None) -> None:
 
 def _see_free(target: str, force: bool) -> None:
     cube = existing_cube(target)
+    if cube is not None and force:
+        see_own(target, cube)
     there = cube is not None or ("://" not in target and os.path.exists(target))
     if there and not (force and cube is not None):
         raise StoreError(

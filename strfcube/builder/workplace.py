@@ -15,6 +15,7 @@ from uuid import uuid4
 
 from strfcube import catalog
 from strfcube.builder.ledger import sync_one
+from strfcube.cube.files import see_own
 from strfcube.cube.store import REPLACED, RESUME, beside, existing_cube
 from strfcube.errors import StoreError, UsageError
 
@@ -99,9 +100,12 @@ def standing(target: str, recipe: Recipe, force: bool) -> dict[str, Any] | None:
     Raises
     ------
     StoreError
-        If something else is in its place: another cube, or, even where the build is forced, what is no cube.
+        If something else is in its place: another cube, or, even where the build is forced, what is no cube, or one
+        that holds what somebody else put there.
     """
     existing = existing_cube(target)
+    if existing is not None and force:
+        see_own(target, existing)
     if existing is None or force:
         return None
     if existing.attrs.get("recipe") != recipe.to_json():
@@ -170,13 +174,15 @@ def see_whole(source: str) -> None:
     StoreError
         If so.
     """
-    from strfcube.cube.verify import verify
+    from strfcube.cube.verify import examine
 
-    if wrong := verify(source):
+    verdict = examine(source)
+    if wrong := verdict.damaged or verdict.refused:
         more = f"; and {len(wrong) - 3} more (strfcube verify)" if len(wrong) > 3 else ""
-        raise StoreError(
-            f"{source} is damaged, and nothing is made of it: {'; '.join(wrong[:3])}{more}; build it again with --force"
-        )
+        what, then = ("is damaged", "build it again with --force") if verdict.damaged else (
+            "cannot be read whole", "give yourself permission to read its files"
+        )  # fmt: skip
+        raise StoreError(f"{source} {what}, and nothing is made of it: {'; '.join(wrong[:3])}{more}; {then}")
 
 
 def recover(work: Path, target: str) -> None:
@@ -286,14 +292,14 @@ def token(work: Path) -> str:
 
 
 @contextmanager
-def writable(target: str) -> Iterator[None]:
+def writable(target: str, instead: str = "give another --out") -> Iterator[None]:
     """Say what could not be written, and what to do, for anything the file system refuses."""
     try:
         yield
     except OSError as error:
         place = error.filename or target
         raise StoreError(
-            f"cannot write {place}: {error.strerror or error}; make it writable, free space, or give another --out"
+            f"cannot write {place}: {error.strerror or error}; make it writable, free space, or {instead}"
         ) from error
 
 

@@ -14,6 +14,7 @@ from strfcube.cli import clock
 from strfcube.cli import fetch as fetching
 from strfcube.cli.commands import Commands, as_given
 from strfcube.cli.describe import figures
+from strfcube.errors import UsageError
 from strfcube.fetching.fetch import carry_out, lacking, refusal
 from strfcube.fetching.visit import Visit
 from strfcube.progress import Display
@@ -133,7 +134,7 @@ def _build(e: catalog.Entry, values: dict[str, Any]) -> None:
         see_jobs(how["jobs"], cluster)
         command = as_given(without=("--dry-run", "--fetch", "--no-fetch", "--yes", "--accept-terms"))
 
-        def bring(entry: catalog.Entry) -> None:
+        def bring(entry: catalog.Entry, instead: str) -> None:
             allowed = True if fetch is None and consent["yes"] else fetch
             plan = lacking(entry, values["raw"], only, extra, allowed)
             if plan is None:
@@ -145,6 +146,8 @@ def _build(e: catalog.Entry, values: dict[str, Any]) -> None:
             if dry_run:
                 fetching.rehearse(plan)
                 raise click.exceptions.Exit(0)
+            if instead and not allowed:
+                raise UsageError(instead)
             if not allowed and not fetching.is_terminal():
                 raise refusal(plan, command)
             fetching.transact(plan, progress, **consent | {"yes": bool(allowed)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -17,6 +18,8 @@ from strfcube.records import counted
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from strfcube.cube.verify import Verdict
 
 _LABEL = 12
 _TIED = "\0"  # a blank at which no line is broken
@@ -112,8 +115,9 @@ def summary(ds: xr.Dataset, path: str, width: int) -> str:
     lines = textwrap.wrap(str(attrs.get("title", attrs["dataset"])), width)
     lines += _field("store", path, width)
     lines += _field("recipe", _recipe(str(attrs["recipe"]), str(attrs["dataset"])), width)
-    seconds = ds["n_bins"].values * float(attrs["dt_ms"]) / 1000
-    lines += _field("stimuli", f"{size['stim']:,}, of {_span(seconds, '.3g')} s", width)
+    stated, binned = ds["duration"].values, ds["n_bins"].values * float(attrs["dt_ms"]) / 1000
+    seconds = np.where(np.isnan(stated), binned, stated)
+    lines += _field("stimuli", f"{size['stim']:,}, of {_span(np.round(seconds, 3), '.3g')} s", width)
     lines += _field("", f"stim_type: {_counts(ds['stim_type'].values)}", width)
     species = ", ".join(sorted(set(ds["species"].values)))
     animals = len(set(ds["animal"].values))
@@ -121,6 +125,7 @@ def summary(ds: xr.Dataset, path: str, width: int) -> str:
     lines += _field("neurons", f"{size['neuron']:,}, of {of}", width)
     lines += _field("", f"area: {_counts(ds['area'].values)}", width)
     lines += _field("", f"signal_type: {_counts(ds['signal_type'].values)}", width)
+    lines += _choices(ds, width)
     lines += _field(
         "coverage", f"{pairs:,} of {possible:,} pairs of stimulus and neuron ({pairs / possible:.1%})", width
     )
@@ -145,6 +150,16 @@ def summary(ds: xr.Dataset, path: str, width: int) -> str:
     lines += _field("digest", str(attrs["digest"]), width)
     lines += _field("licence", "; ".join(str(attrs["licence"]).splitlines()), width)
     return "\n".join(lines)
+
+
+def _choices(ds: xr.Dataset, width: int) -> list[str]:
+    """Coordinates that tell stimuli, neurons or pairs of them apart: what a part can be chosen by."""
+    lines: list[str] = []
+    for dims, what in ((("stim",), "stimuli by"), (("neuron",), "neurons by"), (("stim", "neuron"), "pairs by")):
+        found = {str(n): c.values.ravel() for n, c in ds.coords.items() if n not in dims and set(c.dims) == set(dims)}
+        names = [name for name, values in found.items() if len(set(map(str, values.tolist()))) > 1]
+        lines += _field("" if lines else "choose", f"{what} {', '.join(names)}" if names else "", width)
+    return lines
 
 
 def _span(values: np.ndarray[tuple[int, ...], np.dtype[Any]], spec: str) -> str:
@@ -185,8 +200,73 @@ def _quoted(name: str) -> str:
     return (name if plain else f"'{name}'") if name else "''"
 
 
-def recounted(path: str) -> str:
-    """What a deep verification has counted again, in words."""
+def differences(path: str | Path) -> str:
+    """What tells the cubes of a data set apart: the bin width, and what is not as by default."""
+    from strfcube.builder.recipe import Recipe
+    from strfcube.builder.request import default_recipe
+    from strfcube.cube.store import cube_root
+    from strfcube.errors import StrfcubeError
+
+    try:
+        root = cube_root(os.fspath(path))
+        recipe = json.loads(root.attrs["recipe"])
+        size = root.nodes["response"]["shape"]
+        counts = f"{size[0]:,} stimuli x {counted(size[1], 'neuron', 'neurons')}"
+        if "pool" in recipe:
+            return f"{root.attrs['dt_ms']:g} ms; {_recipe(root.attrs['recipe'], '')}; {counts}"
+        made = Recipe.from_json(root.attrs["recipe"])
+        usual = default_recipe(made.dataset, made.dt_ns)
+    except (StrfcubeError, KeyError, TypeError, ValueError) as error:
+        return f"cannot be read: {str(error).removeprefix(f'{path} ')}"
+    spec = {"kind": made.front_end.kind, **dataclasses.asdict(made.front_end)}
+    own = {"kind": usual.front_end.kind, **dataclasses.asdict(usual.front_end)}
+    if spec["kind"] != own["kind"]:
+        own = {**dataclasses.asdict(type(made.front_end)()), "kind": ""}
+    parts = [
+        f"{k.replace('_', ' ')} {v}" if k != "kind" else f"{v} spectrogram" for k, v in spec.items() if v != own[k]
+    ]
+    parts += ["windows that end with the bins"] if made.align != usual.align else []
+    parts += [] if made.audio else ["no audio"]
+    said = _recipe(root.attrs["recipe"], made.dataset).split("; ")
+    shown = [part for part in said if not part.startswith(("bins of ", f"{made.front_end.kind} spectrogram, "))]
+    return "; ".join([f"{made.dt_ms:g} ms", *parts, *shown, *([counts] if made.only or made.saved else [])])
+
+
+def about(path: str, width: int) -> str:
+    """What a cube says of where it comes from."""
+    from strfcube.cube.store import cube_root
+
+    attrs = cube_root(path).attrs
+    lines = textwrap.wrap(str(attrs.get("title", attrs.get("dataset", ""))), width)
+    lines += _field("cube", path, width) + _field("data set", str(attrs.get("dataset", "")), width)
+    said = {name: str(attrs.get(name, "")).splitlines() for name in ("doi", "licence", "citation")}
+    said["sources"] = list(map(str, json.loads(attrs.get("sources", "[]"))))
+    for name, texts in said.items():
+        for at, text in enumerate(texts):
+            lines += _field("" if at else name, text, width)
+    return "\n".join(lines)
+
+
+def cited(path: str) -> list[str]:
+    """What to cite for a cube."""
+    from strfcube.cube.store import cube_root
+
+    return [line for line in str(cube_root(path).attrs.get("citation", "")).splitlines() if line]
+
+
+def recounted(path: str) -> list[str]:
+    """What a deep verification has counted and computed again, in words."""
+    from strfcube.cube.groups import open_group
+    from strfcube.cube.recompute import obstacle
+    from strfcube.cube.store import cube_root
+
+    if why := obstacle(open_group(path, ""), cube_root(path)):
+        return [_counted_again(path), f"No spectrogram was computed again: {why}."]
+    sounds = int((open_group(path, "audio")["row_size"].values > 0).sum())
+    return [_counted_again(path), f"Computed again, and the same: {counted(sounds, 'spectrogram', 'spectrograms')}."]
+
+
+def _counted_again(path: str) -> str:
     from strfcube.cube.groups import has_group, open_group
 
     if not has_group(path, "trials"):
@@ -208,4 +288,24 @@ def findings(path: str | os.PathLike[str], width: int, *, every: bool = False) -
     from strfcube.cube.groups import in_memory, open_group
 
     table = in_memory(open_group(os.fspath(path), "findings"), f"{path}/findings")
-    return told(table, width, path=os.fspath(path), every=every)
+    lines = told(table, width, path=os.fspath(path), every=every)
+    return lines or (["no findings in the raw files"] if every else [])
+
+
+def condition(verdict: Verdict, path: str) -> str:
+    """What is wrong with a cube, and what to do about each kind of it."""
+    parts = []
+    if verdict.damaged:
+        parts.append(f"is damaged: {'; '.join(verdict.damaged)}; build it again with --force")
+    if verdict.refused:
+        parts.append(
+            f"cannot be read whole, which is no damage: {'; '.join(verdict.refused)}; give yourself permission to read "
+            "its files, or see that its disk is well, and verify it again"
+        )
+    if verdict.added:
+        whole = "" if parts else "is as it was built, and "
+        parts.append(
+            f"{whole}holds more: {'; '.join(verdict.added)}; keep that in a store of its own: nothing replaces the "
+            "cube while it is there"
+        )
+    return f"{path} {'; it '.join(parts)}"

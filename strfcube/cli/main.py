@@ -21,7 +21,18 @@ from strfcube.cli import fetch as fetching
 from strfcube.cli.build import CLUSTER, CONTEXT, SPOOL, Datasets, client_of, report
 from strfcube.cli.commands import Commands, of_misuse
 from strfcube.cli.complete import a_data_set, a_store
-from strfcube.cli.describe import bytes_of, card, findings, overview, recounted, summary
+from strfcube.cli.describe import (
+    about,
+    bytes_of,
+    card,
+    cited,
+    condition,
+    differences,
+    findings,
+    overview,
+    recounted,
+    summary,
+)
 from strfcube.cli.plot import plot
 from strfcube.cli.report import report as page
 from strfcube.errors import SelectionError, StrfcubeError, UsageError
@@ -59,33 +70,49 @@ def list_() -> None:
         click.echo(line)
     cubes = sorted(catalog.data_dir().glob("*.zarr"))
     click.echo(f"\nCubes in {catalog.data_dir()}:{'' if cubes else ' none yet'}")
+    wide = max((len(path.name) for path in cubes), default=0)
     for path in cubes:
-        click.echo(f"  {path.name:<{max(len(p.name) for p in cubes)}}  {in_words(bytes_of(path)):>8}")
+        text = f"  {path.name:<{wide}}  {in_words(bytes_of(path)):>8}  {differences(path)}"
+        room = " " * (wide + 14 if wide < WIDTH // 2 else 6)
+        click.echo(textwrap.fill(text, WIDTH, subsequent_indent=room, break_long_words=False, break_on_hyphens=False))
 
 
 @cli.command()
 @click.argument("name", shell_complete=a_data_set)
 def info(name: str) -> None:
-    """Show what is known of a data set: files, sizes, terms, recipe, options.
+    """Show what is known of a data set, or of where a cube comes from.
 
     \b
-    Example:
+    Examples:
       strfcube info ns1
+      strfcube info ./ns1-dt5.zarr
     """
-    click.echo(card(catalog.entry(name), WIDTH))
+    cube = _cube_of(name)
+    click.echo(about(cube, WIDTH) if cube else card(catalog.entry(name), WIDTH))
+
+
+def _cube_of(name: str) -> str:
+    """The cube that a path, a URL or a name of `strfcube list` means; empty for anything else."""
+    from strfcube.cube.store import locate
+
+    if name in catalog.entries():
+        return ""
+    there = "://" in name or os.path.exists(name) or (catalog.data_dir() / name).exists()
+    return locate(name) if there else ""
 
 
 @cli.command()
 @click.argument("name", shell_complete=a_data_set)
 def cite(name: str) -> None:
-    """Print what to cite for a data set.
+    """Print what to cite for a data set, or for a cube.
 
     \b
-    Example:
+    Examples:
       strfcube cite ns1
+      strfcube cite ./ns1-dt5.zarr
     """
-    e = catalog.entry(name)
-    for text in e.citation:
+    cube = _cube_of(name)
+    for text in cited(cube) if cube else catalog.entry(name).citation:
         click.echo(textwrap.fill(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
     own = f"strfcube {__version__}: recordings of auditory neurons as labelled, analysis-ready cubes (software)."
     click.echo(textwrap.fill(own, WIDTH, subsequent_indent="  "))
@@ -213,25 +240,25 @@ def verify(store: str, dt: float | None, deep: bool) -> None:
       strfcube verify demo --deep
     """
     from strfcube.cube.store import cube_root, locate
-    from strfcube.cube.verify import verify as check
+    from strfcube.cube.verify import examine
 
     path = locate(store, dt)
     with Display(always=True) as progress:
         progress("check", 0, 0)
-        wrong = check(path, deep=deep)
-    if wrong:
-        raise StrfcubeError(f"{path} is damaged: {'; '.join(wrong)}; build it again with --force")
+        verdict = examine(path, deep=deep)
+    if verdict.sentences:
+        raise StrfcubeError(condition(verdict, path))
     click.echo(f"{path}\nis as it was built: digest\n{cube_root(path).attrs['digest']}")
     if deep:
-        for line in textwrap.wrap(recounted(path), WIDTH):
-            click.echo(line)
+        for text in recounted(path):
+            click.echo(textwrap.fill(text, WIDTH))
 
 
 @cli.command()
 @click.argument("store", shell_complete=a_store)
 @click.option("--dt", type=float, required=True, help="New bin width in ms.")
 @click.option("--from-dt", type=float, help="Bin width of the cube, where STORE is a data set's name.")
-@click.option("--out", type=click.Path(), help="Path of the new cube. [default: beside STORE]")
+@click.option("--out", type=click.Path(), help="Path of the new cube. [default: NAME-dtMS.zarr, beside STORE]")
 @click.option("--jobs", type=int, help="Worker processes. [default: all processors]")
 @click.option("--cluster", **CLUSTER)
 @click.option("--spool", **SPOOL)

@@ -12,7 +12,7 @@ import click
 
 from strfcube.analysis.output import target_of
 from strfcube.analysis.plot import KINDS, options, see_known
-from strfcube.cli.complete import a_store
+from strfcube.cli.complete import a_kind, a_store
 from strfcube.errors import SelectionError, StrfcubeError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ _SUFFIXES = (".png", ".svg", ".pdf")
 @click.command("plot")
 @click.argument("store", shell_complete=a_store)
 @click.option("--dt", type=float, help="Bin width in ms, where STORE is a data set's name.")
-@click.option("--kind", default="response", show_default=True, help=f"What to draw: {', '.join(KINDS)}.")
+@click.option("--kind", default="response", show_default=True, shell_complete=a_kind,
+              help=f"What to draw: {', '.join(KINDS)}.")  # fmt: skip
 @click.option("--stim", multiple=True, help="Stimulus: a label, or a position from 0 on; several for cell and psths.")
 @click.option("--neuron", multiple=True, help="Neuron: a label, or a position from 0 on; several for psths and strf.")
 @click.option("--sort", help="Coordinate or measure that rows are sorted by; descending with a minus before: -snr.")

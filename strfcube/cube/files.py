@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from strfcube.cube.metadata import NO_FILE, Root, arrays, keys, plain, strange
+from strfcube.errors import StoreError, refusal
+from strfcube.transport.connect import connect
 from strfcube.transport.remote_files import Remote
 
 if TYPE_CHECKING:
@@ -16,41 +19,71 @@ _LITTER = (".DS_Store", "._.DS_Store", "Thumbs.db", "desktop.ini")
 _NAMED = 5
 
 
-def strays(files: Transport, root: Root) -> tuple[list[str], list[str]]:
-    """Groups and arrays that the cube does not know, and what is wrong with the files in its folder.
+@dataclass(frozen=True)
+class Listing:
+    """What the folder of a cube lacks, and what it holds that is not the cube's.
 
-    Returns
-    -------
-    unknown : list of str
-        Their paths within the cube.
-    found : list of str
-        One sentence each: files that are not there, files and folders too many.
+    Attributes
+    ----------
+    missing : list of str
+        Files of the cube that are not there.
+    others : list of str
+        Files and folders that are not of the cube; of a folder, nothing that is in it.
+    refused : list of str
+        Folders that cannot be listed, and why, one sentence each.
     """
-    expected = {"zarr.json"} | {f"{name}/zarr.json" for name in root.nodes if plain(name)}
+
+    missing: list[str]
+    others: list[str]
+    refused: list[str]
+
+
+def listing(files: Transport, root: Root) -> Listing:
+    """Hold what lies in the folder of a cube against what was built."""
+    expected = {"zarr.json"} | {f"{name}/zarr.json" for name in root.known if plain(name)}
     built: list[str] = []
     for name, node in arrays(root.nodes).items():
-        if strange(node) or not plain(name):
+        if strange(node) or not plain(name) or name not in root.known:
             continue
         ends = root.ends(name)
         for number, key in enumerate(keys(node)):
             expected.add(f"{name}/{key}")
             if ends is not None and ends[8 * number : 8 * number + 8] != NO_FILE:
                 built.append(f"{name}/{key}")
+    undescribed = tuple(f"{name}/" for name in root.known - root.nodes.keys())  # of which nobody knows the files
     if isinstance(files, Remote):
         names = files.names()
         if names is None:
-            return [], []
+            return Listing([], [], [])
         there = set(names)
+        names = [key for key in names if not key.startswith(undescribed)]
         missing = [key for key in built if key not in there]
         others = [key for key in names if key not in expected and key.rpartition("/")[2] not in _LITTER]
-        unknown = [key.removesuffix("/zarr.json") for key in others if key.endswith("/zarr.json")]
-    else:
-        folder = _Folder(files.url)
-        missing = [key for key in built if not folder.has(key)]
-        unknown, others = folder.others(expected)
-    return unknown, _told(missing, "is missing", "are missing") + _told(
-        others, "is not of the cube", "are not of the cube"
-    )
+        return Listing(missing, others, [])
+    folder = _Folder(files.url)
+    others, refused = folder.others(expected)
+    others = [key for key in others if not key.startswith(undescribed)]
+    return Listing([key for key in built if not folder.has(key)], others, refused)
+
+
+def see_own(place: str, root: Root) -> None:
+    """Stop where a cube that is about to be replaced holds what somebody else put there.
+
+    What lies among the files of an array, such as shards of another build, goes with it.
+
+    Raises
+    ------
+    StoreError
+        That names what would be lost.
+    """
+    others = listing(connect(place, cache_dir=""), root).others
+    mine = tuple(f"{name}/" for name in root.known - {"trials", "audio", "findings"})
+    if lost := [name for name in others if not name.startswith(mine)]:
+        more = f" and {len(lost) - _NAMED:,} more" if len(lost) > _NAMED else ""
+        raise StoreError(
+            f"{place} holds what is not of the cube, and would be lost with it: {', '.join(lost[:_NAMED])}{more}; move "
+            "that elsewhere, or remove it, then give the same command"
+        )
 
 
 class _Folder:
@@ -60,25 +93,29 @@ class _Folder:
         self.path = path
 
     def has(self, key: str) -> bool:
-        return os.path.isfile(f"{self.path}/{key}")
+        try:
+            os.stat(f"{self.path}/{key}")
+        except OSError as error:
+            return bool(refusal(error))  # whoever reads it says so
+        return True
 
     def others(self, expected: set[str]) -> tuple[list[str], list[str]]:
-        """Folders with metadata, and all files and folders, that are not expected; no folder of those is entered."""
+        """Files and folders that are not expected, no folder of which is entered, and folders that cannot be listed."""
         folders = {""}
         for key in expected:
             above = key.rpartition("/")[0]
             while above not in folders:
                 folders.add(above)
                 above = above.rpartition("/")[0]
-        unknown: list[str] = []
         found: list[str] = []
+        refused: list[str] = []
         todo = [""]
         while todo:
             folder = todo.pop()
             try:
                 entries = sorted(os.scandir(f"{self.path}/{folder}"), key=lambda e: e.name)
             except OSError as error:
-                found.append(f"{folder} ({error.strerror})")
+                refused.append(f"'{folder or '.'}' cannot be listed ({error.strerror})")
                 continue
             for entry in entries:
                 key = f"{folder}/{entry.name}".lstrip("/")
@@ -86,12 +123,11 @@ class _Folder:
                     todo.append(key)
                 elif key not in expected and entry.name not in _LITTER:
                     found.append(key)
-                    if os.path.isfile(f"{entry.path}/zarr.json") and not entry.is_symlink():
-                        unknown.append(key)
-        return unknown, found
+        return found, refused
 
 
-def _told(names: list[str], one: str, many: str) -> list[str]:
+def told(names: list[str], one: str, many: str) -> list[str]:
+    """Say the same of some names, one sentence each, and of the rest in one."""
     found = [f"'{name}' {one}" for name in names[:_NAMED]]
     if len(names) > _NAMED:
         found.append(f"{len(names) - _NAMED:,} more files {many}")

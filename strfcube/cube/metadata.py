@@ -99,6 +99,15 @@ class Root:
         return bool(known) and 2 * fitting >= len(known)
 
     @cached_property
+    def known(self) -> frozenset[str]:
+        """Paths of the groups and arrays that were built; of all that are listed, where no digest says so."""
+        listed = (self.digests or {}) if self.sealed else {}
+        named = [key.removesuffix("/zarr.json") for key in listed if key.endswith("/zarr.json")]
+        built = {*named, *(_mapping(self.attrs.get("digests")) or {})}
+        built = (built | {name.rpartition("/")[0] for name in built}) - {"attributes", ""}
+        return frozenset(built if named else built | self.nodes.keys())
+
+    @cached_property
     def _ends(self) -> dict[str, str]:
         return (_mapping(self.attrs.get(ENDS)) if self.sealed else None) or {}
 

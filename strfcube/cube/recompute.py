@@ -14,13 +14,35 @@ from strfcube.records import Audio
 from strfcube.sound.spectrogram import FRONT_ENDS, Published, compute, holds, resolve
 
 if TYPE_CHECKING:
+    import xarray as xr
     from numpy.typing import NDArray
 
     from strfcube.cube.metadata import Root
+    from strfcube.sound.spectrogram import FrontEnd
     from strfcube.transport.connect import Transport
 
 _NAMED = 3
 _CLOSE = 2.0**-14  # of the largest value of a spectrogram: they are stored with 16 bits, and libraries round the last
+
+
+def obstacle(cube: xr.Dataset, root: Root) -> str:
+    """Why no spectrogram of a cube can be computed again, in words; empty where they can be."""
+    recipe = json.loads(cube.attrs["recipe"])
+    if "pool" in recipe:
+        return "those of a pool are the ones of its cubes"
+    if {"stimulus", "time"} & set(recipe.get("saved", {}).get("changed", ())):
+        return "they were changed before the cube was saved"
+    if isinstance(_front_end(cube), Published):
+        return "they are as they were published"
+    if "audio" not in root.nodes:
+        return "the cube has no waveforms"
+    # Cubes of earlier versions do not say up to where the axis goes
+    return "" if "lowest_rate" in cube["stimulus"].attrs else "the cube does not say up to which frequency they go"
+
+
+def _front_end(cube: xr.Dataset) -> FrontEnd:
+    how = dict(json.loads(cube.attrs["recipe"])["front_end"])
+    return FRONT_ENDS[how.pop("kind")](**how)
 
 
 def recompute(files: Transport, root: Root) -> list[str]:
@@ -40,20 +62,16 @@ def recompute(files: Transport, root: Root) -> list[str]:
         What differs, one sentence each.
     """
     cube = open_group(files.url, "", "", root)
-    recipe = json.loads(cube.attrs["recipe"])
-    if "pool" in recipe or {"stimulus", "time"} & set(recipe.get("saved", {}).get("changed", ())):
+    if obstacle(cube, root):
         return []
-    how = dict(recipe["front_end"])
-    front_end = FRONT_ENDS[how.pop("kind")](**how)
-    lowest_rate = cube["stimulus"].attrs.get("lowest_rate")  # cubes of earlier versions do not say up to where it goes
-    if isinstance(front_end, Published) or lowest_rate is None or "audio" not in root.nodes:
-        return []
-    front_end = resolve(front_end, float(lowest_rate))
+    front_end = _front_end(cube)
+    assert not isinstance(front_end, Published)
+    front_end = resolve(front_end, float(cube["stimulus"].attrs["lowest_rate"]))
     own = front_end.frequencies()
     bands = [int(np.argmin(np.abs(own - f))) for f in cube["frequency"].values.tolist()]  # a part may have some of them
     if not np.allclose(own[bands], cube["frequency"].values, rtol=1e-12):
         return ["'frequency' is not what the front end of the recipe has"]
-    dt_ns = dt_to_ns(cube.attrs["dt_ms"])
+    dt_ns, align = dt_to_ns(cube.attrs["dt_ms"]), json.loads(cube.attrs["recipe"])["align"]
     sounds = open_group(files.url, "audio", "", root)
     sizes, rates = sounds["row_size"].values.astype(np.int64), sounds["rate"].values
     bins, onsets = cube["n_bins"].values, cube["sound_onset"].values
@@ -67,7 +85,7 @@ def recompute(files: Transport, root: Root) -> list[str]:
             if rate not in kernels:
                 kernels[rate] = front_end.kernel(rate, dt_ns)
             audio, frames = Audio(samples.values(stop - size, stop), rate), int(bins[stim])
-            whole = compute(front_end, audio, frames, dt_ns, recipe["align"], float(onsets[stim]), kernels[rate])
+            whole = compute(front_end, audio, frames, dt_ns, align, float(onsets[stim]), kernels[rate])
             made[:, :frames] = whole[bands]
         chunk = stored.read((stim, 0, 0))
         there = np.full_like(made, np.nan) if chunk is None else chunk[0, : made.shape[0], : made.shape[1]]

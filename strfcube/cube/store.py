@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import warnings
 from contextlib import contextmanager
 from dataclasses import replace
@@ -91,10 +92,10 @@ def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
     """
     name, place = named(store), local(store)
     _say_where_it_went(place)
-    if "://" in place or (Path(place) / "zarr.json").exists():
+    if "://" in place or os.path.exists(f"{place}/zarr.json"):
         return place
     # A folder that only happens to have the name of a data set is not meant.
-    if Path(place).exists() and name not in entries():
+    if os.path.exists(place) and name not in entries():
         return place
     if name not in entries() and "/" not in name:  # as strfcube list prints them
         for path in (data_dir() / name, data_dir() / f"{name}.zarr"):
@@ -112,10 +113,13 @@ def locate(store: str | os.PathLike[str], dt: float | None = None) -> str:
     ms = dt_to_ns(entries()[name].recipe["dt"] if dt is None else dt) / 1e6
     path = folder / f"{name}-dt{ms:g}.zarr"
     _say_where_it_went(str(path))
-    if not path.exists():
+    if not os.path.exists(path):
+        from strfcube.cube.rebinnable import rebinning
+
         there = sorted(p.name for p in folder.glob(f"{name}-dt*.zarr"))
         listed = f"there are {', '.join(there)}: give its path, or" if there else "there is none of this data set yet:"
-        raise StoreError(f"{path}: no such cube; {listed} run: strfcube build {name} --dt {ms:g}")
+        command = rebinning(name, dt_to_ns(ms)) or f"strfcube build {name} --dt {ms:g}"
+        raise StoreError(f"{path}: no such cube; {listed} run: {command}")
     return local(path)
 
 
@@ -263,8 +267,7 @@ def existing_cube(path: str, text: bytes | None = None) -> Root | None:
         root = Root(path, parsed(text), text)
         version = int(root.document["attributes"]["format_version"])
     except (ValueError, KeyError, TypeError, OverflowError):
-        what = _unfinished(path) or f"{path} is no strfcube cube: give another path, or move it away"
-        raise StoreError(what) from None
+        raise _no_cube(path) from None
     if version > FORMAT_VERSION:
         raise StoreError(f"{path} is of cube format {version}, this strfcube reads {FORMAT_VERSION}: upgrade strfcube")
     return root
@@ -278,7 +281,10 @@ def cube_root(path: str, text: bytes | None = None) -> Root:
     StoreError
         If there is none that this strfcube reads.
     """
-    root = existing_cube(path, text)
+    try:
+        root = existing_cube(path, text)
+    except _NoCubeError:
+        raise StoreError(f"{path} is no strfcube cube: {_in_place_of(path)}") from None
     if root is None and (begun := _begun(path)):
         raise StoreError(f"{path}: no such cube yet; {begun}")
     if root is None:
@@ -286,10 +292,30 @@ def cube_root(path: str, text: bytes | None = None) -> Root:
     return root
 
 
+class _NoCubeError(StoreError):
+    """Something else lies there."""
+
+
+def _no_cube(path: str) -> StoreError:
+    """The error of a place that something else has, for who wants to write there."""
+    if unfinished := _unfinished(path):
+        return StoreError(unfinished)
+    return _NoCubeError(f"{path} is no strfcube cube: give another path, or move it away")
+
+
+def _in_place_of(path: str) -> str:
+    """What to do for who wants to read a cube where something else is."""
+    place = Path(path)
+    if "://" in path or not place.is_dir() or (place / "zarr.json").exists():
+        return "give the path of one; strfcube list shows those that are built"
+    name = place.name if place.name in entries() else "NAME"
+    return f"if these are raw files, build one of them: strfcube build {name} --raw {shlex.quote(path)}"
+
+
 def _say_where_it_went(path: str) -> None:
     """Stop where a build was killed in the moment in which it replaced this cube."""
     old = beside(path) / REPLACED if "://" not in path and Path(path).name else None
-    if old is not None and not Path(path).exists() and os.path.isdir(old):
+    if old is not None and not os.path.exists(path) and os.path.isdir(old):
         raise StoreError(f"{path}: a build ended while it replaced this cube; it is whole, move it back from {old}, or "
                          "give the same build command again")  # fmt: skip
 
@@ -322,12 +348,11 @@ def _root_metadata(path: str) -> bytes | None:
     if "://" in path:
         return bounded(connect(path), "zarr.json")
     place = Path(path)
-    if not place.exists() and not place.is_symlink():
+    if not os.path.lexists(place):
         return None
     text = bounded(connect(path), "zarr.json")
     if text is None and not (place.is_dir() and not any(place.iterdir())):
-        what = _unfinished(path) or f"{path} is no strfcube cube: give another path, or move it away"
-        raise StoreError(what)
+        raise _no_cube(path)
     return text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,10 @@ def origins(ds: xr.Dataset) -> tuple[Origin, ...] | str:
     source = source_of(ds)
     if source is None:
         return "the cube does not know its store any more: open it with strfcube.open"
+    if os.path.isfile(source):
+        return (
+            f"{source}, which it was opened from, is no cube: open the cube that it was exported from (strfcube.open)"
+        )
     try:
         whole = open_group(source)
     except StoreError:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from strfcube.cube import digest, metadata
-from strfcube.cube.files import strays
+from strfcube.cube.files import listing, told
 from strfcube.cube.groups import see_file
 from strfcube.cube.metadata import NO_FILE, Root
 from strfcube.cube.schema import problems
 from strfcube.cube.shard_reader import ShardedArray
 from strfcube.cube.shard_writer import in_order
 from strfcube.cube.store import cube_root, digest_of_attributes, locate
-from strfcube.errors import StoreError
+from strfcube.errors import StoreError, refusal
 from strfcube.transport.connect import connect
 from strfcube.transport.remote_files import Remote
 
@@ -32,6 +33,37 @@ _AHEAD_BYTES = 16_000_000  # decoded, of the chunks that a remote store is asked
 _GROUPS = ("", "trials", "audio", "findings")
 _LONG = 400  # characters of a sentence that quotes what a store says of itself
 _NAMED = 3  # damaged chunks of an array that are named
+
+
+@dataclass
+class Verdict:
+    """What `examine` found of a cube, one sentence each.
+
+    Attributes
+    ----------
+    damaged : list of str
+        What is not as it was built.
+    refused : list of str
+        What the system did not let anybody read, so that nothing is known of it.
+    added : list of str
+        What lies there beside the cube, which is none the worse for it.
+    """
+
+    damaged: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
+
+    @property
+    def sentences(self) -> list[str]:
+        """All of them."""
+        return [*self.damaged, *self.refused, *self.added]
+
+    def unread(self, what: str, error: Exception, why: str) -> None:
+        """Enter what could not be read, as what it is."""
+        if said := refusal(error):
+            self.refused.append(f"{what} cannot be read ({said.partition('; ')[0]})")
+        else:
+            self.damaged.append(f"{what} cannot be read{why}")
 
 
 def verify(store: str | os.PathLike[str], dt: float | None = None, *, deep: bool = False) -> list[str]:
@@ -61,19 +93,30 @@ def verify(store: str | os.PathLike[str], dt: float | None = None, *, deep: bool
     StoreError
         If there is no cube to verify, or its server cannot be reached.
     """
+    return examine(store, dt, deep=deep).sentences
+
+
+def examine(store: str | os.PathLike[str], dt: float | None = None, *, deep: bool = False) -> Verdict:
+    """As `verify`, with what is damaged, what cannot be read and what was added kept apart."""
     path = locate(store, dt)
     files, root = connect(path, cache_dir=""), cube_root(path)
-    expected, found = _expected(root)
-    found += root.altered()
-    listing, foreign = strays(files, root)
-    found += foreign
-    nodes, differing = _nodes(files, root, [*expected, *listing])
-    found += differing
-    found += _values(files, root, nodes, expected, sound=not found)
-    found = found or _contract(files, root)
-    if deep and not found:
-        found = _made_again(files, root)
-    return [sentence if len(sentence) <= _LONG else f"{sentence[:_LONG]} ..." for sentence in found]
+    expected, damaged = _expected(root)
+    verdict = Verdict(damaged)
+    for sentence in root.altered():
+        (verdict.added if sentence.endswith(" is not of the cube") else damaged).append(sentence)
+    there = listing(files, root)
+    damaged += told(there.missing, "is missing", "are missing")
+    verdict.refused += there.refused
+    verdict.added += told(there.others, "is not of the cube", "are not of the cube")
+    nodes = _nodes(files, root, [*expected], verdict)
+    _values(files, root, nodes, expected, verdict)
+    if not verdict.sentences:
+        damaged += _contract(files, root)
+    if deep and not damaged and not verdict.refused:
+        damaged += _made_again(files, root)
+    for found in (damaged, verdict.refused, verdict.added):
+        found[:] = [sentence if len(sentence) <= _LONG else f"{sentence[:_LONG]} ..." for sentence in found]
+    return verdict
 
 
 def _made_again(files: Transport, root: Root) -> list[str]:
@@ -103,18 +146,21 @@ def _expected(root: Root) -> tuple[dict[str, str], list[str]]:
     return expected, []
 
 
-def _nodes(files: Transport, root: Root, others: list[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Metadata of every group and array, and where their own files say something else than the root."""
-    found: list[str] = []
+def _nodes(files: Transport, root: Root, others: list[str], verdict: Verdict) -> dict[str, dict[str, Any]]:
+    """Metadata of every group and array; where their own files say something else than the root is entered."""
+    found = verdict.damaged
     nodes: dict[str, dict[str, Any]] = {}
-    names = [n for n in dict.fromkeys([*root.nodes, *others]) if n not in ("", "attributes") and metadata.plain(n)]
+    known = [n for n in root.nodes if n in root.known]
+    names = [n for n in dict.fromkeys([*known, *others]) if n not in ("", "attributes") and metadata.plain(n)]
     odd = [n for n in root.nodes if not metadata.plain(n)]
     found += [f"zarr.json names '{n[:100]}', which nothing in a cube is called" for n in odd[:_NAMED]]
     for name, text in zip(names, _texts(files, names), strict=True):
         listed = root.nodes.get(name)
         if text is None or isinstance(text, StoreError):
-            if listed is not None or text is not None:
-                found.append(f"'{name}/zarr.json' {'is missing' if text is None else f'cannot be read ({text})'}")
+            if text is not None:
+                verdict.unread(f"'{name}/zarr.json'", text, f" ({text})")
+            elif listed is not None:
+                found.append(f"'{name}/zarr.json' is missing")
             own = None
         else:
             try:
@@ -131,7 +177,7 @@ def _nodes(files: Transport, root: Root, others: list[str]) -> tuple[dict[str, d
             found.append(f"'{name}' cannot be read: its metadata ({why})")
             continue
         nodes[name] = node
-    return nodes, found
+    return nodes
 
 
 def _texts(files: Transport, names: list[str]) -> list[bytes | StoreError | None]:
@@ -148,12 +194,13 @@ def _texts(files: Transport, names: list[str]) -> list[bytes | StoreError | None
 
 
 def _values(
-    files: Transport, root: Root, nodes: Mapping[str, dict[str, Any]], digests: Mapping[str, str], *, sound: bool
-) -> list[str]:
-    """What differs from the digests of the arrays."""
+    files: Transport, root: Root, nodes: Mapping[str, dict[str, Any]], digests: Mapping[str, str], verdict: Verdict
+) -> None:
+    """Enter what differs from the digests of the arrays."""
     from strfcube.cube.zarr_store import zarr_store
 
-    found: list[str] = []
+    found = verdict.damaged
+    sound = not found and not verdict.refused
     expected = dict(digests)
     attributes = expected.pop("attributes", "")
     place = zarr_store(files, root, *(_GROUPS if sound else ()))
@@ -167,12 +214,12 @@ def _values(
         except Exception as error:  # whatever damaged metadata lead to
             found.append(f"'{name}' cannot be read: its metadata ({_line(error)})")
             continue
-        value, why = _digest(files, name, node, arrays[name])
-        if why:
-            found.append(f"'{name}' cannot be read: {why}")
+        value, why, raised = _digest(files, name, node, arrays[name])
+        if raised is not None:
+            verdict.unread(f"'{name}'", raised, f": {why}")
         else:
             actual[name] = value
-    if sound and not found and digest_of_attributes(arrays) != attributes:
+    if sound and not found and not verdict.refused and digest_of_attributes(arrays) != attributes:
         found.append("attributes of the arrays are not those that were built")
     found += [f"'{name}' is missing" for name in sorted(expected.keys() - named)]
     if expected:
@@ -181,7 +228,6 @@ def _values(
         if actual[name] != expected[name]:
             others = _other_files(files, root, name, nodes[name])
             found.append(f"'{name}' has other values than were built" + (f" ({others})" if others else ""))
-    return found
 
 
 def _other_files(files: Transport, root: Root, name: str, node: Mapping[str, Any]) -> str:
@@ -219,23 +265,25 @@ def _array(place: Any, name: str, meta: dict[str, Any]) -> zarr.Array[Any]:
     return zarr.Array.from_dict(StorePath(LocalStore(place) if isinstance(place, str) else place, name), meta)
 
 
-def _digest(files: Transport, name: str, node: dict[str, Any], array: zarr.Array[Any]) -> tuple[str, str]:
-    """Digest of an array's values, and why it cannot be read."""
+def _digest(
+    files: Transport, name: str, node: dict[str, Any], array: zarr.Array[Any]
+) -> tuple[str, str, Exception | None]:
+    """Digest of an array's values; why it cannot be read, in words and as it was raised."""
     try:
         if not metadata.sharded(node):
             see_file(files, name, node)
-            return digest.of_values(name.rpartition("/")[2], np.asarray(array[...])), ""
+            return digest.of_values(name.rpartition("/")[2], np.asarray(array[...])), "", None
         return array_digest(name, ShardedArray(files.at(name), meta=node))
-    except NotImplementedError:
-        return "", "it is not laid out as strfcube writes it"
+    except NotImplementedError as error:
+        return "", "it is not laid out as strfcube writes it", error
     except StoreError as error:
-        return "", str(error).removeprefix(f"{files.url}/").partition("; ")[0]
+        return "", str(error).removeprefix(f"{files.url}/").partition("; ")[0], error
     except Exception as error:  # whatever a codec raises on damaged bytes
-        return "", _line(error)
+        return "", _line(error), error
 
 
-def array_digest(name: str, array: ShardedArray) -> tuple[str, str]:
-    """Digest of a sharded array's values, and the chunks that are damaged.
+def array_digest(name: str, array: ShardedArray) -> tuple[str, str, StoreError | None]:
+    """Digest of a sharded array's values, the chunks that are damaged, and the error of one of them.
 
     Parameters
     ----------
@@ -245,7 +293,7 @@ def array_digest(name: str, array: ShardedArray) -> tuple[str, str]:
         The array.
     """
     leaves: list[digest.Leaf] = []
-    damaged: dict[str, None] = {}
+    damaged: dict[str, StoreError] = {}
     unindexed: set[tuple[int, ...]] = set()
     chunks = itertools.product(*map(range, array.grid))
     while several := list(itertools.islice(chunks, max(1, _AHEAD_BYTES // array.chunk_bytes))):
@@ -257,14 +305,14 @@ def array_digest(name: str, array: ShardedArray) -> tuple[str, str]:
                     array.index.open([at])
                 except StoreError as error:
                     unindexed.add(array.index.shard_of(at))
-                    damaged[_what(array, error)] = None
+                    damaged[_what(array, error)] = error
         several = [at for at in several if array.index.shard_of(at) not in unindexed]
         array.fetch(several)
         for at in several:
             try:
                 chunk = array.read(at)
             except StoreError as error:
-                damaged[_what(array, error)] = None
+                damaged[_what(array, error)] = error
                 continue
             if chunk is None:
                 continue
@@ -276,7 +324,10 @@ def array_digest(name: str, array: ShardedArray) -> tuple[str, str]:
             if not missing.all():
                 leaves.append((at, digest.leaf(values)))
     more = f", and {len(damaged) - _NAMED} more" if len(damaged) > _NAMED else ""
-    return digest.of_leaves(name, array.dtype, array.shape, array.chunk, leaves), "; ".join([*damaged][:_NAMED]) + more
+    # Damage goes first: that another chunk may not be read makes it no better
+    errors = sorted(damaged.values(), key=lambda error: bool(refusal(error)))
+    value = digest.of_leaves(name, array.dtype, array.shape, array.chunk, leaves)
+    return value, "; ".join([*damaged][:_NAMED]) + more, next(iter(errors), None)
 
 
 def _what(array: ShardedArray, error: StoreError) -> str:

@@ -148,7 +148,7 @@ class Web:
         except requests.exceptions.ConnectionError as error:
             reason = _reason(error)
             if "not known" in reason or "resolution" in reason:  # no network, or a name that is wrong
-                hint = "is there a network? Files that are here already are given as --raw FOLDER"
+                hint = "is there a network? Of files that you have already: strfcube build NAME --raw FOLDER"
                 raise Interrupted(f"no connection to {host} ({reason})", tries=3, hint=hint) from None
             raise Interrupted(f"no connection to {host} ({reason})") from None
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Never, Self
 
 import numpy as np
 import xarray as xr
@@ -18,13 +18,13 @@ from strfcube.analysis.concat import concat
 from strfcube.analysis.select import Choice, counts_of
 from strfcube.cube import store
 from strfcube.cube.normalise import loaded
-from strfcube.errors import UsageError
+from strfcube.errors import UsageError, did_you_mean
 from strfcube.loading.alike import refuse_unlike
 from strfcube.loading.batch import BatchReader
 from strfcube.loading.choosing import Chosen
 from strfcube.loading.loader import BatchLoader, order_of
 from strfcube.loading.order import position_of
-from strfcube.loading.reading import Cache, Layout, Reading
+from strfcube.loading.reading import Cache, Layout, Options, Reading
 from strfcube.loading.rows import OF_TRIALS
 from strfcube.loading.scaling import response_scaling, stimulus_moments
 from strfcube.loading.source import Source
@@ -107,7 +107,9 @@ class CubeView(Chosen):
         allow_mixed: bool = False,
         layout: Layout = "dense",
         cache_dir: str | os.PathLike[str] | None = None,
+        **others: Never,
     ) -> None:
+        _see_options(others, {*Options.__annotations__, *self._place})
         names: Any = extra if isinstance(extra, str) else tuple(extra)
         reading = Reading(mode, audio_fs, average_repeats, smooth_ms, cache, names, allow_mixed, layout)
         self._reading = self._suited(reading)
@@ -264,8 +266,7 @@ class CubeView(Chosen):
         What `standardize` and `normalize` found stays as it is: set ``average_repeats`` and ``smooth_ms`` before them.
         """
         known = {f.name for f in dataclasses.fields(Reading)} - {"standardize", "normalize"} | self._place.keys()
-        if not options.keys() <= known:
-            raise UsageError(f"using({', '.join(sorted(options.keys() - known))}): expected {', '.join(sorted(known))}")
+        _see_options(options, known)
         place = self._placed({name: options.pop(name, value) for name, value in self._place.items()})
         if "extra" in options:
             options["extra"] = options["extra"] if isinstance(options["extra"], str) else tuple(options["extra"])
@@ -372,3 +373,10 @@ def _checked(fit: Any, what: str) -> CubeView:
         given = repr(fit) if isinstance(fit, str) else type(fit).__name__
         raise UsageError(f"{what}: fit={given}, expected a view, such as fit=train; for a part by its name, splits")
     return fit
+
+
+def _see_options(given: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Refuse options that no view has."""
+    if strange := sorted(given.keys() - set(known)):
+        hint = did_you_mean(strange[0], known)
+        raise UsageError(f"{', '.join(strange)}: no such option; {hint}there are {', '.join(sorted(known))}")

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from strfcube.errors import RawDataError
+from strfcube.raw_files import see_readable
 from strfcube.records import Audio, Finding
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def read_wav(path: Path | str | IO[bytes], rate: float | None = None, *, lazy: b
     except FileNotFoundError:
         raise RawDataError("expected a wav file, but there is none", label) from None
     except (ValueError, EOFError, OSError, struct.error, wavfile.WavFileWarning) as error:
+        see_readable(error, label)
         raise RawDataError(f"expected a whole RIFF/WAVE file, but {error}; fetch it again", label) from error
     except Exception as error:  # whatever a bad header leads scipy to: no channels, samples of 512 bytes
         raise RawDataError("expected a whole RIFF/WAVE file, but its header is bad; fetch it again", label) from error

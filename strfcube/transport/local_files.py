@@ -9,7 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from stat import S_ISDIR, S_ISREG
 
-from strfcube.errors import StoreError
+from strfcube.errors import StoreError, refusal
 
 DESCRIPTORS = 128  # open at once in a process, and half of what it may have of all kinds; macOS allows 256
 PREAD = hasattr(os, "pread")  # Windows has none
@@ -173,7 +173,7 @@ class LocalFiles:
         raise replaced(f"{self.url}/{key}")
 
     def _refused(self, key: str, error: OSError) -> StoreError:
-        return StoreError(f"{self.url}/{key} cannot be read: {error.strerror}")
+        return StoreError(f"{self.url}/{key} cannot be read: {refusal(error) or error.strerror}")
 
 
 def replaced(place: str) -> StoreError:

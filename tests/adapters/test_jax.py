@@ -66,7 +66,7 @@ def test_options_that_mean_nothing_are_refused(view):
         ({"dtype": jnp.float64}, "jax_enable_x64"),
         ({"device": "abacus"}, "device='abacus'"),
         ({"device": 3}, "device=3"),
-        ({"smoth_ms": 3}, r"using\(smoth_ms\).*device, dtype"),
+        ({"smoth_ms": 3}, r"smoth_ms: no such option; did you mean smooth_ms.*device, dtype"),
     ):
         with pytest.raises(UsageError, match=message):
             view.using(**options)

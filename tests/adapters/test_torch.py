@@ -92,3 +92,28 @@ def test_extras_along_time_are_collated_as_a_batch_has_them(made):
     view = CubeDataset(whole, extra=("phase",))
     with pytest.raises(UsageError, match=r"collate: phase of the items has 31 and 40 bins, and torch.int32 has"):
         collate([view[0], view[3]])
+
+
+def test_an_option_that_no_data_set_has(made):
+    with pytest.raises(
+        UsageError, match=r"^smooth: no such option; did you mean smooth_ms\? Else there are .*device, dty"
+    ):
+        CubeDataset(made[1], smooth=21)
+    with pytest.raises(UsageError, match=r"^dtyp: no such option; did you mean dtype\?"):
+        CubeDataset(made[1]).using(dtyp=torch.float16)
+
+
+def test_a_gpu_that_is_not_there_is_refused_at_once(view, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for refused in (lambda: view.to("cuda"), lambda: CubeDataset(view.ds, device="cuda:1")):
+        with pytest.raises(UsageError, match=r"no such GPU, torch finds none here"):
+            refused()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert view.to("cuda:1").to("cpu")[0]["stims"].device.type == "cpu"
+    with pytest.raises(UsageError, match="device='cuda:2': no such GPU, there are 2"):
+        view.to("cuda:2")
+    # Who is asked in a worker would break the CUDA of the process that forked it
+    monkeypatch.setattr("strfcube.adapters.torch.get_worker_info", lambda: object())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("a worker asked"))
+    view.to("cuda:7")

@@ -1,6 +1,7 @@
 """Pools: what goes where, what is refused, what is reported, and that they are read and written like any cube."""
 
 import json
+import re
 import warnings
 
 import numpy as np
@@ -9,6 +10,7 @@ import xarray as xr
 import zarr
 from cubes import make_cube, strings
 from stores import make_store
+from toy import make_neuron, make_stim, spikes, write_toy
 
 import strfcube
 from strfcube import StoreError, UsageError
@@ -583,3 +585,23 @@ def test_a_written_part_has_the_repeats_that_are_left(tmp_path, cut):
 def test_what_is_no_list_of_cubes_is_told_apart(wrong):
     with pytest.raises(UsageError, match=r"several cubes in a list|paths, URLs or Datasets, got ndarray"):
         concat(wrong)
+
+
+@pytest.mark.parametrize(
+    "other", [{"spec": "mel"}, {"spec": "cochleagram", "f_max": 7000.0}, {"spec": "mel", "bands": 20}]
+)
+def test_the_front_end_that_is_advised_does_for_both(tmp_path, other):
+    """Sounds of two rates, whose axes end at the half of each."""
+    cubes, toys = {}, {}
+    for name, rate in (("a", 32000.0), ("b", 22050.0)):
+        stimuli = [make_stim(f"{name}1", 0.05, rate=rate)]
+        trials = {"s": [spikes(f"{name}1", f"{name}n", 1, [3])]}
+        toys[name] = write_toy(tmp_path / name, stimuli, [make_neuron(f"{name}n")], trials)
+        flags = {"spec": "mel"} if name == "a" else other
+        cubes[name] = strfcube.build(toys[name], out=tmp_path / f"{name}.zarr", jobs=0, **flags)
+    with pytest.raises(UsageError, match=r"build both with --spec \w+ --bands \d+ --f-min") as refused:
+        concat([*cubes.values()], ["a", "b"])
+    words = re.search(r"--spec (\w+) --bands (\d+) --f-min (\S+) --f-max (\d+)", str(refused.value)).groups()
+    flags = {"spec": words[0], "bands": int(words[1]), "f_min": float(words[2]), "f_max": float(words[3])}
+    again = [strfcube.build(toy, out=tmp_path / f"{n}2.zarr", jobs=0, **flags) for n, toy in toys.items()]
+    assert concat(again, ["a", "b"]).sizes["frequency"] == flags["bands"]

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from cubes import make_cube
 from scipy.io import loadmat
 from writers.ac1 import write as write_ac1
 from writers.nat4 import write_nat4
@@ -133,3 +134,51 @@ def test_tables_count_what_was_recorded(demo):
     assert cells["stimuli"].tolist() == (ds["n_repeats"] > 0).sum("stim").values.tolist()
     assert {"area", "animal"} <= set(cells)
     assert {"duration", "stim_type", "n_bins"} <= set(sounds)
+
+
+def test_an_export_says_that_it_holds_no_single_spikes(demo, tmp_path):
+    pytest.importorskip("h5netcdf")
+    (written,) = strfcube.export(demo, tmp_path / "x.nc")
+    with (
+        xr.open_dataset(written, engine="h5netcdf") as got,
+        pytest.raises(StoreError, match="is no cube: open the cube"),
+    ):
+        got.strf.spikes(0, 0)
+
+
+def test_coordinates_on_two_dimensions_and_names_that_clash(tmp_path):
+    """Of a store that somebody saved: what is known of pairs, and names that MATLAB does not take."""
+    ds = make_cube(stim=3, neuron=4)
+    split = np.array([["est", "val", "", "est"], ["val"] * 4, ["est"] * 4], object)
+    strength = np.arange(12.0).reshape(3, 4)
+    ds = ds.assign_coords(
+        {"split_of": (("stim", "neuron"), split), "strength": (("neuron", "stim"), strength.T),
+         "my.depth": ("neuron", np.arange(4.0)), "my_depth": ("neuron", np.arange(4.0) + 10),
+         "my-depth": ("neuron", np.arange(4.0) + 20)}
+    )  # fmt: skip
+    path = strfcube.save(ds, tmp_path / "x.zarr")
+    got = loadmat(strfcube.export(path, tmp_path / "x.mat")[0])
+    both = got["coordinates"][0, 0]
+    assert [[str(c[0]) if c.size else "" for c in row] for row in both["split_of"]] == split.tolist()
+    np.testing.assert_array_equal(both["strength"], strength)
+    neuron = got["neuron"][0, 0]
+    depths = {name: neuron[name][0, 0] for name in neuron.dtype.names if name.startswith("my_depth")}
+    assert depths == {"my_depth": 10, "my_depth_2": 20, "my_depth_3": 0}
+
+
+def test_a_pool_by_number_says_its_frequencies(tmp_path):
+    a, b = make_cube(stim=2, neuron=2, bands=4), make_cube(stim=2, neuron=2, bands=4, seed=1)
+    b = b.assign_coords(frequency=b["frequency"] * 2)
+    pool = strfcube.concat([a, b], ["a", "b"], bands="by_number", duplicates="keep")
+    path = strfcube.save(pool, tmp_path / "pool.zarr")
+    got = loadmat(strfcube.export(path, tmp_path / "x.mat")[0])["coordinates"][0, 0]
+    np.testing.assert_allclose(got["band_frequency"][[0, 2]], [a["frequency"], b["frequency"]])
+
+
+def test_the_table_of_trials_says_what_is_known_of_each_pair(demo, tmp_path):
+    ds = strfcube.open(demo)
+    known = np.arange(ds.sizes["stim"] * ds.sizes["neuron"]).reshape(ds.sizes["stim"], -1)
+    path = strfcube.save(ds.assign_coords(known=(("stim", "neuron"), known)), tmp_path / "x.zarr")
+    rows = pd.read_csv(strfcube.export(path, tmp_path / "x.csv")[1])
+    at = [ds.get_index(dim).get_indexer(rows[dim]) for dim in ("stim", "neuron")]
+    assert rows["known"].tolist() == known[at[0], at[1]].tolist()

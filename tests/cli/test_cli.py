@@ -1,5 +1,6 @@
 """The command line, as a user meets it: in a process of its own where it matters, else in this one."""
 
+import errno
 import json
 import os
 import re
@@ -275,6 +276,37 @@ def test_verify_of_a_damaged_cube(run, cube, tmp_path):
     assert error.endswith("build it again with --force")
 
 
+def test_verify_keeps_apart_what_is_damaged_and_what_was_put_there(run, cube, tmp_path):
+    mine = Path(shutil.copytree(cube, tmp_path / "x.zarr"))
+    (mine / "results").mkdir()
+    error = error_of(run("verify", mine), 1)
+    assert "is as it was built, and holds more: 'results' is not of the cube; keep that in a store of its own" in error
+    assert "damaged" not in error
+    assert "--force" not in error
+    shutil.rmtree(mine / "response" / "c")
+    error = error_of(run("verify", mine), 1)
+    assert "is damaged: 'response/c/0/0/0/0' is missing" in error
+    assert "build it again with --force; it holds more: 'results' is not of the cube" in error
+
+
+def test_another_bin_width_is_first_of_all_a_matter_of_the_cube_that_is_there(run, raw, tmp_path, monkeypatch):
+    monkeypatch.setenv("STRFCUBE_DATA_DIR", str(tmp_path))
+    assert "strfcube rebin" not in run("build", "ns1", "--dt", 20)[2]
+    assert run("build", "ns1", "--raw", raw, "--jobs", 1)[0] == 0
+    for dt in (1, 20):
+        assert f"need none of them: strfcube rebin ns1 --dt {dt} makes" in error_of(run("build", "ns1", "--dt", dt), 2)
+    with pytest.raises(strfcube.UsageError, match="strfcube rebin ns1 --dt 20"):
+        strfcube.build("ns1", dt=20)
+    with pytest.raises(strfcube.StoreError, match=r"there are ns1-dt5\.zarr: .* run: strfcube rebin ns1 --dt 1$"):
+        strfcube.open("ns1", dt=1)
+    assert "rebin" not in run("build", "ns1", "--dt", 20, "--spec", "mel")[2]  # that is another recipe
+    assert run("rebin", "ns1", "--dt", 20, "--jobs", 1)[0] == 0
+    shutil.rmtree(tmp_path / "ns1-dt5.zarr")
+    assert "strfcube rebin ns1 --from-dt 20 --dt 10 makes" in error_of(run("build", "ns1", "--dt", 10), 2)
+    (tmp_path / "ns1-dt20.zarr" / "trials" / "exact" / "c" / "0").write_bytes(b"")  # of a damaged one nothing is made
+    assert "need none" not in run("build", "ns1", "--dt", 10)[2]
+
+
 def test_rebin(run, cube, tmp_path):
     code, out, _ = run("rebin", cube, "--dt", 1, "--out", tmp_path / "1.zarr", "--jobs", 1)
     assert code == 0
@@ -377,6 +409,7 @@ def test_a_deep_verification_says_what_it_counted(run, cube):
     words = " ".join(run("verify", cube, "--deep")[1].split())
     assert f"the trials of every pair ({len(trials)} trials)" in words
     assert f"(from {trials['n_spikes'].sum():,} exact spike times)" in words
+    assert words.endswith("Computed again, and the same: 20 spectrograms.")
 
 
 @pytest.mark.slow
@@ -585,3 +618,140 @@ def test_the_line_for_the_shell_is_what_the_shell_takes(shell, tmp_path):
     script = tmp_path / "complete"
     script.write_text("autoload -Uz compinit && compinit -u -D\n" + source if shell == "zsh" else source)
     subprocess.run([shell, str(script)], check=True, capture_output=True)
+
+
+# --- what may not be written, or is something else -------------------------------------------------------------------
+
+
+def test_a_folder_without_permission_is_named_and_so_is_the_file_that_was_asked_for(run, cube, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib").use("agg")
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and real(path, mode))
+    for command, name in (("export", "a.mat"), ("export", "a.csv"), ("report", "a.html"), ("plot", "a.png")):
+        flag = "--out" if command == "plot" else "-o"
+        error = error_of(run(command, cube, flag, tmp_path / name), 1)
+        assert f"cannot write {tmp_path / name}: the folder {tmp_path} may not be written to" in error
+    monkeypatch.undo()
+
+    def full(aside, final):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(aside))
+
+    monkeypatch.setattr(os, "replace", full)
+    for command, name in (("export", "a.mat"), ("report", "a.html")):
+        error = error_of(run(command, cube, "-o", tmp_path / name), 1)
+        assert f"cannot write {tmp_path / name}: No space left on device; free space" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_data_folder_that_cannot_be_written_to(run, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("STRFCUBE_DATA_DIR", str(tmp_path / "file"))
+    error = error_of(run("build", "demo", "--out", tmp_path / "x.zarr"), 1)
+    assert "name another data folder in STRFCUBE_DATA_DIR" in error
+    assert "--out" not in error
+
+
+@pytest.mark.parametrize("command", [("inspect",), ("verify",), ("export", "-o", "x.mat")])
+def test_a_raw_folder_is_built_from(run, raw, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    error = error_of(run(command[0], raw, *command[1:]), 1)
+    assert error.endswith(
+        f"is no strfcube cube: if these are raw files, build one of them: strfcube build NAME --raw {raw}"
+    )
+    raw.parent.joinpath("ns1").symlink_to(raw)
+    error = error_of(run(command[0], raw.parent / "ns1", *command[1:]), 1)
+    assert f"strfcube build ns1 --raw {raw.parent / 'ns1'}" in error
+    raw.parent.joinpath("ns1").unlink()
+
+
+def test_a_cube_that_may_not_be_read(run, cube, monkeypatch):
+    real = os.open
+
+    def held(path, *args, **kwargs):
+        if str(path) == str(cube / "zarr.json"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", held)
+    for command in ("inspect", "verify", "neurons"):
+        error = error_of(run(command, cube), 1)
+        assert error.endswith("zarr.json cannot be read: Permission denied; give yourself permission to read it")
+
+
+# --- what commands say of cubes --------------------------------------------------------------------------------------
+
+
+def test_inspect_names_what_a_part_is_chosen_by_and_the_true_length_of_sounds(run, raw, tmp_path):
+    path = strfcube.build("ns1", raw=raw, out=tmp_path / "x.zarr", jobs=0, post=100, dt=7)
+    ds = strfcube.open(path)
+    out = run("inspect", path)[1]
+    assert not narrow(out)
+    words = " ".join(out.split())
+    assert f"stimuli 20, of {ds['duration'].values.max():.3g} s" in words
+    assert float(ds["n_bins"].max()) * 0.007 > 0.29
+    by = {what: words.partition(f"{what} by ")[2].partition(" by ")[0] for what in ("stimuli", "neurons")}
+    assert {"split", "stim_type"} <= set(by["stimuli"].replace(",", "").split())
+    assert {"depth", "valid_unit"} <= set(by["neurons"].replace(",", "").split())
+    assert "species" not in by["neurons"]  # one value tells nothing apart
+    both = ds.assign_coords(
+        session=(("stim", "neuron"), np.arange(ds["n_repeats"].size).reshape(ds["n_repeats"].shape))
+    )
+    out = run("inspect", strfcube.save(both, tmp_path / "y.zarr"))[1]
+    assert "pairs by session" in " ".join(out.split())
+
+
+def test_findings_are_said_to_be_none(run, demo):
+    assert run("inspect", demo, "--findings")[1].endswith("\nno findings in the raw files\n")
+    assert "no findings" not in run("inspect", demo)[1]
+
+
+def test_list_tells_cubes_apart(run, raw, tmp_path, monkeypatch):
+    monkeypatch.setenv("STRFCUBE_DATA_DIR", str(tmp_path))
+    how = {"raw": raw, "jobs": 0}
+    strfcube.build("ns1", **how)
+    strfcube.build("ns1", **how, spec="mel", bands=20, post=50, audio=False)
+    strfcube.build("ns1", **how, only={"valid_unit": True}, dt=10)
+    strfcube.save(strfcube.open("ns1").isel(neuron=[0]), tmp_path / "mine.zarr")
+    strfcube.save(strfcube.concat(["ns1", "ns1"], ["a", "b"], duplicates="keep"), tmp_path / "pool.zarr")
+    (tmp_path / "odd.zarr").mkdir()
+    (tmp_path / "odd.zarr" / "zarr.json").write_text("{}")
+    out = run("list")[1].partition("\nCubes in ")[2]
+    assert not narrow(out)
+    words = " ".join(out.split())
+    for text in (
+        "5 ms; mel spectrogram; bands 20; no audio; 50 ms after the sound",
+        "10 ms; only valid_unit=True; 20 stimuli x", "5 ms; a part, saved; 20 stimuli x 1 neuron",
+        "5 ms; a pool of a, b; 40 stimuli x 6 neurons", "odd.zarr", "cannot be read: is no strfcube cube",
+    ):  # fmt: skip
+        assert text in words, (text, words)
+    assert re.search(r"ns1-dt5\.zarr [0-9.]+ kB 5 ms odd\.zarr", words)  # nothing of it is other than by default
+
+
+def test_info_and_cite_take_a_cube(run, cube, tmp_path, monkeypatch):
+    assert run("cite", cube)[1] == run("cite", "ns1")[1]
+    out = run("info", cube)[1]
+    assert "data set    ns1" in out
+    assert "10.1371/journal.pcbi.1005113" in out
+    monkeypatch.setenv("STRFCUBE_DATA_DIR", str(cube.parent))
+    assert run("info", cube.name)[1] == out
+    assert "did you mean ns1?" in error_of(run("cite", "nsx"), 2)
+    assert "no data set" in error_of(run("info", tmp_path / "nope.zarr"), 2)
+
+
+def test_python_runs_the_command_line_as_a_module(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "strfcube", "--version"], cwd=tmp_path, text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("strfcube, version ")
+
+
+def test_the_shell_is_offered_cubes_and_kinds(tmp_path, monkeypatch):
+    from strfcube.cli import complete
+
+    monkeypatch.setenv("STRFCUBE_DATA_DIR", str(tmp_path))
+    for name in ("ns1-dt5.zarr", "ns1-dt10.zarr", "mine.zarr"):
+        (tmp_path / name).mkdir()
+    offered = {begin: [item.value for item in complete.a_store(None, None, begin)] for begin in ("ns", "ns1-dt1", "m")}
+    assert offered == {"ns": ["ns1", "ns1-dt10.zarr", "ns1-dt5.zarr"], "ns1-dt1": ["ns1-dt10.zarr"], "m": ["mine.zarr"]}
+    assert [item.type for item in complete.a_store(None, None, "x")] == ["dir"]
+    (kind,) = [p for p in cli.commands["plot"].params if p.name == "kind"]
+    assert [item.value for item in kind.shell_complete(None, "popu")] == ["population"]

@@ -71,7 +71,7 @@ def test_zarr_reads_what_we_write(tmp_path_factory, data):
     np.testing.assert_array_equal(array[...], values)
     np.testing.assert_array_equal(read_tensorstore(f"{store}/x"), values)
     expected = digest.of_leaves("x", values.dtype, shape, chunk, leaves)
-    assert array_digest("x", ShardedArray(f"{store}/x")) == (expected, "")
+    assert array_digest("x", ShardedArray(f"{store}/x")) == (expected, "", None)
 
 
 def test_the_bytes_are_those_of_zarr_itself(tmp_path):

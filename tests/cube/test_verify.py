@@ -1,6 +1,8 @@
 """What `verify` finds: every byte that changes what anybody reads or cites, by the name of its array and file."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from strfcube.cube import digest
 from strfcube.cube.metadata import Root
 from strfcube.cube.shard_reader import ShardedArray
 from strfcube.cube.shard_writer import Layout, write_shard
-from strfcube.cube.verify import array_digest
+from strfcube.cube.verify import array_digest, examine
 from strfcube.errors import StoreError
 from strfcube.transport.connect import connect
 
@@ -135,9 +137,53 @@ def test_what_a_desktop_leaves_in_folders_is_no_damage(copy):
 
 def test_an_array_too_many(copy):
     zarr.create_array(str(copy), name="extra", shape=(1,), dtype="f8")
-    found = strfcube.verify(copy)
-    assert "'extra' is not the one that was built" in found
-    assert "'extra' is not of the cube" in found
+    assert strfcube.verify(copy, deep=True) == ["'extra' is not of the cube"]
+
+
+def test_what_was_put_beside_the_data_is_no_damage_and_is_never_lost(made, tmp_path):
+    """Results, by the way that xarray writes a group; its metadata then stand in those of the root, too."""
+    toy = random_toy(tmp_path / "raw")[0]
+    cube = Path(strfcube.build(toy, out=tmp_path / "cube.zarr", **FAST))
+    results = xr.Dataset({"prediction": ("x", np.arange(3.0))})
+    with pytest.warns(UserWarning, match="Consolidated metadata"):
+        results.to_zarr(cube, group="predictions/ridge", mode="a")
+    verdict = examine(cube, deep=True)
+    assert (verdict.damaged, verdict.refused) == ([], [])
+    assert verdict.added == ["'predictions' is not of the cube"]
+    assert strfcube.rebin(cube, 10, out=tmp_path / "ten.zarr", jobs=0)  # nothing of it is read
+    part = strfcube.open(cube).isel(stim=[0])
+    for again in (
+        lambda: strfcube.build(toy, out=cube, force=True, **FAST),
+        lambda: strfcube.rebin(made, 10, out=cube, force=True, jobs=0),
+        lambda: write(part, cube, force=True),
+    ):
+        with pytest.raises(StoreError, match=r"holds what is not of the cube, .* lost with it: predictions; move that"):
+            again()
+    xr.testing.assert_identical(xr.open_zarr(cube, group="predictions/ridge").load(), results)
+    shutil.rmtree(cube / "predictions")
+    (cube / "response" / "c" / "9").write_bytes(b"x")  # among the files of an array nobody keeps anything
+    (cube / "n_repeats" / "c" / "0" / "0").unlink()
+    assert strfcube.build(toy, out=cube, force=True, **FAST)
+    assert strfcube.verify(cube) == []
+
+
+def test_what_may_not_be_read_is_no_damage(copy, monkeypatch):
+    real = os.open
+
+    def held(path, *args, **kwargs):
+        if str(path).endswith(("response/c/0/0/0/0", "n_bins/c/0", "neuron/zarr.json")):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", held)
+    verdict = examine(copy)
+    assert (verdict.damaged, verdict.added) == ([], [])
+    what = ("neuron/zarr.json", "n_bins", "response")
+    assert sorted(verdict.refused) == sorted(f"'{name}' cannot be read (Permission denied)" for name in what)
+    with pytest.raises(
+        StoreError, match=r"cannot be read whole, and nothing is made of it: .*give yourself permission"
+    ):
+        strfcube.rebin(copy, 10, out=copy.with_name("ten.zarr"), jobs=0)
 
 
 @pytest.mark.slow

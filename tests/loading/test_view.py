@@ -450,8 +450,10 @@ def test_options_are_checked(made, view):
     ):  # fmt: skip
         with pytest.raises(UsageError, match=message):
             CubeView(made[1], **wrong)
-    with pytest.raises(UsageError, match=r"using\(smoth_ms\)"):
+    with pytest.raises(UsageError, match=r"smoth_ms: no such option; did you mean smooth_ms\?"):
         view.using(smoth_ms=3)
+    with pytest.raises(UsageError, match=r"^smooth: no such option; did you mean smooth_ms\?"):
+        CubeView(made[1], smooth=21)
     with pytest.raises(UsageError, match="per='bands'"):
         view.standardize(per="bands")
     with pytest.raises(UsageError, match="method='min'"):

@@ -7,6 +7,8 @@ import lzma
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -281,3 +283,47 @@ def test_time_after_the_sound_that_nobody_recorded_is_missing_and_told(originals
     said, _ = findings(path)
     trials = int(ds["n_repeats"].where(known).sum())
     assert f"{trials:,} trials were not recorded until 5000 ms after the sound (post)" in said
+
+
+REFUSED = """
+import json, re, sys
+from pathlib import Path
+import strfcube
+name, raw, out, only, expected = sys.argv[1], Path(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4]), sys.argv[5]
+one_of_a_kind = {}
+for path in sorted(p for p in raw.rglob("*") if p.is_file()):
+    kind = path.parent.relative_to(raw).parts[:1], re.sub(r"[0-9a-f]{32}|[0-9]+", "", path.name)
+    one_of_a_kind.setdefault(kind, path)
+for path in one_of_a_kind.values():
+    path.chmod(0)
+    try:
+        made = strfcube.build(name, raw=raw, out=out, jobs=0, only=only, force=True)
+        same = json.loads(Path(made, "zarr.json").read_text())["attributes"]["digest"] == expected
+        print(path.relative_to(raw), "built, the same" if same else "built, but another")
+    except strfcube.StrfcubeError as error:
+        print(path.relative_to(raw), "refused" if f"{path} cannot be read: Permission denied" in str(error) else error)
+    finally:
+        path.chmod(0o644)
+"""
+"""Builds with each kind of file without permission in turn; a process of its own, in which root is held to it too."""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such permissions")
+@pytest.mark.parametrize("name", SETS)
+def test_a_file_without_permission_is_no_damaged_one(originals, tmp_path, name):
+    raw, expected = originals(name)
+    shutil.copytree(raw, tmp_path / "raw")
+    held = []
+    if os.geteuid() == 0:
+        held = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+        if not shutil.which("setpriv"):
+            pytest.skip("root may read everything")
+    words = [name, tmp_path / "raw", tmp_path / "cube.zarr", json.dumps(ONLY.get(name)), expected]
+    done = subprocess.run(
+        [*held, sys.executable, "-c", REFUSED, *map(str, words)], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines
+    assert [line for line in lines if not line.endswith((" refused", " built, the same"))] == []
+    assert sum(line.endswith(" refused") for line in lines) >= 2, lines

@@ -10,14 +10,14 @@ from uuid import uuid4
 
 import numpy as np
 
-from strfcube.analysis.output import target_of
+from strfcube.analysis.output import target_of, writing
 from strfcube.analysis.report import page
 from strfcube.analysis.report.choice import texts
 from strfcube.analysis.report.responses import MV_STEP, OTHER_STEP, Responses
 from strfcube.catalog import entries
 from strfcube.cube.store import locate
 from strfcube.cube.store import open as open_cube
-from strfcube.errors import StoreError, UsageError
+from strfcube.errors import UsageError
 from strfcube.progress import shown
 from strfcube.version import __version__
 
@@ -77,13 +77,12 @@ def report(
     with shown(progress) as tell:
         text = _page(source, int(megabytes * 1e6), tell)
     aside = target.with_name(f".{uuid4().hex}.{target.name}")
-    try:
-        aside.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(aside, target)
-    except OSError as error:
-        raise StoreError(f"cannot write {target}: {error}") from None
-    finally:
-        aside.unlink(missing_ok=True)
+    with writing(target):
+        try:
+            aside.write_text(text, encoding="utf-8", newline="\n")
+            os.replace(aside, target)
+        finally:
+            aside.unlink(missing_ok=True)
     return str(target)
 
 
