@@ -155,9 +155,9 @@ def test_reductions_of_stored_counts_are_those_of_their_values(made, reduce):
     xr.testing.assert_allclose(reduce(ds).compute(), reduce(memory), rtol=1e-5, atol=1e-7)
 
 
-@settings(max_examples=25)
+@settings(max_examples=8)
 @given(data=st.data())
-@pytest.mark.parametrize("reduce", ["psth", "mean", "max", "min", "sum"])
+@pytest.mark.parametrize("reduce", ["psth", "mean", "max", "sum"])
 def test_any_part_of_what_is_reduced_equals_that_of_the_values(made, reduce, data):
     ds = strfcube.open(made[0])
     lazy = ds.strf.psth() if reduce == "psth" else getattr(ds["response"], reduce)("repeat")
@@ -168,7 +168,7 @@ def test_any_part_of_what_is_reduced_equals_that_of_the_values(made, reduce, dat
         dims = data.draw(st.permutations(wanted.dims))
         lazy, wanted = lazy.transpose(*dims), wanted.transpose(*dims)
     np.testing.assert_array_equal(lazy.values, wanted.values)
-    if "time" in wanted.dims and wanted.sizes["time"]:
+    if "time" in wanted.dims and wanted.size:
         np.testing.assert_allclose(lazy.max("time").values, wanted.max("time").values, rtol=1e-6)
 
 
