@@ -127,6 +127,7 @@ def test_a_prediction_is_drawn_in_the_unit_that_it_states(cube):
         (bare.assign_coords(units=("neuron", ["spikes/s"] * 8)).isel(neuron=3), ""),
         ((bare / 200).assign_attrs(units="counts"), ""), (bare / 200, "counts a bin"),
         (bare.values / 200, "counts a bin"),
+        ((bare / 200).assign_attrs(units=cube["stimulus"].attrs["units"]), "counts a bin"),  # as weights times it have
     ):  # fmt: skip
         shown = models.collect(cube, pred, "stim001", "cell003")
         np.testing.assert_allclose(shown.predicted, wanted, rtol=1e-5)

@@ -99,6 +99,8 @@ def collect(
         cc = float(p["covariance"] / np.sqrt(p["prediction_power"] * p["psth_power"]))
     norm = float(ccnorm(own, pair["response"], per="pair"))
     given = _stated(pred, str(pair["neuron"].values))
+    if given and given == str(ds["stimulus"].attrs.get("units", "")):  # xarray keeps it of spectrograms times weights
+        given = ""
     shown = own * _scale(given, trace, dt_ms)
     if smooth_ms:
         shown = smooth(shown, dt_ms, smooth_ms)
