@@ -69,6 +69,7 @@ def test_everybody_counts_the_trials_that_are_left(path, tmp_path, how, part):
         np.testing.assert_allclose(other.strf.psth().values, ds.strf.psth().values[shown], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS, ids=str)
 @pytest.mark.parametrize("how", HOW)
 def test_single_trials_are_those_that_are_left(built, tmp_path, how, part):
@@ -151,6 +152,7 @@ def test_values_where_nothing_was_recorded_are_refused(tmp_path, change, lazy):
             call()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", [False, True])
 def test_joined_bins_are_those_of_rebin(built, tmp_path, pool):
     ds = strfcube.open(built)
