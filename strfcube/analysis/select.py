@@ -200,7 +200,7 @@ def select(
     >>> strfcube.select(ds, area=["MLd", "OV"], stim_type="conspecific")  # doctest: +SKIP
     """
     ds = checked(ds)
-    choice = Choice.everything(ds).narrowed(*masks(ds, keys, where, heard), counts_of(ds), keep)
+    choice = Choice.everything(ds).narrowed(*masks(ds, keys, where, heard), left(ds), keep)
     return apply(ds, some(choice, keys, where, heard))
 
 
@@ -225,7 +225,7 @@ def parts(ds: xr.Dataset, choice: Choice, names: Sequence[str]) -> tuple[Choice,
     """
     if not names or len(set(names)) < len(names):
         raise UsageError(f"splits{tuple(names)!r}: expected different names of parts, such as splits('est', 'val')")
-    n_repeats = counts_of(ds)
+    n_repeats = left(ds)
     found = []
     for name in names:
         key = published(ds, name)
@@ -277,7 +277,7 @@ def masks(
         stims, neurons, pairs = masks(ds, heard)
         if not neurons.all() or pairs is not None:
             raise SelectionError(f"heard={dict(heard)!r}: expected coordinates on stim only")
-        found.append((("neuron",), np.asarray((counts_of(ds)[stims] > 0).any(0))))
+        found.append((("neuron",), np.asarray((left(ds)[stims] > 0).any(0))))
     stim, neuron = np.ones(ds.sizes["stim"], bool), np.ones(ds.sizes["neuron"], bool)
     both: Bools | None = None
     for dims, mask in found:
@@ -354,11 +354,6 @@ def checked(ds: xr.Dataset) -> xr.Dataset:
     """A Dataset that a part can be taken of: each of the variables of a cube that it has is as a cube has it."""
     optional = (n for n in ("stimulus", "n_bins") if n in getattr(ds, "variables", ()))
     return check(ds, "response", "n_repeats", *optional)
-
-
-def counts_of(ds: xr.Dataset) -> NDArray[Any]:
-    """Trials of every pair that are left [shape=(stim, neuron)]."""
-    return left(ds)
 
 
 def published(ds: xr.Dataset, name: str) -> dict[str, Any]:

@@ -156,8 +156,9 @@ class BatchReader:
             sounds()
             responses()
 
-        large = max(arrays["responses"].nbytes, int(self._decoded(index).sum())) > _PARALLEL_BYTES
-        parallel = threads > 1 and len(shares) > 1 and large
+        parallel = threads > 1 and len(shares) > 1
+        if parallel and arrays["responses"].nbytes <= _PARALLEL_BYTES:
+            parallel = self._decoded(index).sum() > _PARALLEL_BYTES
         each(one, len(shares), threads if parallel else 1)
         return {"stims": stims} | arrays | self.extras(items, threads=threads)
 

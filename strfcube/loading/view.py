@@ -15,9 +15,10 @@ import numpy as np
 import xarray as xr
 
 from strfcube.analysis.concat import concat
-from strfcube.analysis.select import Choice, counts_of
+from strfcube.analysis.select import Choice
 from strfcube.cube import store
 from strfcube.cube.normalise import loaded
+from strfcube.cube.repeats import left
 from strfcube.errors import UsageError, did_you_mean
 from strfcube.loading.alike import refuse_unlike
 from strfcube.loading.batch import BatchReader
@@ -365,7 +366,7 @@ class CubeView(Chosen):
 
 def _whole(cube: xr.Dataset) -> Choice:
     """All that a cube has data of; its neurons without any, too, for it may be one of several parts that share them."""
-    return Choice.everything(cube).heard(counts_of(cube), "neurons")
+    return Choice.everything(cube).heard(left(cube), "neurons")
 
 
 def _checked(fit: Any, what: str) -> CubeView:
