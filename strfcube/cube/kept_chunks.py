@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
-import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from strfcube.forks import OwnLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ class KeptChunks:
 
     def _fresh(self) -> None:
         self._kept: dict[Place, _Kept | None] = {}
-        self._process, self._lock = os.getpid(), threading.Lock()
+        self._lock = OwnLock()
         self._piece, self._cut = np.empty(0, np.uint8), 0  # memory, and what of it is in use
 
     def __getstate__(self) -> dict[str, Any]:
@@ -76,8 +76,6 @@ class KeptChunks:
 
     def _room(self, shape: Place) -> _Kept:
         size = math.prod(shape) * self.dtype.itemsize
-        if self._process != os.getpid():  # after a fork a thread of the parent may hold the lock for ever
-            self._process, self._lock = os.getpid(), threading.Lock()
         with self._lock:
             if self._piece.nbytes - self._cut < size:
                 self._piece, self._cut = np.empty(max(size, _PIECE_BYTES), np.uint8), 0

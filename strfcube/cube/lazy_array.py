@@ -23,6 +23,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 from strfcube.cube.averages import mean, mean_of_stored
+from strfcube.forks import OwnLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -165,7 +166,7 @@ def _fill(region: tuple[slice, ...], source: Reading | Applied, room: _Room) -> 
 
 
 _given: weakref.WeakValueDictionary[int, NDArray[Any]] = weakref.WeakValueDictionary()
-_giving = threading.Lock()
+_giving = OwnLock()
 
 
 def _whole(results: Any, shape: tuple[int, ...]) -> Any:

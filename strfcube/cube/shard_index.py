@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
-import os
-import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from strfcube.cube.metadata import NO_FILE
 from strfcube.errors import StoreError
+from strfcube.forks import OwnLock
 from strfcube.transport.chunk_cache import CHECKED
 from strfcube.transport.remote_files import Remote
 
@@ -59,7 +58,7 @@ class ShardIndex:
 
     def _fresh(self) -> None:
         self._shards: dict[Place, Shard | None] = {}
-        self._process, self._lock = os.getpid(), threading.Lock()
+        self._lock = OwnLock()
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("_shards", "_lock")}
@@ -123,8 +122,6 @@ class ShardIndex:
         try:
             return self._shards[shard]
         except KeyError:
-            if self._process != os.getpid():  # after a fork a thread of the parent may hold the lock for ever
-                self._process, self._lock = os.getpid(), threading.Lock()
             with self._lock:
                 if shard not in self._shards:
                     self._shards[shard] = self._parsed(shard, self._files.tail(_key(shard), self.size))

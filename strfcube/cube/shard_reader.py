@@ -22,6 +22,7 @@ from strfcube.cube.kept_chunks import KeptChunks
 from strfcube.cube.metadata import bounded, parsed, strange
 from strfcube.cube.shard_index import ShardIndex
 from strfcube.errors import StoreError
+from strfcube.forks import OwnLock
 from strfcube.transport.chunk_cache import CHECKED
 from strfcube.transport.connect import Transport, connect
 from strfcube.transport.remote_files import Remote
@@ -124,7 +125,7 @@ class ShardedArray:
         self._coming: dict[Place, tuple[Future[bytes], int]] = {}
         # Of encoded blocks after the first, whether they hold nothing but the fill value: few, the same in all chunks
         self._blank: dict[bytes, bool] = {}
-        self._process, self._lock = os.getpid(), threading.Lock()
+        self._process, self._lock = os.getpid(), OwnLock()
         self._scratch = threading.local()
 
     def keeping(self) -> ShardedArray:
@@ -143,9 +144,9 @@ class ShardedArray:
         self._fresh()
 
     def _own(self) -> None:
-        """After a fork, let go of what belongs to the parent: locks that its threads held, and its requests."""
+        """After a fork, let go of the requests of the parent: they are answered there."""
         if self._process != os.getpid():
-            self._process, self._lock, self._coming = os.getpid(), threading.Lock(), {}
+            self._process, self._coming = os.getpid(), {}
 
     @property
     def remote(self) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from strfcube.forks import OwnLock
 
 Take = Callable[[tuple[int, ...], Any], NDArray[Any]]  # gives an array of a shape and dtype, with arbitrary contents
 _BUFFERS = 24  # remembered; those beyond stay valid, but are not used again
@@ -31,9 +32,8 @@ class Buffers:
         self._fresh()
 
     def _fresh(self) -> None:
-        self._process = os.getpid()
         self._held: list[NDArray[np.uint8]] = []
-        self._lock = threading.Lock()
+        self._lock = OwnLock()
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -47,8 +47,6 @@ class Buffers:
         # Sizes of batches differ a little from one to the next. To a power of two they are the same; what is not
         # written to takes no memory
         size = 1 << (int(np.prod(shape)) * dtype.itemsize + _ALIGNED - 1).bit_length()
-        if self._process != os.getpid():  # a lock that a thread of the parent held stays locked after a fork
-            self._fresh()
         with self._lock:
             free = [i for i in range(len(self._held)) if sys.getrefcount(self._held[i]) == _UNUSED]
             # One of floats is not spent on bytes, or the next floats would need another

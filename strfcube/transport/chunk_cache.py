@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import time
 import warnings
 from concurrent.futures import Future
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from strfcube.errors import StoreError, UsageError
+from strfcube.forks import OwnLock
 from strfcube.transport.remote_files import Remote, Span
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class ChunkCache:
         from google_crc32c import value
 
         self.folder, self.limit, self._crc = folder, limit, value
-        self._lock = threading.Lock()
+        self._lock = OwnLock()
         self._since, self._total = limit, 0  # bytes written since the folder was looked through, and in it then
         self._warned = False
         try:
@@ -155,10 +155,6 @@ def shared(folder: str) -> ChunkCache:
     if folder not in _caches:
         _caches[folder] = ChunkCache(folder, limit_bytes())
     return _caches[folder]
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_caches.clear)  # a lock that a thread of the parent held stays locked
 
 
 class Cached(Remote):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import threading
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from strfcube.errors import StoreError
+from strfcube.forks import OwnLock
 from strfcube.transport import object_store
 from strfcube.transport.local_files import Version
 from strfcube.transport.remote_files import NoConditionsError, OutOfReachError, Remote, Span
@@ -15,7 +15,7 @@ from strfcube.transport.remote_files import NoConditionsError, OutOfReachError, 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_IN_TURN = threading.Lock()  # what lies in the memory of this process, one after the other
+_IN_TURN = OwnLock()  # what lies in the memory of this process, one after the other
 
 
 class Objects(Remote):
