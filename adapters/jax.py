@@ -98,6 +98,10 @@ class CubeDataset(CubeView):
         """Send batches to a device: counts travel as bytes, floats and mask are made there."""
         return self.using(device=device)
 
+    def _stims(self, items: list[int]) -> jax.Array:
+        stims: jax.Array = jax.device_put(self._reader.sounds(items), self._place["device"])
+        return stims.astype(self._place["dtype"])
+
     def _finished(self, batch: dict[str, Any]) -> dict[str, Any]:
         dtype, device = self._place["dtype"], self._place["device"]
         # JAX may take the memory over instead of copying it, and holds on to it as long as its own array lives: it is

@@ -22,9 +22,10 @@ from strfcube.loading.view import CubeView
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import xarray as xr
+    from numpy.typing import NDArray
 
     from strfcube.loading.memory import Take
     from strfcube.loading.reading import Options
@@ -154,6 +155,23 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
         items = self._items(indices)
         staged = self._carrier.stage(items, self._threads, passing=get_worker_info() is not None)
         return {"staged": staged} | self._reader.extras(items, threads=self._threads) | self._told(items)
+
+    def _stims(self, items: list[int]) -> torch.Tensor:
+        sounds: torch.Tensor = self._sent({"stims": torch.from_numpy(self._reader.sounds(items))})["stims"]
+        return sounds.to(self._place["dtype"])
+
+    def _answer(self, model: Callable[[Any], Any], items: list[int]) -> NDArray[Any]:
+        parts = model.modules() if isinstance(model, torch.nn.Module) else ()
+        training = [part for part in parts if part.training]
+        for part in training:
+            part.training = False
+        try:
+            with torch.no_grad():
+                found = model(self._stims(items))
+        finally:
+            for part in training:
+                part.training = True
+        return np.asarray(found.float().cpu() if isinstance(found, torch.Tensor) else found)
 
     def _fetch(self, items: Sequence[int]) -> None:
         if self._carries and not self._ragged:

@@ -295,8 +295,36 @@ class StrfAccessor:
             If it lacks stimuli, neurons or bins of this cube, or one in memory is not finite in bins that were
             recorded: these are left out.
         """
-        from strfcube.analysis.predictions import aligned, warn_of_gaps
         from strfcube.analysis.quality import ccnorm
+
+        result: xr.DataArray = self._complete(ccnorm(*self._beside(pred), per).compute())
+        return result
+
+    def cc(self, pred: xr.DataArray | NDArray[Any], per: Per = "neuron") -> xr.DataArray:
+        """Correlation of a prediction with the PSTH, of single repeats too: see `strfcube.analysis.quality.cc`.
+
+        Parameters
+        ----------
+        pred, per
+            As for `ccnorm`.
+
+        Returns
+        -------
+        xarray.DataArray [dims=(neuron,) or (stim, neuron)]
+
+        Warns
+        -----
+        PartialPredictionWarning
+            As `ccnorm`.
+        """
+        from strfcube.analysis.quality import cc
+
+        result: xr.DataArray = self._complete(cc(*self._beside(pred), per).compute())
+        return result
+
+    def _beside(self, pred: xr.DataArray | NDArray[Any]) -> tuple[xr.DataArray, xr.DataArray]:
+        """A prediction, and the responses that it is of; warns of what it lacks."""
+        from strfcube.analysis.predictions import aligned, warn_of_gaps
 
         whole = self._response()
         reached = self._reached_bins()
@@ -312,8 +340,7 @@ class StrfAccessor:
             beside = beside.sel(stim=response["stim"])
         if "neuron" in beside.dims:
             response = response.sel(neuron=beside["neuron"])
-        result: xr.DataArray = self._complete(ccnorm(beside, response, per).compute())
-        return result
+        return beside, response
 
     def _reached_bins(self) -> xr.DataArray | None:
         """Bins of each stimulus that are on the time axis, 0 where no neuron heard it; None where it is not known."""

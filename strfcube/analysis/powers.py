@@ -177,17 +177,17 @@ def _powers(x: NDArray[Any], prediction: NDArray[Any] | None) -> NDArray[np.floa
     return out
 
 
-def _floor(mean: NDArray[Any], bins: NDArray[Any]) -> NDArray[np.float64]:
+def floor(mean: NDArray[Any], bins: NDArray[Any]) -> NDArray[np.float64]:
     """Variance about its mean that rounding alone may leave of a constant of so many bins."""
     return np.asarray((4 * np.finfo(np.float64).eps * bins * mean) ** 2)
 
 
 def _settled(
-    signal: NDArray[Any], total: NDArray[Any], floor: NDArray[Any] | float
+    signal: NDArray[Any], total: NDArray[Any], residue: NDArray[Any] | float
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Signal and total power without the residues of rounding, and how large these may be."""
-    slack = floor + _ROUNDING * np.abs(total)
-    total = np.where(np.abs(total) <= floor, 0, total)
+    slack = residue + _ROUNDING * np.abs(total)
+    total = np.where(np.abs(total) <= residue, 0, total)
     signal = np.where(np.abs(total - signal) <= slack, total, signal)  # no noise
     return np.where(np.abs(signal) <= slack, 0, signal), total, slack
 
@@ -200,11 +200,11 @@ def _equal_windows(
     `x` is 0 elsewhere, and its dtype holds its sums; it is the callee's to write to.
     """
     repeats, bins = present.sum(-1), used.sum(-1)
-    ones, floor = np.ones(x.shape[-1], x.dtype), np.zeros(bins.shape)
+    ones, residue = np.ones(x.shape[-1], x.dtype), np.zeros(bins.shape)
     own, sums = np.vecdot(x, x).astype(np.float64), np.vecdot(x, ones).astype(np.float64)
     if (sums**2 > _FAR * own * np.maximum(bins, 2)[..., None]).any():
         mean = sums / np.maximum(bins, 1)[..., None]
-        floor = _floor(np.abs(mean).max(-1, initial=0), bins)
+        residue = floor(np.abs(mean).max(-1, initial=0), bins)
         x = np.subtract(x, mean[..., None], out=x if x.dtype == np.float64 else None)
         if not used.all():
             x *= used[..., None, :]
@@ -218,7 +218,7 @@ def _equal_windows(
         own = (own * bins[..., None] - sums**2) / bins[..., None]
         freedom = repeats * (repeats - 1.0) * (bins - 1.0)
         signal_power, total_power, slack = _settled(
-            rows.sum(-1) / freedom, own.sum(-1) / (repeats * (bins - 1.0)), floor
+            rows.sum(-1) / freedom, own.sum(-1) / (repeats * (bins - 1.0)), residue
         )
         psth_power = ((repeats - 1.0) * signal_power + total_power) / repeats
         psth_power = np.where(psth_power <= slack, 0, psth_power)
@@ -232,7 +232,7 @@ def _equal_windows(
             p -= centre[..., None]
             p *= used
             power = (p * p).sum(-1) / (bins - 1.0)
-            p[power <= _floor(centre, bins)] = 0  # a constant
+            p[power <= floor(centre, bins)] = 0  # a constant
             columns += [(p * total).sum(-1) / (repeats * (bins - 1.0)), (p * p).sum(-1) / (bins - 1.0)]
     out = np.empty((*np.broadcast_shapes(*(c.shape for c in columns)), len(columns)))
     for i, column in enumerate(columns):
@@ -360,7 +360,7 @@ def _unequal_windows(
         full = all_bins / (all_bins - 1.0)
         signal = full * (mean(product, several) + 2 * shared - of_mean)
         noise_power = full * (mean(noise, several) - of_mean * all_bins / by_bin.sum(-1))
-        signal, total_power, slack = _settled(signal, signal + noise_power, _floor(centre, all_bins))
+        signal, total_power, slack = _settled(signal, signal + noise_power, floor(centre, all_bins))
         noise_power = total_power - signal
         psth_power = signal + noise_power * mean(by_bin, several)
         moment = _unequal_moment(x, observed)
@@ -388,7 +388,7 @@ def _unequal_windows(
             p = np.where(some, prediction, np.float64(0))
             middle = mean(p, some)
             p = p - middle[:, None]
-            p[mean(p * p, some) <= _floor(middle, all_bins)] = 0  # a constant
+            p[mean(p * p, some) <= floor(middle, all_bins)] = 0  # a constant
             columns += [full * mean(p * total / r, several), full * mean(p * p, several)]
     out[...] = np.stack(columns, -1)
     out[..., 2:][(repeats < 2) | (bins < 2)] = np.nan

@@ -7,6 +7,7 @@ what has no place is refused: nothing is joined by chance.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -88,11 +89,9 @@ def aligned(
         if covered < reach:
             lacking.append(f"{covered} of {reach} bins")
     if lacking:
-        warnings.warn(
+        _warn(
             f"the prediction has {', '.join(lacking)}; the others are left out (select that part of the cube first to "
-            "say that it is meant)",
-            PartialPredictionWarning,
-            stacklevel=3,
+            "say that it is meant)"
         )
     return p, response
 
@@ -131,11 +130,15 @@ def warn_of_gaps(prediction: xr.DataArray, response: xr.DataArray, n_bins: xr.Da
         what = f"in up to {int(counts.max())} recorded bins"
         if "stim" in counts.dims:
             what += f" of a stimulus, in {int((counts.max([d for d in counts.dims if d != 'stim']) > 0).sum())} stimuli"
-        warnings.warn(
-            f"the prediction is NaN or infinite {what}; these bins are left out",
-            PartialPredictionWarning,
-            stacklevel=3,
-        )
+        _warn(f"the prediction is NaN or infinite {what}; these bins are left out")
+
+
+def _warn(message: str) -> None:
+    """Warn at the line of the caller's own that gave the prediction."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("strfcube."):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, PartialPredictionWarning, stacklevel=level)
 
 
 def _labelled(prediction: Any, response: xr.DataArray) -> xr.DataArray:

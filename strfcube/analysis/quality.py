@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from strfcube.analysis.powers import Per, powers
+from strfcube.analysis.powers import Per, floor, powers
 from strfcube.analysis.predictions import aligned
+from strfcube.analysis.transform import blockwise
+from strfcube.cube.averages import blocks, mean
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:
@@ -216,6 +218,81 @@ def ccnorm(
     scale = p["prediction_power"] * p["signal_power"]
     value = p["covariance"] / scale.where(scale > 0) ** 0.5
     return _named(value, "ccnorm", "CCnorm", "1", "cov / sqrt(var(prediction) SP), Schoppe et al. 2016", per)
+
+
+def cc(
+    prediction: xr.DataArray | NDArray[Any], response: xr.DataArray, per: Per = "neuron",
+    n_bins: xr.DataArray | None = None,
+) -> xr.DataArray:  # fmt: skip
+    """Correlation of a prediction with the PSTH: ``CC = cov(prediction, PSTH) / sqrt(var(prediction) var(PSTH))``.
+
+    The CC_abs of Schoppe et al. 2016 (doi 10.3389/fncom.2016.00010). A stimulus that was presented once has one, too.
+    Per neuron it is that of covariances and variances averaged over stimuli, each weighted by its number of bins and
+    about its own mean: where all were repeated, `ccnorm` times `ccmax`.
+
+    Parameters
+    ----------
+    prediction, response, per, n_bins
+        As for `ccnorm`. Responses are not smoothed: smooth them before, and the prediction, where that is wanted.
+
+    Returns
+    -------
+    xarray.DataArray [dims=(stim, neuron) or (neuron,), and further ones of the prediction]
+        NaN where nothing was recorded, or one of the two is constant: a neuron that never fired.
+
+    Raises
+    ------
+    UsageError
+        As `ccnorm`.
+
+    Warns
+    -----
+    PartialPredictionWarning
+        As `ccnorm`.
+    """
+    if per not in ("pair", "neuron"):
+        raise UsageError(f"per={per!r}, expected 'pair' or 'neuron'")
+    beside, response = aligned(prediction, response, n_bins)
+    core = [["repeat", "time"], ["time"]]
+    table = blockwise(_beside_mean, [response, beside], core, {"column": 4}, np.float64)
+    bins, *powers_of = (table.isel(column=i) for i in range(4))
+    if per == "neuron" and "stim" in table.dims:
+        weight = bins.where(bins >= 2)
+        powers_of = [(power * weight).sum("stim", min_count=1) for power in powers_of]
+    covariance, of_prediction, of_mean = powers_of
+    scale = of_prediction * of_mean
+    value = covariance / scale.where(scale > 0) ** 0.5
+    pooled = "; covariances and variances averaged over stimuli, weighted by bins" if per == "neuron" else ""
+    what = "cov / sqrt(var(prediction) var(PSTH)), CC_abs of Schoppe et al. 2016"
+    return value.rename("cc").assign_attrs(long_name="CC", units="1", estimator=what + pooled)
+
+
+def _beside_mean(x: NDArray[Any], prediction: NDArray[Any]) -> NDArray[np.float64]:
+    """Of responses (..., repeat, time) and predictions (..., time): bins, covariance, variances of prediction and PSTH.
+
+    Of bins where both are. A variance that rounding alone leaves of a constant is 0.
+    """
+    lead = np.broadcast_shapes(x.shape[:-2], prediction.shape[:-1])
+    x = np.broadcast_to(x, (*lead, *x.shape[-2:]))
+    prediction = np.broadcast_to(prediction, (*lead, prediction.shape[-1]))
+    out = np.full((*lead, 4), np.nan)
+    for at in blocks(x.shape):
+        psth = mean(x[at].astype(np.float64))
+        used = np.isfinite(psth) & np.isfinite(prediction[at])
+        bins = used.sum(-1)
+        p, r = (_centred(values, used, bins) for values in (prediction[at], psth))
+        out[at][..., 0] = bins
+        for column, (a, b) in enumerate(((p, r), (p, p), (r, r)), 1):
+            out[at][..., column] = np.where(bins < 2, np.nan, np.vecdot(a, b) / np.maximum(bins - 1.0, 1))
+    return out
+
+
+def _centred(values: NDArray[Any], used: NDArray[np.bool_], bins: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Used values about their mean, 0 elsewhere and where they are constant but for rounding."""
+    values = np.where(used, values, np.float64(0))
+    centre = values.sum(-1) / np.maximum(bins, 1)
+    values = np.where(used, values - centre[..., None], 0)
+    return values * (np.vecdot(values, values) > bins * floor(centre, bins))[..., None]
 
 
 def spontaneous_rate(

@@ -162,6 +162,14 @@ class BatchReader:
         each(one, len(shares), threads if parallel else 1)
         return {"stims": stims} | arrays | self.extras(items, threads=threads)
 
+    def sounds(self, items: Sequence[int]) -> NDArray[np.float32]:
+        """Spectrograms or waveforms of some visible stimuli, as `batch` gives them, in memory of their own."""
+        index = np.asarray(items, np.intp)
+        self.source.fetch(self.stim[index].tolist(), self.reading.audio_fs)
+        out = np.empty(self._stims_shape(len(index), int(self.n_bins[index].max(initial=1))), np.float32)
+        self._sounds(index, out)()
+        return out
+
     def _box(self, index: NDArray[np.intp], n_time: int, raw: bool, take: Take, threads: int) -> Made:
         """Arrays with a place for each trial of each neuron, and what begins to read those of some stimuli."""
         shape = (len(index), len(self.neuron), int(self.n_repeats[index].max(initial=1)), n_time)

@@ -25,13 +25,16 @@ from strfcube.loading.batch import BatchReader
 from strfcube.loading.choosing import Chosen
 from strfcube.loading.loader import BatchLoader, order_of
 from strfcube.loading.order import position_of
+from strfcube.loading.predicting import predicted
 from strfcube.loading.reading import Cache, Layout, Options, Reading
 from strfcube.loading.rows import OF_TRIALS
 from strfcube.loading.scaling import response_scaling, stimulus_moments
 from strfcube.loading.source import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from strfcube.loading.memory import Take
 
@@ -258,6 +261,41 @@ class CubeView(Chosen):
     @cached_property
     def _reader(self) -> BatchReader:
         return BatchReader(self._source, self._choice, self._reading)
+
+    def predict(self, model: Callable[[Any], Any], batch_size: int = 8) -> xr.DataArray:
+        """Ask a model about the visible stimuli, and give what it says as a labelled array.
+
+        Parameters
+        ----------
+        model : callable
+            Takes ``stims`` of a batch, in the order of the view, and gives an array [shape=(B, neuron, T)] of its
+            framework. One that gives something else is wrapped: ``view.predict(lambda stims: model(stims).exp())``.
+            Of torch, no gradients are kept; a module is in evaluation mode meanwhile, one that is wrapped is left as
+            it is: say ``model.eval()`` before.
+        batch_size : int
+            Stimuli that are asked about together.
+
+        Returns
+        -------
+        xarray.DataArray [dims=(stim, neuron, time)]
+            Of all pairs, recorded or not; NaN past the end of a stimulus. Its ``units`` are those of the responses,
+            which a model is fitted to (counts of a bin, say): where they were normalised, or it says something else,
+            put what is meant into ``prediction.attrs["units"]``. ``ds.strf.cc``, ``ds.strf.ccnorm`` and
+            ``ds.strf.plot.prediction`` take it.
+
+        Raises
+        ------
+        UsageError
+            If what the model gives has another shape, or stimuli have no spectrogram: see `with_stimulus`.
+        """
+        return predicted(self, lambda items: self._answer(model, items), batch_size)
+
+    def _answer(self, model: Callable[[Any], Any], items: list[int]) -> NDArray[Any]:
+        return np.asarray(model(self._stims(items)))
+
+    def _stims(self, items: list[int]) -> Any:
+        """Stimuli alone, in the framework's array."""
+        return self._reader.sounds(items)
 
     # Options --------------------------------------------------------------------------------------------------------
 

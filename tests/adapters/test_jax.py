@@ -107,3 +107,16 @@ def test_a_step_learns_from_a_batch(view):
         return jnp.where(mask, (jnp.nan_to_num(batch["responses"]) - rate) ** 2, 0).sum()
 
     assert float(jax.grad(loss)(0.0)) < 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_predictions(view, dtype):
+    weights = jnp.linspace(-1, 1, 54, dtype=dtype).reshape(9, 6)
+    view = view.using(dtype=dtype)
+    found = view.predict(jax.jit(lambda stims: jnp.einsum("nf,bft->bnt", weights, stims[:, 0])), batch_size=3)
+    wanted = jnp.einsum("nf,ft->nt", weights, view[4]["stims"][0])
+    bins = int(view.ds["n_bins"][4])
+    np.testing.assert_allclose(
+        found.values[4, :, :bins], wanted.astype("float32")[:, :bins], rtol=0.02 if dtype == "bfloat16" else 1e-5
+    )
+    assert found.dtype == np.float32

@@ -117,3 +117,32 @@ def test_a_gpu_that_is_not_there_is_refused_at_once(view, monkeypatch):
     monkeypatch.setattr("strfcube.adapters.torch.get_worker_info", lambda: object())
     monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("a worker asked"))
     view.to("cuda:7")
+
+
+@pytest.mark.parametrize("option", [{}, {"device": "cpu"}, {"dtype": torch.bfloat16}, {"dtype": torch.float64}])
+def test_predictions_of_a_module(made, view, option):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.drop, self.frozen = torch.nn.Linear(6, 9), torch.nn.Dropout(0.9), torch.nn.Dropout(0.9)
+
+        def forward(self, stims):
+            assert not torch.is_grad_enabled()
+            return self.frozen(self.drop(self.linear(stims[:, 0].mT))).mT
+
+    view = view.using(**option)
+    model = Model().to(view[0]["stims"].dtype)
+    model.frozen.eval()
+    found = view.predict(model, batch_size=3)
+    assert (model.training, model.drop.training, model.frozen.training) == (True, True, False)
+    linear = model.linear
+    for s in range(7):
+        bins = int(made[0]["n_bins"][s])
+        with torch.no_grad():
+            wanted = linear(view[s]["stims"][0].mT).mT.float().numpy()
+        # Products of matrices are rounded by their size, and bfloat16 has eight bits
+        close = 0.1 if option.get("dtype") == torch.bfloat16 else 1e-4
+        np.testing.assert_allclose(found.values[s, :, :bins], wanted[:, :bins], rtol=close, atol=close)
+        assert np.isnan(found.values[s, :, bins:]).all()
+    bare = view.predict(lambda stims: np.zeros((stims.shape[0], 9, stims.shape[-1])))
+    assert (bare.max(), bare.min()) == (0, 0)

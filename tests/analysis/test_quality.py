@@ -434,6 +434,72 @@ def test_ccnorm_aligns_by_label_and_takes_several_models(cube):
     xr.testing.assert_allclose(lazy.compute(scheduler="synchronous"), several)
 
 
+def test_cc_equals_its_formula(cube):
+    rng = np.random.default_rng(0)
+    pred = cube["response"].mean("repeat") + rng.normal(0, 0.3, cube["response"].isel(repeat=0).shape)
+    pred[0, 0, 3] = np.inf  # what a model leaves out
+    found = quality.cc(pred, cube["response"], per="pair")
+    assert (found.name, found.attrs["units"], found.attrs["long_name"]) == ("cc", "1", "CC")
+    singles, moments = 0, {}
+    for s, n in itertools.product(range(6), range(7)):
+        x, p = cube["response"][s, n].values, pred[s, n].values
+        seen = ~np.isnan(x).all(0) & np.isfinite(p)
+        if seen.sum() < 2:
+            assert np.isnan(found[s, n])
+            continue
+        singles += int(cube["n_repeats"][s, n]) == 1
+        psth, p = np.nanmean(x[:, seen].astype(float), axis=0), p[seen]
+        cov = np.cov(p, psth)
+        moments.setdefault(n, []).append((seen.sum(), cov[0, 1], cov[0, 0], cov[1, 1]))
+        wanted = np.corrcoef(p, psth)[0, 1] if psth.std() > 0 else np.nan
+        assert float(found[s, n]) == pytest.approx(wanted, rel=1e-6, nan_ok=True)
+    assert singles  # which have no CCnorm
+    pooled = quality.cc(pred, cube["response"])
+    assert "weighted by bins" in pooled.attrs["estimator"]
+    for n, rows in moments.items():
+        weight, cov, p, r = np.array(rows).T
+        wanted = (weight @ cov) / np.sqrt((weight @ p) * (weight @ r))
+        assert float(pooled[n]) == pytest.approx(wanted, rel=1e-6)
+
+
+@pytest.mark.parametrize("per", ["pair", "neuron"])
+def test_cc_over_ccmax_is_ccnorm_where_all_were_repeated(per):
+    x = make_cube(stim=4, neuron=5, repeat=4, bins=80, seed=3, holes=False)["response"]
+    x = x.where(x.notnull(), 0)  # everybody heard everything, four times
+    pred = x.mean("repeat") + np.random.default_rng(0).normal(0, 0.3, x.isel(repeat=0).shape)
+    ceiling = quality.ccmax(x, per)
+    assert (ceiling > 0).any()
+    np.testing.assert_allclose(quality.cc(pred, x, per) / ceiling.where(ceiling > 0), quality.ccnorm(pred, x, per))
+
+
+def test_cc_takes_what_ccnorm_takes(cube):
+    pred = cube["response"].mean("repeat") ** 2
+    whole = quality.cc(pred, cube["response"], per="pair")
+    with pytest.warns(PartialPredictionWarning, match="3 of 6 stimuli"):
+        some = quality.cc(pred.isel(stim=[4, 0, 2], neuron=slice(None, None, -1)), cube["response"], per="pair")
+    xr.testing.assert_allclose(some, whole.sel(stim=some["stim"], neuron=some["neuron"]).transpose(*some.dims))
+    models = xr.concat([pred, -pred], "model")
+    several = quality.cc(models, cube["response"], per="pair")
+    xr.testing.assert_allclose(several.isel(model=0), -several.isel(model=1))
+    lazy = quality.cc(models.chunk(stim=2), cube["response"].chunk(stim=2), per="pair")
+    assert lazy.chunks
+    xr.testing.assert_allclose(lazy.compute(scheduler="synchronous"), several)
+    for offset in (60.7, 1e7):
+        x, p = (values.astype(np.float64) + offset for values in (cube["response"], pred))
+        np.testing.assert_allclose(quality.cc(p, x, per="pair"), whole, rtol=1e-6)
+    with pytest.raises(UsageError, match="'pair' or 'neuron'"):
+        quality.cc(pred, cube["response"], per="stim")
+
+
+@pytest.mark.parametrize("per", ["pair", "neuron"])
+@pytest.mark.parametrize("value", [0.0, 0.1, 60.7, 1e9])
+def test_a_constant_has_no_cc(cube, value, per):
+    flat = xr.full_like(cube["response"].isel(repeat=0, drop=True), value, np.float64)
+    assert quality.cc(flat, cube["response"], per).isnull().all()
+    dead = cube["response"].where(cube["response"].isnull(), np.float32(value))
+    assert quality.cc(cube["response"].mean("repeat"), dead, per).isnull().all()
+
+
 def test_ccnorm_of_strangers_is_refused(cube):
     pred = cube["response"].mean("repeat").assign_coords(stim=[f"other{i}" for i in range(6)])
     with pytest.raises(UsageError, match="no stim in common"):

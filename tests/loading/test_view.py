@@ -589,3 +589,53 @@ def test_an_epoch_is_a_whole_number(made, epoch):
         loader.set_epoch(epoch)
     with pytest.raises(UsageError, match=r"epoch=.*expected a whole number from 0"):
         loader.epoch = epoch
+
+
+def linear(stims):
+    """A model of nine neurons: weights of the bands, whatever the framework."""
+    return (stims[:, 0, None] * np.linspace(-1, 1, 54, dtype=np.float32).reshape(9, 6)[..., None]).sum(2)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 50])
+def test_predictions_are_labelled(made, view, batch_size):
+    cube, path = made
+    chosen = view.isel(stim=[5, 0, 3, 2])  # in an order of its own
+    found = chosen.predict(linear, batch_size=batch_size)
+    assert found.dims == ("stim", "neuron", "time")
+    assert (found.name, found.dtype, found.attrs["units"]) == ("prediction", np.float32, "count")
+    weights = np.linspace(-1, 1, 54, dtype=np.float32).reshape(9, 6)
+    for s in (5, 0, 3, 2):
+        one, bins = found.sel(stim=cube["stim"][s]), int(cube["n_bins"][s])
+        values = np.einsum("nf,ft->nt", weights, np.nan_to_num(cube["stimulus"].values[s, :, :bins]))
+        np.testing.assert_allclose(one.values[:, :bins], values, rtol=2e-5, atol=1e-4)
+        assert np.isnan(one.values[:, bins:]).all()
+    assert found["stim"].values.tolist() == cube["stim"].values[[5, 0, 3, 2]].tolist()
+    assert found.coords.keys() == strfcube.open(path)["response"].coords.keys() - {"repeat"}
+
+
+def test_predictions_go_where_predictions_are_taken(view):
+    found = view.predict(linear)
+    ds = view.ds.sel(stim=view.ds["stim"][::-1])  # by label
+    np.testing.assert_allclose(ds.strf.cc(found), ds.strf.cc(found.sel(stim=ds["stim"]).values))
+    assert ds.strf.ccnorm(found).dims == ("neuron",)
+    scaled = view.standardize().using(layout="ragged", average_repeats=True).predict(linear)
+    assert scaled.shape == found.shape
+    assert not np.allclose(scaled, found, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda stims: stims, "shape (7, 1, 6, 40) for 7 stimuli, expected (7, 9, 40)"),
+        (lambda stims: linear(stims)[..., :-8], "shape (7, 9, 32) for 7 stimuli, expected (7, 9, 40)"),
+        (lambda stims: linear(stims)[:, :1], "a value for each of 9 neurons and 40 bins"),
+        (lambda stims: None, "shape () for 7 stimuli"),
+    ],
+)
+def test_what_is_no_prediction_is_refused(view, model, message):
+    with pytest.raises(UsageError, match=r"^predict: the model gave") as caught:
+        view.predict(model)
+    assert message in str(caught.value)
+    for size in (0, -1, 2.5, True):
+        with pytest.raises(UsageError, match="batch_size="):
+            view.predict(linear, batch_size=size)

@@ -79,8 +79,7 @@ def collect(
     ds, pred, stim, neuron, smooth_ms
         As for `prediction`.
     """
-    from strfcube.analysis.powers import powers
-    from strfcube.analysis.quality import ccnorm
+    from strfcube.analysis.quality import cc, ccnorm
     from strfcube.analysis.transform import smooth
 
     dt_ms = float(ds.attrs["dt_ms"])
@@ -94,17 +93,14 @@ def collect(
     pair = repeats_of(part, s, n)
     own = beside.sel({d: pair[d].item() for d in ("stim", "neuron") if d in beside.dims})
     own = own.isel(time=slice(0, pair.sizes["time"])).compute()
-    p = powers(pair["response"], own)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        cc = float(p["covariance"] / np.sqrt(p["prediction_power"] * p["psth_power"]))
-    norm = float(ccnorm(own, pair["response"], per="pair"))
+    plain, norm = (float(measure(own, pair["response"], per="pair")) for measure in (cc, ccnorm))
     given = _stated(pred, str(pair["neuron"].values))
     if given and given == str(ds["stimulus"].attrs.get("units", "")):  # xarray keeps it of spectrograms times weights
         given = ""
     shown = own * _scale(given, trace, dt_ms)
     if smooth_ms:
         shown = smooth(shown, dt_ms, smooth_ms)
-    scores = ", ".join(f"{name} = {v:.2f}" for name, v in (("CC", cc), ("CCnorm", norm)) if np.isfinite(v))
+    scores = ", ".join(f"{name} = {v:.2f}" for name, v in (("CC", plain), ("CCnorm", norm)) if np.isfinite(v))
     if scores and smooth_ms and len(hann_kernel(dt_ms, smooth_ms)) > 1:
         scores += " without smoothing"
     heard = sound(part, s)
