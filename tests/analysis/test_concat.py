@@ -587,6 +587,7 @@ def test_what_is_no_list_of_cubes_is_told_apart(wrong):
         concat(wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other", [{"spec": "mel"}, {"spec": "cochleagram", "f_max": 7000.0}, {"spec": "mel", "bands": 20}]
 )

@@ -175,6 +175,7 @@ def test_a_pool_by_number_says_its_frequencies(tmp_path):
     np.testing.assert_allclose(got["band_frequency"][[0, 2]], [a["frequency"], b["frequency"]])
 
 
+@pytest.mark.slow
 def test_the_table_of_trials_says_what_is_known_of_each_pair(demo, tmp_path):
     ds = strfcube.open(demo)
     known = np.arange(ds.sizes["stim"] * ds.sizes["neuron"]).reshape(ds.sizes["stim"], -1)

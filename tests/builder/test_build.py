@@ -695,6 +695,7 @@ def script(folder, text, *args):
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_three_lines_without_a_main_guard(tmp_path):
     pipeline, _ = random_toy(tmp_path / "raw")
     expected = build(pipeline, tmp_path)
@@ -706,6 +707,7 @@ def test_three_lines_without_a_main_guard(tmp_path):
     assert script(tmp_path, text, pipeline.raw, tmp_path / "other.zarr") == digest(expected)
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_the_script_itself(tmp_path):
     text = """
         import sys

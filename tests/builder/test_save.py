@@ -147,6 +147,7 @@ def test_pairs_that_are_hidden_have_no_trials(made, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "groups", "message"),
     [

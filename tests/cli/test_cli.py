@@ -204,6 +204,7 @@ def test_flags_and_home_as_in_a_shell(run, raw, tmp_path, monkeypatch):
     assert (tmp_path / "picture.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_cube_of_the_default_recipe_goes_by_its_name(run, raw, tmp_path, monkeypatch):
     monkeypatch.setenv("STRFCUBE_DATA_DIR", str(tmp_path))
     assert run("build", "ns1", "--raw", raw, "--jobs", 1)[1].splitlines()[0] == str(tmp_path / "ns1-dt5.zarr")
@@ -289,6 +290,7 @@ def test_verify_keeps_apart_what_is_damaged_and_what_was_put_there(run, cube, tm
     assert "build it again with --force; it holds more: 'results' is not of the cube" in error
 
 
+@pytest.mark.slow
 def test_another_bin_width_is_first_of_all_a_matter_of_the_cube_that_is_there(run, raw, tmp_path, monkeypatch):
     monkeypatch.setenv("STRFCUBE_DATA_DIR", str(tmp_path))
     assert "strfcube rebin" not in run("build", "ns1", "--dt", 20)[2]
@@ -307,6 +309,7 @@ def test_another_bin_width_is_first_of_all_a_matter_of_the_cube_that_is_there(ru
     assert "need none" not in run("build", "ns1", "--dt", 10)[2]
 
 
+@pytest.mark.slow
 def test_rebin(run, cube, tmp_path):
     code, out, _ = run("rebin", cube, "--dt", 1, "--out", tmp_path / "1.zarr", "--jobs", 1)
     assert code == 0
@@ -315,6 +318,7 @@ def test_rebin(run, cube, tmp_path):
     assert "no bin width" in error_of(run("rebin", cube, "--dt", 0), 2)
 
 
+@pytest.mark.slow
 def test_plot_takes_labels_and_positions(run, cube, tmp_path):
     pytest.importorskip("matplotlib").use("agg")
     ds = strfcube.open(cube)
@@ -327,6 +331,7 @@ def test_plot_takes_labels_and_positions(run, cube, tmp_path):
     assert "nothing has it" in error_of(run("plot", cube, "--neuron", "nobody"), 2)
 
 
+@pytest.mark.slow
 def test_concat_advises_in_its_own_words(run, cube, tmp_path):
     out = tmp_path / "pool.zarr"
     twice = error_of(run("concat", cube, cube, "--out", out), 2)
@@ -591,6 +596,7 @@ def test_what_the_system_refuses_is_no_fault_of_ours(run, cube, monkeypatch):
     assert "fault" not in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shell", "words", "at", "shown"),
     [
@@ -681,6 +687,7 @@ def test_a_cube_that_may_not_be_read(run, cube, monkeypatch):
 # --- what commands say of cubes --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_inspect_names_what_a_part_is_chosen_by_and_the_true_length_of_sounds(run, raw, tmp_path):
     path = strfcube.build("ns1", raw=raw, out=tmp_path / "x.zarr", jobs=0, post=100, dt=7)
     ds = strfcube.open(path)
@@ -700,11 +707,13 @@ def test_inspect_names_what_a_part_is_chosen_by_and_the_true_length_of_sounds(ru
     assert "pairs by session" in " ".join(out.split())
 
 
+@pytest.mark.slow
 def test_findings_are_said_to_be_none(run, demo):
     assert run("inspect", demo, "--findings")[1].endswith("\nno findings in the raw files\n")
     assert "no findings" not in run("inspect", demo)[1]
 
 
+@pytest.mark.slow
 def test_list_tells_cubes_apart(run, raw, tmp_path, monkeypatch):
     monkeypatch.setenv("STRFCUBE_DATA_DIR", str(tmp_path))
     how = {"raw": raw, "jobs": 0}

@@ -50,6 +50,7 @@ def test_columns_that_tell_neurons_apart_are_shown(tmp_path):
         assert {"units", "long_name"} <= set(ds[name].attrs)
 
 
+@pytest.mark.slow
 def test_export_of_a_part(demo, tmp_path):
     output("export", demo, "--only", "area=MLd", "-o", tmp_path / "x.csv")
     part = strfcube.open(demo).strf.sel(area="MLd")
@@ -58,6 +59,7 @@ def test_export_of_a_part(demo, tmp_path):
     assert len(pd.read_csv(tmp_path / "x.csv")) == part.strf.trials["n_spikes"].sum()
 
 
+@pytest.mark.slow
 def test_export_names_what_it_wrote(demo, tmp_path):
     text = output("export", demo, "-o", tmp_path / "x.csv")
     assert [line.split()[0].rpartition("/")[2] for line in text.splitlines()] == [

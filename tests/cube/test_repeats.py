@@ -44,6 +44,7 @@ def trials_left(ds):
 HOW = ["lazy", "memory", "dask"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS, ids=str)
 @pytest.mark.parametrize("how", HOW)
 def test_everybody_counts_the_trials_that_are_left(path, tmp_path, how, part):
@@ -113,6 +114,7 @@ def test_a_spontaneous_rate_is_that_of_the_part(built, tmp_path):
             ds.strf.spontaneous_rate(window=window)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(data=st.data())
 def test_any_order_and_any_labels(path, data):

@@ -140,6 +140,7 @@ def test_an_array_too_many(copy):
     assert strfcube.verify(copy, deep=True) == ["'extra' is not of the cube"]
 
 
+@pytest.mark.slow
 def test_what_was_put_beside_the_data_is_no_damage_and_is_never_lost(made, tmp_path):
     """Results, by the way that xarray writes a group; its metadata then stand in those of the root, too."""
     toy = random_toy(tmp_path / "raw")[0]
@@ -290,6 +291,7 @@ def test_deep_computes_every_spectrogram_again(copy):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [{"spec": "cochleagram", "f_max": 7000.0}, {"spec": "dft", "f_max": 9000.0, "align": "causal"}, {"audio": False}],

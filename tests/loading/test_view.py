@@ -563,6 +563,7 @@ def test_a_url_is_read_as_a_path_is(made):
     same(far.batch([0, 3]), CubeView(made[1]).batch([0, 3]))
 
 
+@pytest.mark.slow
 def test_the_original_ns1_reads_as_zarr_has_it(real_ns1):
     ds = strfcube.open(real_ns1[1])
     assert dict(ds.sizes)["neuron"] == 119

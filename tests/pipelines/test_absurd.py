@@ -25,6 +25,7 @@ def errors(path):
     return [tuple(row[1:]) for row in rows if row[0] == "error"]
 
 
+@pytest.mark.slow
 def test_times_and_trials_of_a_text_file(tmp_path):
     aa.write_aa1(tmp_path / "raw")
     late, many = sorted(p for p in (tmp_path / "raw").rglob("spike*") if p.stat().st_size > 100)[:2]
@@ -72,6 +73,7 @@ def test_attributes_of_aa4(tmp_path):
     assert strfcube.verify(path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [1.0, 1e12])
 def test_rates_of_ac1(tmp_path, rate):
     """Of a sound, and of a recording: what needs the file is left out, and the rest is built."""

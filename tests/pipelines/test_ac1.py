@@ -604,6 +604,7 @@ def test_a_mixed_cohort_trains_only_once_a_signal_is_chosen(built):
         assert bool(batch["valid_mask"].any())
 
 
+@pytest.mark.slow
 def test_one_signal_has_its_own_store(built, tmp_path):
     path = strfcube.build("ac1", raw=built[0], dt=10, out=tmp_path / "s.zarr", only={"signal_type": "spikes"}, jobs=1)
     ds = strfcube.open(path)

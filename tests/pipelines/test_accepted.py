@@ -98,6 +98,7 @@ def test_wavs_of_aa1(raw, written, tmp_path):
     assert sum(what.startswith("its MD5 is ") for what in found) == 3
 
 
+@pytest.mark.slow
 def test_one_low_rate_does_not_bend_the_axis_of_all(raw, written, tmp_path):
     folder = raw("aa1")
     wav = pick(folder, "*.wav")[0]
@@ -224,6 +225,7 @@ def test_ms_for_s_in_aa4(raw, written, tmp_path, what):
 # --- NS1 -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_clips_of_ns1(raw, written, tmp_path):
     folder = raw("ns1")
     short, half, nan, copied, first = pick(folder, "source.*")[:5]
@@ -404,6 +406,7 @@ def test_what_is_whole_has_no_such_finding(written, tmp_path, kind):
     assert [f for f in read(kind, written(kind), tmp_path) if any(w in f[2] for w in words)] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["aa2", "ns1"])
 def test_real_recordings_have_no_such_finding(real_data, tmp_path, kind):
     found = read(kind, real_data / kind, tmp_path)

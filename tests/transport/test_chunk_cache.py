@@ -120,6 +120,7 @@ def test_a_cube_that_was_built_again_is_another(tmp_path):
             same(epoch(url, cache_dir=cache), epoch(tmp_path / "cube.zarr"))
 
 
+@pytest.mark.slow
 def test_it_stays_within_its_limit(tmp_path):
     cache = ChunkCache(str(tmp_path / "cache"), 100_000)
     rng = np.random.default_rng(0)
@@ -162,6 +163,7 @@ def _write(folder, seed):
     return True
 
 
+@pytest.mark.slow
 def test_processes_and_threads_share_it(tmp_path):
     folder = str(tmp_path / "cache")
     with multiprocessing.get_context("spawn").Pool(2) as pool:

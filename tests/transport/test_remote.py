@@ -94,6 +94,7 @@ def test_it_opens_trains_and_verifies(far, cube):
     same_epochs(epoch(ds.isel(neuron=[2, 0])), epoch(near.isel(neuron=[2, 0])))
 
 
+@pytest.mark.slow
 def test_what_is_made_of_it(far, cube, tmp_path):
     from strfcube.builder.save import save as write
 
@@ -107,6 +108,7 @@ def test_what_is_made_of_it(far, cube, tmp_path):
     assert "audio/samples" in saved[0].attrs["digests"]
 
 
+@pytest.mark.slow
 def test_the_command_line_reads_urls(web, cube):
     url, _ = web
     run = [sys.executable, "-m", "strfcube.cli.main"]
@@ -242,6 +244,7 @@ def test_a_cube_that_is_built_again_is_never_mixed(cube, tmp_path):
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.parametrize("far", ["s3", "http"], indirect=True)
 def test_forked_workers_read_after_the_parent_has(far, cube):
