@@ -199,19 +199,32 @@ def inspect(store: str, dt: float | None, all_findings: bool) -> None:
     click.echo("\n".join(lines))
 
 
+_MEASURES = ("snr", "ccmax", "p_signal")
+
+
 def _table_command(what: str, last: tuple[str, ...], example: str) -> None:
     """Add ``strfcube neurons`` or ``strfcube stimuli``."""
 
     @click.argument("store", shell_complete=a_store)
     @_DT
     @click.option("--csv", is_flag=True, help="Every column, as comma-separated values.")
-    def command(store: str, dt: float | None, csv: bool) -> None:
+    def command(store: str, dt: float | None, csv: bool, quality: bool = False) -> None:
         from strfcube.analysis import tables
         from strfcube.cli.tables import fitted
         from strfcube.cube.store import open
 
-        table = getattr(tables, what)(open(store, dt))
-        click.echo(table.to_csv(lineterminator="\n") if csv else fitted(table, last, WIDTH), nl=not csv)
+        ds = open(store, dt)
+        table, shown = getattr(tables, what)(ds), last
+        if quality:
+            measures = ds.strf.quality()
+            table, shown = table.assign(**{name: measures[name].values for name in measures}), (*last, *_MEASURES)
+            if not csv:  # to be looked at
+                table = table.assign(**{n: [float(f"{v:.3g}") for v in table[n]] for n in measures})
+        click.echo(table.to_csv(lineterminator="\n") if csv else fitted(table, shown, WIDTH), nl=not csv)
+
+    if what == "neurons":
+        flag = "Also how reliable each is: SNR, CCmax and p_signal; with --csv also the powers. Reads all responses."
+        command = click.option("--quality", is_flag=True, help=flag)(command)
 
     command.__doc__ = f"List the {what} of a cube, with their coordinates.\n\n\b\nExamples:\n{example}"
     cli.command(what)(command)
@@ -219,7 +232,7 @@ def _table_command(what: str, last: tuple[str, ...], example: str) -> None:
 
 _table_command(
     "neurons", ("stimuli", "trials", "rejected"),
-    "  strfcube neurons demo\n  strfcube neurons demo --csv > neurons.csv",
+    "  strfcube neurons demo --quality\n  strfcube neurons demo --csv > neurons.csv",
 )  # fmt: skip
 _table_command(
     "stimuli", ("duration", "neurons", "trials", "rejected"),

@@ -36,6 +36,25 @@ def test_csv_has_every_coordinate(demo, what, dim):
     assert table["trials"].sum() == int(ds["n_repeats"].sum())
 
 
+def test_how_reliable_neurons_are(demo):
+    lines = output("neurons", demo, "--quality").splitlines()
+    assert max(map(len, lines)) <= 80
+    title = next(i for i, line in enumerate(lines) if line.startswith("neuron "))
+    assert lines[title].split()[-3:] == ["snr", "ccmax", "p_signal"]
+    measures = strfcube.open(demo).strf.quality()
+    table = pd.read_csv(io.StringIO(output("neurons", demo, "--quality", "--csv")), index_col="neuron")
+    assert list(table)[-6:] == list(measures)
+    for name in measures:
+        assert table[name].tolist() == pytest.approx(measures[name].values.tolist(), nan_ok=True)
+    row = next(line for line in lines if line.startswith("sim1_1_A")).split()
+    assert [float(v) for v in row[-3:]] == pytest.approx(
+        [float(measures[n].sel(neuron="sim1_1_A")) for n in ("snr", "ccmax", "p_signal")], rel=0.01
+    )
+    assert "snr" not in output("neurons", demo)
+    refused = CliRunner().invoke(cli, ["stimuli", str(demo), "--quality"])
+    assert (refused.exit_code, "--quality" in refused.output) == (2, True)
+
+
 def test_columns_that_tell_neurons_apart_are_shown(tmp_path):
     raw = write_ns1(tmp_path / "raw", units=3, repeats=2, drc_repeats=1, clip_seconds=0.2).raw
     cube = strfcube.build("ns1", raw=raw, out=tmp_path / "x.zarr", jobs=0)
