@@ -426,6 +426,39 @@ class StrfAccessor:
         # Positions in the trials are those of the whole cube, which this may be a part of.
         return open_group(source), open_group(source, "trials")
 
+    def sound(self, stim: str | int) -> xr.DataArray:
+        """Waveform of one stimulus at its own sampling rate, as it was stored.
+
+        Parameters
+        ----------
+        stim : str or int
+            Label or position.
+
+        Returns
+        -------
+        xarray.DataArray [dims=(time,)]
+            Float64, in the file's own unit, or where its samples are whole numbers, from -1 to 1 of full scale
+            (``attrs["units"]``); ``attrs["sample_rate"]`` in Hz. ``time`` is in s from stimulus onset.
+
+        Raises
+        ------
+        SelectionError
+            If there is no such stimulus.
+        StoreError
+            If the cube has no waveform of it. The message says why.
+
+        Examples
+        --------
+        >>> sound = ds.strf.sound(0)  # doctest: +SKIP
+        >>> IPython.display.Audio(sound.values, rate=sound.attrs["sample_rate"])  # doctest: +SKIP
+        """
+        from strfcube.analysis.waveform import of_stim
+
+        found = of_stim(self._ds, stim)
+        if isinstance(found, str):
+            raise StoreError(f"stim={stim!r} has no waveform: {found}")
+        return found
+
     def spikes(self, stim: str | int, neuron: str | int) -> SpikeTrains:
         """Exact spike times of one neuron during one stimulus, trial after trial.
 

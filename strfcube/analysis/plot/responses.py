@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +18,9 @@ from strfcube.analysis.plot.pair import (
     sound,
 )
 from strfcube.analysis.plot.panels import TIME, few, onset_marks, raster, spectrogram, stack, step
-from strfcube.analysis.plot.waves import envelope, of_stim
+from strfcube.analysis.plot.waves import envelope
 from strfcube.analysis.spikes import position
+from strfcube.analysis.waveform import of_stim
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:
@@ -249,11 +249,9 @@ def waveform(
     """
     s, n = chosen(ds, stim, neuron)
     one = pair(ds, s, n, None)
-    wave = of_stim(ds, s, n)
-    if wave is None:
-        left_out = not json.loads(ds.attrs.get("recipe", "{}")).get("audio", True)
-        why = "build it without --no-audio" if left_out else "take a stimulus whose sound is in the release"
-        raise UsageError(f"stim {ds['stim'].values[s]}: the cube has no waveform of it; {why}")
+    wave = of_stim(ds, s)
+    if isinstance(wave, str):
+        raise UsageError(f"stim {ds['stim'].values[s]}: no waveform of it: {wave}")
     times, low, high = envelope(wave, 1200)
     trace = one.unit == "mV"
     with drawing(width_mm, 60, figure) as fig:
@@ -264,7 +262,8 @@ def waveform(
             raster(top, one.raster)
         top.set_ylabel("mean potential (mV)" if trace else "repeat")
         bottom.fill_between(times, low, high, color=INK, lw=0.2)
-        bottom.set_ylabel(wave.label)
+        units = wave.attrs["units"]
+        bottom.set_ylabel(f"amplitude ({'of full scale' if units == 'full scale' else units})")
         bottom.set_xlabel(TIME)
         bottom.set_xlim(one.raster.span)
         for ax in (top, bottom):
