@@ -292,7 +292,8 @@ def _centred(values: NDArray[Any], used: NDArray[np.bool_], bins: NDArray[np.int
     values = np.where(used, values, np.float64(0))
     centre = values.sum(-1) / np.maximum(bins, 1)
     values = np.where(used, values - centre[..., None], 0)
-    return values * (np.vecdot(values, values) > bins * floor(centre, bins))[..., None]
+    known = np.vecdot(values, values) > bins * floor(centre, bins)
+    return np.asarray(values * known[..., None])
 
 
 def spontaneous_rate(
