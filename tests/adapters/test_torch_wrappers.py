@@ -261,8 +261,8 @@ class Data(pl.LightningDataModule):
         return self.make()
 
 if __name__ == "__main__":
-    path, out, processes, options, inside, checkpoint = sys.argv[1:]
-    for where in inside.split():
+    path, out, processes, options, checkpoint = sys.argv[1:]
+    for where, ways in json.loads(options).items():
         folder = Path(out) / where
         folder.mkdir(exist_ok=True)
         saved = pl.callbacks.ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
@@ -271,7 +271,7 @@ if __name__ == "__main__":
             logger=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=out,
             callbacks=[saved],
         )
-        make = lambda: CubeDataset(path).loader(**json.loads(options))
+        make = lambda: CubeDataset(path).loader(**ways)
         data = {"datamodule": Data(make)} if where == "inside" else {"train_dataloaders": make()}
         trainer.fit(Model(folder), ckpt_path=checkpoint.format(where) or None, weights_only=False, **data)
 """
@@ -310,7 +310,7 @@ def test_accelerate_in_two_processes(made, view, tmp_path):
 def test_lightning(made, view, tmp_path):
     pytest.importorskip("lightning")
     wanted = [[e, batch] for e, batches in enumerate(epochs(view.loader(**WAYS))) for batch in batches]
-    args = 1, json.dumps(WAYS), "inside outside"
+    args = 1, json.dumps({"inside": WAYS, "outside": WAYS})
     seen = run(TRAIN, tmp_path / "whole", made[1], tmp_path / "whole", *args, "")
     assert seen == [wanted] * 2
     seen = run(TRAIN, tmp_path / "rest", made[1], tmp_path / "rest", *args, tmp_path / "whole" / "{}" / "step=8.ckpt")
@@ -318,17 +318,18 @@ def test_lightning(made, view, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("inside", "more"), [("outside", {}), ("inside", {"group_by_repeats": True})])
-def test_lightning_in_two_processes(made, view, tmp_path, inside, more):
+def test_lightning_in_two_processes(made, view, tmp_path):
     pytest.importorskip("lightning")
-    ways = {"batch_size": 2, "shuffle": True} | more  # without a seed all processes have one order all the same
-    wanted = epochs(view.loader(**ways, seed=0))
-    args = 2, json.dumps(ways), inside
-    shares = run(TRAIN, tmp_path / "whole", made[1], tmp_path / "whole", *args, "")
-    for epoch in range(3):
-        mine = [[batch for e, batch in share if e == epoch] for share in shares]
-        assert [len(m) for m in mine] == [-(-len(wanted[epoch]) // 2)] * 2
-        # Lightning deals whole batches, in an order of its own, and fills up with some that were dealt
-        assert {str(batch) for m in mine for batch in m} == {str(batch) for batch in wanted[epoch]}
-    rest = run(TRAIN, tmp_path / "rest", made[1], tmp_path / "rest", *args, tmp_path / "whole" / inside / "step=4.ckpt")
-    assert rest == [share[4:] for share in shares]
+    plain = {"batch_size": 2, "shuffle": True}  # without a seed all processes have one order all the same
+    several = {"inside": plain | {"group_by_repeats": True}, "outside": plain}
+    args = 2, json.dumps(several)
+    every = run(TRAIN, tmp_path / "whole", made[1], tmp_path / "whole", *args, "")
+    for shares, ways in zip((every[:2], every[2:]), several.values(), strict=True):
+        wanted = epochs(view.loader(**ways, seed=0))
+        for epoch in range(3):
+            mine = [[batch for e, batch in share if e == epoch] for share in shares]
+            assert [len(m) for m in mine] == [-(-len(wanted[epoch]) // 2)] * 2
+            # Lightning deals whole batches, in an order of its own, and fills up with some that were dealt
+            assert {str(batch) for m in mine for batch in m} == {str(batch) for batch in wanted[epoch]}
+    rest = run(TRAIN, tmp_path / "rest", made[1], tmp_path / "rest", *args, tmp_path / "whole" / "{}" / "step=4.ckpt")
+    assert rest == [share[4:] for share in every]
