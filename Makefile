@@ -17,8 +17,9 @@ FUZZ_SECONDS ?= 1800
 FUZZ_SEED ?= 0
 # pytest-xdist pays for itself from two cores on; more than cores, since many a test waits for a process.
 WORKERS ?= 3
-# Neighbours stay together, since they share what is built for their module.
-PYTEST := $(BIN)/pytest -n $(WORKERS) --dist worksteal
+# Neighbours stay together, since they share what is built for their module. Each worker has a core, which threads of
+# OpenMP and BLAS that wait for each other would keep busy with nothing.
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: demo docs notebooks fuzz test test-without-torch test-lower-bounds lint format clean
 

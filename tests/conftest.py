@@ -7,12 +7,6 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Of tests that run side by side each has a core, which threads of OpenMP and BLAS that wait for each other would keep
-# busy with nothing. Set before numpy is imported, and for the processes of the tests, too.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ.setdefault(name, "1")
-
 # No test asserts how long something takes: what is slow on a busy machine is not wrong. And each run tries the same
 # cases, so that a change is judged by what it changes; `pytest --hypothesis-profile=search` looks for new ones.
 settings.register_profile("strfcube", deadline=None, derandomize=True)
