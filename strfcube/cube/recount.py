@@ -97,7 +97,8 @@ def _block(
         actual = np.full(shape, response.fill, response.dtype)
         for block in range(response.grid[2]):
             if (chunk := response.read((stim, first // response.chunk[1], block, 0))) is not None:
-                actual[:, block * size : (block + 1) * size] = chunk[0, : last - first]
+                held = chunk.shape[2]  # blank ones at the end are left out
+                actual[:, block * size : block * size + held] = chunk[0, : last - first]
         values = np.full(shape, response.fill, response.dtype)
         flat, stored = values.reshape(-1, n_time), actual.reshape(-1, n_time)
         for row, place in zip(mine.tolist(), slot[mine].tolist(), strict=True):

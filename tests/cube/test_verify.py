@@ -310,6 +310,23 @@ def test_deep_knows_the_recipe(tmp_path, flags):
     assert strfcube.verify(write(part, tmp_path / "part.zarr"), deep=True) == []
 
 
+@pytest.mark.parametrize("repeats", [(20, 5, 1), (12, 1, 1)])
+def test_deep_counts_stimuli_that_were_presented_unequally_often(tmp_path, repeats):
+    rng = np.random.default_rng(0)
+    stims, neurons = [make_stim(f"s{k}", 0.4) for k in range(len(repeats))], [make_neuron(f"n{n}") for n in range(24)]
+    trials = [
+        spikes(stim.id, neuron.id, r + 1, np.sort(rng.uniform(0, 400, 6)))
+        for neuron in neurons for stim, count in zip(stims, repeats, strict=True) for r in range(count)
+    ]  # fmt: skip
+    path = strfcube.build(write_toy(tmp_path / "raw", stims, neurons, {"s": trials}), out=tmp_path / "c.zarr", **FAST)
+    array = ShardedArray(f"{path}/response")
+    held = [array.repeats((s, 0, 0, 0)) for s in range(3)]  # blank ones at the end are left out
+    assert held[0] > held[2] > 0, (held, array.chunk)
+    assert strfcube.verify(path, deep=True) == []
+    part = strfcube.open(path).isel(stim=[2, 0], neuron=slice(3, None, 2))
+    assert strfcube.verify(write(part, tmp_path / "part.zarr"), deep=True) == []
+
+
 def test_deep_counts_the_trials(copy):
     counts = zarr.open_array(str(copy), path="n_repeats", mode="a")
     counts[0, 0] = 0 if counts[0, 0] else 1
