@@ -282,6 +282,7 @@ class StrfAccessor:
         pred : xarray.DataArray or array [dims=(stim, neuron, time)]
             In any unit; aligned by label, times to the nearest bin. A bare array is taken in the order of dims and
             labels of ``ds.response``: label one whose order may be another, ``xr.DataArray(pred, dims=("stim", ...))``.
+            Further dims (models, say) are kept: each is scored for itself.
         per : {"neuron", "pair"}
             As for `quality`.
 

@@ -33,8 +33,9 @@ def aligned(
     Parameters
     ----------
     prediction : DataArray or array [dims=(stim, neuron, time)]
-        With labels, in any order, and further dims (models, say), which are kept; a dim that is missing is the same
-        for all of it, or the one that a scalar coordinate names. Or a bare array of the shape of the response
+        With labels, in any order, and further dims (models, say), which are kept. A dim that is missing is the one
+        that a scalar coordinate names; without further dims, one that lacks neurons is the same for all of them. Or a
+        bare array of the shape of the response
         without its repeats, with dims and labels in the response's own order, (neuron, stim, time) if that is
         transposed: where there are as many stimuli as neurons, the shape does not tell.
     response : xarray.DataArray [dims=(stim, neuron, repeat, time)]
@@ -54,8 +55,8 @@ def aligned(
     Raises
     ------
     UsageError
-        If it is no array, its shape or dims are others, labels repeat, there is nothing in common, or its time labels
-        are no bins of the cube.
+        If it is no array, its shape or dims are others, it does not say of which stimulus it is, labels repeat, there
+        is nothing in common, or its time labels are no bins of the cube.
     """
     p = _labelled(prediction, response)
     lacking = []
@@ -163,10 +164,17 @@ def _labelled(prediction: Any, response: xr.DataArray) -> xr.DataArray:
     _numeric(prediction.dtype)
     if "repeat" in prediction.dims or "time" not in prediction.dims:
         raise UsageError(f"prediction: expected dims {tuple(dims)}, and more for several models, got {prediction.dims}")
+    further = [str(d) for d in prediction.dims if d not in dims]
     for dim in dims:
         if dim not in prediction.dims:
             if dim in prediction.coords and dim in response.dims:
                 prediction = prediction.expand_dims(dim)
+            elif response.sizes[dim] > 1 and (dim == "stim" or further):
+                hint = f"if '{further[0]}' is that, .rename({further[0]}='{dim}'); else " if further else ""
+                raise UsageError(
+                    f"prediction: expected dims {tuple(dims)}, got {prediction.dims}: of which {dim} is it? {hint}"
+                    f".assign_coords({dim}=LABEL), or .expand_dims({dim}=LABELS) where it is the same for several"
+                )
             continue
         if dim in prediction.coords and dim in response.coords:
             continue

@@ -192,7 +192,8 @@ def ccnorm(
         In any unit: offset and scale do not matter. Laid beside the responses by
         `strfcube.analysis.predictions.aligned`: labels in any order, times to the nearest bin. A bare array has no
         labels: its dims are taken to be in the order of the response's, which nothing tells where there are as many
-        stimuli as neurons. Bins where it is not finite are left out. Further dims (models, say) are kept.
+        stimuli as neurons. Bins where it is not finite are left out. Further dims (models, say) are kept: each is
+        scored for itself.
     response, per
         As for `measures`.
     n_bins : xarray.DataArray [dims=(stim,)], optional

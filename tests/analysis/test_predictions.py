@@ -163,6 +163,25 @@ def test_one_stimulus_by_a_scalar_coordinate_and_one_prediction_for_all(cube, pr
     xr.testing.assert_allclose(several.transpose("stim", "neuron"), cube.strf.ccnorm(wide, per="pair"))
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda p: p.rename(neuron="unit"), r"of which neuron is it\? if 'unit' is that, \.rename\(unit='neuron'\)"),
+        (lambda p: p.rename(stim="sound"), r"of which stim is it\? if 'sound' is that, \.rename\(sound='stim'\)"),
+        (lambda p: p.isel(stim=0, drop=True), r"of which stim is it\? \.assign_coords\(stim=LABEL\)"),
+        (lambda p: p.isel(neuron=0, drop=True).expand_dims(model=2), "of which neuron is it"),
+    ],
+)
+def test_what_does_not_say_what_it_is_of_is_refused(cube, pred, change, words):
+    for score in (cube.strf.ccnorm, cube.strf.cc, cube.strf.plot.prediction):
+        with pytest.raises(UsageError, match=words):
+            score(change(pred))
+    one = cube.isel(stim=[3])
+    xr.testing.assert_allclose(
+        one.strf.ccnorm(pred.isel(stim=3, drop=True)), one.strf.ccnorm(pred.isel(stim=[3]))
+    )  # there is no other
+
+
 def test_stimuli_heard_once_have_no_score_and_no_error(pred):
     once = make_cube(stim=5, neuron=6, repeat=1, bins=BINS, holes=False)
     assert once.strf.ccnorm(pred).isnull().all()
