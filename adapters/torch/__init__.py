@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from strfcube.adapters.torch.arena import sent_over
 from strfcube.adapters.torch.carrier import Carrier, Staged
@@ -18,7 +19,7 @@ from strfcube.adapters.torch.late import LateBatch, floats
 from strfcube.adapters.torch.loader import CubeLoader
 from strfcube.errors import UsageError
 from strfcube.loading.loader import order_of
-from strfcube.loading.view import CubeView
+from strfcube.loading.view import CubeView, see_options
 
 if TYPE_CHECKING:
     import os
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CubeDataset", "collate"]
 
+_OURS = {"collate_fn", "batch_sampler", "dataset"}  # of a loader's options, those that the view gives
+_LOADER_OPTIONS = {*inspect.signature(DataLoader.__init__).parameters, "seed", "group_by_repeats", "prefetch"}
+_LOADER_OPTIONS -= {"self", *_OURS}
 _PLANNED = 1024  # batches, at once
 
 
@@ -274,9 +278,10 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
         UsageError
             For an option that cannot be used as given, or stimuli without a spectrogram: see `with_stimulus`.
         """
-        ours = sorted(options.keys() & {"collate_fn", "batch_sampler", "dataset"})
+        ours = sorted(options.keys() & _OURS)
         if ours:
             raise UsageError(f"{ours[0]} is given by the view: for one of your own use torch's DataLoader(view, ...)")
+        see_options(options, _LOADER_OPTIONS)
         if self._reading.cache == "device" and options.get("num_workers"):
             raise UsageError("cache='device': batches are made on the device, not by workers: leave num_workers away")
         if seed is not None and generator is not None:

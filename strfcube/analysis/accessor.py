@@ -439,7 +439,8 @@ class StrfAccessor:
         -------
         xarray.DataArray [dims=(time,)]
             Float64, in the file's own unit, or where its samples are whole numbers, from -1 to 1 of full scale
-            (``attrs["units"]``); ``attrs["sample_rate"]`` in Hz. ``time`` is in s from stimulus onset.
+            (``attrs["units"]``); ``attrs["sample_rate"]`` in Hz. ``time`` is in s from stimulus onset; all of it, also
+            where the cube was cut in time: ``.sel(time=slice(...))`` cuts it.
 
         Raises
         ------

@@ -109,6 +109,8 @@ def told(wanted: Any) -> str:
     if (several or (isinstance(wanted, np.ndarray) and wanted.ndim == 1)) and len(wanted) > _SHOWN:
         first = wanted[:3].tolist() if isinstance(wanted, np.ndarray) else wanted[:3]
         return f"[{', '.join(map(repr, first))}, ...] ({len(wanted):,} values)"
+    if getattr(wanted, "ndim", 0) and wanted.size > _SHOWN:
+        return f"a {type(wanted).__name__} of shape {wanted.shape}"
     return repr(wanted)
 
 
@@ -185,7 +187,7 @@ def predicate(
     given = where(ds) if callable(where) else where
     if not isinstance(given, xr.DataArray) or given.dtype != bool or not dims_of(given):
         raise SelectionError(
-            f"where: expected a DataArray of bool on stim, neuron or both, such as ds.depth > 300, got {given!r}"
+            f"where: expected a DataArray of bool on stim, neuron or both, such as ds.depth > 300, got {told(given)}"
         )
     dims = dims_of(given)
     for dim in dims:

@@ -83,6 +83,8 @@ def position(ds: xr.Dataset, dim: str, wanted: str | int) -> int:
         If there is no such label or position.
     """
     labels = [str(v) for v in ds[dim].values]
+    if getattr(wanted, "ndim", None) == 0:  # a label as it comes out of an array
+        wanted = wanted.item()
     if isinstance(wanted, str):
         if wanted in labels:
             return labels.index(wanted)
@@ -91,7 +93,7 @@ def position(ds: xr.Dataset, dim: str, wanted: str | int) -> int:
         listed = f"{hint}there are {len(labels)}: {', '.join(labels[:5])}{more}"
         raise SelectionError(f"{dim}={wanted!r}: nothing has it; {listed}")
     if isinstance(wanted, bool | np.bool_) or not isinstance(wanted, int | np.integer):
-        raise SelectionError(f"{dim}={wanted!r}: expected a label or a position")
+        raise SelectionError(f"{dim}: expected a label or a position, got {type(wanted).__name__}")
     if not -len(labels) <= wanted < len(labels):
         raise SelectionError(f"{dim}={wanted!r}: index past the end, there are {len(labels)}")
     return int(wanted) % len(labels)

@@ -86,12 +86,13 @@ def hann_kernel(dt_ms: float, smooth_ms: float) -> NDArray[np.float64]:
     UsageError
         If a width is no such number.
     """
-    try:
-        known = dt_ms > 0 and 0 <= smooth_ms < np.inf and not isinstance(smooth_ms, bool)
-    except TypeError:
-        known = False
-    if not known:
-        raise UsageError(f"smooth_ms={smooth_ms!r} at dt_ms={dt_ms!r}: expected two widths in ms, the first 0 or more")
+    for name, width, least in (("dt_ms", dt_ms, np.nextafter(0, 1)), ("smooth_ms", smooth_ms, 0)):
+        try:
+            known = least <= width < np.inf and not isinstance(width, bool)
+        except TypeError:
+            known = False
+        if not known:
+            raise UsageError(f"{name}={width!r}: expected a width in ms, {'more than 0' if least else '0 or more'}")
     if smooth_ms > limits.SECONDS * 1000:
         raise UsageError(f"smooth_ms={smooth_ms!r}: a window longer than any stimulus, {limits.SECONDS:g} s at most")
     if smooth_ms <= 2 * dt_ms:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import xarray as xr
 
 from strfcube.analysis.spikes import position
 from strfcube.cube.groups import has_group, open_group
+from strfcube.cube.store import cube_root
 from strfcube.cube.trials import origins
 from strfcube.sound.audio import to_float
+
+_LACKING = "its sound was not there when the cube was built: add it to the raw files, and build the cube again"
 
 
 def of_stim(ds: xr.Dataset, stim: str | int) -> xr.DataArray | str:
@@ -34,15 +39,19 @@ def of_stim(ds: xr.Dataset, stim: str | int) -> xr.DataArray | str:
     known = origins(one)
     if isinstance(known, str):
         return known
-    why = "the cube was built without sounds (--no-audio)"
+    why = _LACKING
     for origin in known:
         row = int(origin.stim[0])
-        if row < 0 or not has_group(origin.path, "audio"):
+        if row < 0:
+            continue
+        if not has_group(origin.path, "audio"):
+            if not json.loads(cube_root(origin.path).attrs.get("recipe", "{}")).get("audio", True):
+                why = "the cube was built without sounds (--no-audio)"
             continue
         audio = open_group(origin.path, "audio", origin.cache_dir)
         size = audio["row_size"].values.astype(np.int64)
         if not size[row]:
-            why = "its sound was not there when the cube was built"
+            why = _LACKING
             continue
         first, rate = int(size[:row].sum()), float(audio["rate"].values[row])
         stored = audio["samples"][first : first + int(size[row])]

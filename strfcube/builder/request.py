@@ -390,9 +390,16 @@ def _simulate(folder: Path) -> None:
 
 
 def _some(values: set[str], most: int = 20) -> str:
-    listed = sorted(values)
+    listed = sorted(values, key=_numbers_first)
     more = f", ... ({len(listed)} in all)" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
+
+
+def _numbers_first(text: str) -> tuple[float, str]:
+    try:
+        return float(text), text
+    except ValueError:
+        return math.inf, text
 
 
 def raw_state(pipeline: Pipeline) -> str:

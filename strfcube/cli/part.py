@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from strfcube.errors import SelectionError, did_you_mean
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ def chosen(ds: xr.Dataset, only: Mapping[str, Sequence[str]]) -> xr.Dataset:
 
     keys: dict[str, Any] = {}
     for key, wanted in parse_only(only).items():
-        there = list(dict.fromkeys(coordinate(ds, key).values.ravel().tolist()))
+        there = np.unique(coordinate(ds, key).values).tolist()
         for text in wanted:
             if not any(among(value, (text,)) for value in there):
                 names = list(map(str, there))

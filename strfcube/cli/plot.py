@@ -78,6 +78,7 @@ def _flag(name: str) -> str:
 
 def _as_flags(text: str) -> str:
     """What is said to a user of Python in the words of the command line: ``sort='depth'`` is ``--sort depth``."""
+    text = text.replace("ds.strf.coverage() shows", "strfcube plot STORE --kind coverage shows")
     words = r"\b(stim|neuron|sort|by|edges|normalise|smooth_ms|columns|width_mm)=('[^']*'|[^\s,;:)]+)?"
     return re.sub(words, lambda m: _flag(m[1]) + (" " + m[2].strip("'") if m[2] else ""), text)
 
@@ -111,6 +112,8 @@ def _array(ds: xr.Dataset, name: str, path: str) -> Any:
     import xarray as xr
 
     place = os.path.expanduser(path)
+    if not os.path.isfile(place):
+        raise StrfcubeError(f"{_flag(name)} {path}: there is no such file")
     try:
         if place.endswith(".npy"):
             values = np.load(place)

@@ -31,11 +31,15 @@ def rebinning(name: str, dt_ns: int) -> str:
     str
         ``"strfcube rebin ns1 --dt 1"``; empty where no cube is there, or none that can go to that width.
     """
-    for path in sorted(data_dir().glob(f"{name}-dt*.zarr")):
-        found = re.fullmatch(rf"{re.escape(name)}-dt([0-9.]+)\.zarr", path.name)
-        if found and _goes_to(path, dt_ns):
-            own = dt_to_ns(entries()[name].recipe["dt"]) == dt_to_ns(float(found[1]))
-            return f"strfcube rebin {name}{'' if own else f' --from-dt {found[1]}'} --dt {dt_ns / 1e6:g}"
+    usual = dt_to_ns(entries()[name].recipe["dt"])
+    there = {path: re.fullmatch(rf"{re.escape(name)}-dt([0-9.]+)\.zarr", path.name)
+             for path in sorted(data_dir().glob(f"{name}-dt*.zarr"))}  # fmt: skip
+    widths = {path: found[1] for path, found in there.items() if found}
+    # The one that goes by the name alone, first
+    for path, width in sorted(widths.items(), key=lambda one: dt_to_ns(float(one[1])) != usual):
+        if _goes_to(path, dt_ns):
+            own = usual == dt_to_ns(float(width))
+            return f"strfcube rebin {name}{'' if own else f' --from-dt {width}'} --dt {dt_ns / 1e6:g}"
     return ""
 
 

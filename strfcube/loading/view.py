@@ -113,7 +113,7 @@ class CubeView(Chosen):
         cache_dir: str | os.PathLike[str] | None = None,
         **others: Never,
     ) -> None:
-        _see_options(others, {*Options.__annotations__, *self._place})
+        see_options(others, {*Options.__annotations__, *self._place})
         names: Any = extra if isinstance(extra, str) else tuple(extra)
         reading = Reading(mode, audio_fs, average_repeats, smooth_ms, cache, names, allow_mixed, layout)
         self._reading = self._suited(reading)
@@ -288,6 +288,8 @@ class CubeView(Chosen):
         UsageError
             If what the model gives has another shape, or stimuli have no spectrogram: see `with_stimulus`.
         """
+        if not callable(model):
+            raise UsageError(f"predict: expected a model or a function of stims, got {type(model).__name__}")
         return predicted(self, lambda items: self._answer(model, items), batch_size)
 
     def _answer(self, model: Callable[[Any], Any], items: list[int]) -> NDArray[Any]:
@@ -305,7 +307,7 @@ class CubeView(Chosen):
         What `standardize` and `normalize` found stays as it is: set ``average_repeats`` and ``smooth_ms`` before them.
         """
         known = {f.name for f in dataclasses.fields(Reading)} - {"standardize", "normalize"} | self._place.keys()
-        _see_options(options, known)
+        see_options(options, known)
         place = self._placed({name: options.pop(name, value) for name, value in self._place.items()})
         if "extra" in options:
             options["extra"] = options["extra"] if isinstance(options["extra"], str) else tuple(options["extra"])
@@ -414,8 +416,14 @@ def _checked(fit: Any, what: str) -> CubeView:
     return fit
 
 
-def _see_options(given: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Refuse options that no view has."""
+def see_options(given: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Refuse options that there are none of.
+
+    Raises
+    ------
+    UsageError
+        With what was probably meant, and what there is.
+    """
     if strange := sorted(given.keys() - set(known)):
         hint = did_you_mean(strange[0], known)
         raise UsageError(f"{', '.join(strange)}: no such option; {hint}there are {', '.join(sorted(known))}")

@@ -226,7 +226,7 @@ def resolve(front_end: Waveform, lowest_rate: float) -> Waveform:
         raise UsageError(f"frequency range {resolved.f_min:g} to {top:g} Hz is empty: give f_min < f_max")
     if not holds(resolved, lowest_rate):
         raise UsageError(
-            f"f_max={top:g} Hz is above half the sampling rate ({lowest_rate / 2:g} Hz): give f_max <= that"
+            f"f_max={top:g} Hz is above half the sampling rate ({lowest_rate / 2:g} Hz): expected that or less"
         )
     return resolved
 

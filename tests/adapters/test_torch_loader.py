@@ -393,3 +393,10 @@ def test_the_demo_birds_are_learnt_to_the_noise_ceiling(demo):
     driven = ds.strf.ccmax().values > 0.5
     assert driven.sum() >= 5
     assert np.median(ccnorm[driven]) > 0.8
+
+
+def test_options_that_a_loader_does_not_have(made):
+    view = CubeDataset(made[1])
+    with pytest.raises(UsageError, match=r"batchsize: no such option; did you mean batch_size\?"):
+        view.loader(batchsize=3)
+    view.loader(2, timeout=0, num_workers=0, worker_init_fn=None)

@@ -246,7 +246,7 @@ def test_a_width_that_is_none_is_refused_at_the_call(cube):
             cube.strf.psth, lambda w: cube.strf.plot.response(smooth_ms=w),
             lambda w: cube.strf.plot.prediction(cube["response"].mean("repeat"), smooth_ms=w),
         ):  # fmt: skip
-            with pytest.raises(UsageError, match="expected two widths in ms"):
+            with pytest.raises(UsageError, match=r"smooth_ms=.*: expected a width in ms, 0 or more"):
                 call(width)
 
 
@@ -354,3 +354,37 @@ def test_a_pool_by_numbers_of_bands_keeps_the_frequencies_of_each_sound():
     lags = {"frequency": pool["frequency"].values, "lag": [0.0, 0.005]}
     weights = xr.DataArray(np.ones((pool.sizes["frequency"], 2)), lags, ("frequency", "lag"))
     assert "band" in [text for text, _ in texts(pool.strf.plot.strf(weights))]
+
+
+def test_positions_are_those_in_the_cube(cube):
+    """Whatever part of it a model is of."""
+    pred = cube["response"].mean("repeat").isel(stim=[2, 1, 4], neuron=[3, 0])
+    pairs = [(s, n) for s, n in ((1, 3), (4, 0), (1, 0), (4, 3)) if cube["n_repeats"][s, n] > 0]
+    assert len(pairs) > 1
+    for stim, neuron in pairs:
+        title = cube.strf.plot.prediction(pred, stim, neuron).axes[0].get_title()
+        assert str(cube["neuron"].values[neuron]) in title
+        assert (
+            title
+            == cube.strf.plot.prediction(pred, str(cube["stim"].values[stim]), str(cube["neuron"].values[neuron]))
+            .axes[0]
+            .get_title()
+        )
+    bare = pred.isel(stim=1, neuron=0, drop=True)  # of one stimulus, which the picture is asked for
+    cube.strf.plot.prediction(bare, *pairs[0])
+    axes = {"frequency": cube["frequency"].values, "lag": np.arange(4) * 0.005}
+    weights = xr.DataArray(np.ones((2, cube.sizes["frequency"], 4)), axes, ("neuron", "frequency", "lag"))
+    labelled = weights.assign_coords(neuron=cube["neuron"].values[[3, 0]])
+    assert cube.strf.plot.strf(labelled, neuron=3).axes[0].get_title() == str(cube["neuron"].values[3])
+    with pytest.raises(SelectionError, match="nothing has it"):
+        cube.strf.plot.strf(labelled, neuron=1)
+    with pytest.raises(UsageError, match="weights of 2 neurons without labels, the cube has"):
+        cube.strf.plot.strf(weights, neuron=1)
+    cube.strf.plot.strf(weights)  # both
+
+
+def test_a_prediction_of_standardized_spectrograms_states_no_unit(cube):
+    pred = cube["response"].mean("repeat").drop_vars("units")
+    bare = cube.strf.plot.prediction(pred.assign_attrs(units=""), smooth_ms=None)
+    found = cube.strf.plot.prediction(pred.assign_attrs(units="1"), smooth_ms=None)
+    assert [t.get_text() for t in found.legends[0].get_texts()] == [t.get_text() for t in bare.legends[0].get_texts()]

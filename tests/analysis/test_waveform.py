@@ -79,6 +79,13 @@ def test_what_has_none_says_why(path, stims, tmp_path):
     ):
         with pytest.raises(StoreError if stim == "none" else SelectionError, match=message):
             ds.strf.sound(stim)
+    for label in (ds["stim"][1], ds["stim"].values[1], np.array("int")):
+        assert ds.strf.sound(label).sizes == ds.strf.sound("int").sizes
+    with pytest.raises(SelectionError, match=r"stim: expected a label or a position, got DataArray$"):
+        ds.strf.sound(ds["stim"])
+    silent = build(tmp_path / "silent", [make_stim("a", audio=False)])
+    with pytest.raises(StoreError, match="its sound was not there when the cube was built: add it to the raw files"):
+        strfcube.open(silent).strf.sound(0)
     bare = strfcube.open(build(tmp_path, stims, audio=False))
     with pytest.raises(StoreError, match="built without sounds"):
         bare.strf.sound(0)

@@ -303,6 +303,7 @@ def test_another_bin_width_is_first_of_all_a_matter_of_the_cube_that_is_there(ru
         strfcube.open("ns1", dt=1)
     assert "rebin" not in run("build", "ns1", "--dt", 20, "--spec", "mel")[2]  # that is another recipe
     assert run("rebin", "ns1", "--dt", 20, "--jobs", 1)[0] == 0
+    assert "strfcube rebin ns1 --dt 10 makes" in error_of(run("build", "ns1", "--dt", 10), 2)  # of the one of 5 ms
     shutil.rmtree(tmp_path / "ns1-dt5.zarr")
     assert "strfcube rebin ns1 --from-dt 20 --dt 10 makes" in error_of(run("build", "ns1", "--dt", 10), 2)
     (tmp_path / "ns1-dt20.zarr" / "trials" / "exact" / "c" / "0").write_bytes(b"")  # of a damaged one nothing is made
@@ -390,13 +391,13 @@ def test_plot_draws_every_kind(run, cube, tmp_path):
         (("--kind", "population", "--edges", "16"), "give --sort, a coordinate"),
         (("--kind", "response", "--stim", "0", "--stim", "1"), "shows one stim, got 2"),
         (("--kind", "prediction"), "give the file to draw, --pred NAME.npy or NAME.nc"),
-        (("--kind", "strf", "--weights", "no.npy"), "--weights no.npy: cannot be read"),
+        (("--kind", "strf", "--weights", "no.npy"), "--weights no.npy: there is no such file"),
         (
             ("--out", "x.jpg"),
             "x.jpg: the ending says what is written; did you mean .png?",
         ),
         (("--smooth-ms", "wide"), "--smooth-ms wide: expected a width in ms, or none"),
-        (("--smooth-ms", "-3"), "--smooth-ms -3.0 at dt_ms=5.0: expected two widths in ms, the first 0 or more"),
+        (("--smooth-ms", "-3"), "--smooth-ms -3.0: expected a width in ms, 0 or more"),
         (("--width-mm", "5"), "--width-mm 5.0: expected a width in mm"),
     ],
 )

@@ -637,6 +637,8 @@ def test_what_is_no_prediction_is_refused(view, model, message):
     with pytest.raises(UsageError, match=r"^predict: the model gave") as caught:
         view.predict(model)
     assert message in str(caught.value)
+    with pytest.raises(UsageError, match="expected a model or a function of stims, got int"):
+        view.predict(3)
     for size in (0, -1, 2.5, True):
         with pytest.raises(UsageError, match="batch_size="):
             view.predict(linear, batch_size=size)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import xarray as xr
 
 from strfcube.analysis.plot.figure import ACCENT, COLUMN_MM, FAINT, MISSING, PAGE_MM, drawing
 from strfcube.analysis.plot.pair import (
@@ -15,11 +16,13 @@ from strfcube.analysis.plot.pair import (
     neuron_title,
     repeats_of,
     several,
+    single,
     smoothing,
     sound,
 )
 from strfcube.analysis.plot.panels import TIME, few, step
 from strfcube.analysis.predictions import aligned
+from strfcube.analysis.spikes import position
 from strfcube.analysis.transform import hann_kernel, psth
 from strfcube.cube.normalise import own_units
 from strfcube.errors import UsageError
@@ -27,7 +30,6 @@ from strfcube.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import xarray as xr
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, FigureBase
     from numpy.typing import NDArray
@@ -84,6 +86,10 @@ def collect(
 
     dt_ms = float(ds.attrs["dt_ms"])
     how = smoothing(dt_ms, smooth_ms)
+    # Positions are those in the cube, whatever part of it is predicted
+    stim, neuron = (_label(ds, dim, given) for dim, given in (("stim", stim), ("neuron", neuron)))
+    if stim is not None and isinstance(pred, xr.DataArray) and "stim" not in {*pred.dims, *pred.coords}:
+        pred = pred.assign_coords(stim=stim)
     beside, response = aligned(pred, ds["response"], n_bins=0, partial=True)
     if further := [str(d) for d in beside.dims if d not in ("stim", "neuron", "time")]:
         raise UsageError(f"prediction: has also {', '.join(further)}; choose one: pred.isel({further[0]}=0)")
@@ -95,7 +101,7 @@ def collect(
     own = own.isel(time=slice(0, pair.sizes["time"])).compute()
     plain, norm = (float(measure(own, pair["response"], per="pair")) for measure in (cc, ccnorm))
     given = _stated(pred, str(pair["neuron"].values))
-    if given and given == str(ds["stimulus"].attrs.get("units", "")):  # xarray keeps it of spectrograms times weights
+    if given in ("1", str(ds["stimulus"].attrs.get("units", ""))):  # xarray keeps it of spectrograms times weights
         given = ""
     shown = own * _scale(given, trace, dt_ms)
     if smooth_ms:
@@ -152,7 +158,7 @@ def prediction(
         picture says so; of a membrane potential in mV. Laid beside the responses as
         `strfcube.analysis.quality.ccnorm` does, with a gap in the curve where it lacks bins.
     stim, neuron : str or int, optional
-        Label or position; default: the first pair with most repeats, of the stimuli and neurons of `pred`.
+        Label, or position in the cube; default: the first pair with most repeats, of the stimuli and neurons of `pred`.
     smooth_ms : float, optional
         Full width in ms of the Hann window that both are smoothed with.
     width_mm : float
@@ -215,7 +221,8 @@ def strf(
         Coordinates ``frequency`` in Hz and ``lag`` in s (what came before the response is positive). Lags may be
         unevenly spaced: a cell reaches half way to its neighbours.
     neuron : str or int, or sequence of them, optional
-        Which of them; default: the first 24, and the picture says so where there are more.
+        Which of them, by label or by position in the cube; default: the first 24, and the picture says so where there
+        are more.
     columns : int
         Panels in a row.
     width_mm : float
@@ -238,7 +245,7 @@ def strf(
     """
     if not isinstance(columns, int) or isinstance(columns, bool) or not 1 <= columns <= 50:
         raise UsageError(f"columns={columns!r}: expected a number of panels in a row, 1 to 50")
-    fields, note = _fields(weights, neuron)
+    fields, note = _fields(ds, weights, neuron)
     count = fields.sizes["neuron"]
     columns = min(columns, count)
     rows = -(-count // columns)
@@ -272,6 +279,18 @@ def strf(
     return fig  # type: ignore[return-value]
 
 
+def _wanted(ds: xr.Dataset, fields: xr.DataArray, neuron: Any) -> list[int]:
+    """Positions in the fields of neurons that are given by label, or by position in the cube."""
+    each = list(neuron) if isinstance(neuron, list | tuple | np.ndarray) else [neuron]
+    return several(fields.to_dataset(name="weights"), "neuron", [_label(ds, "neuron", one) for one in each])
+
+
+def _label(ds: xr.Dataset, dim: str, wanted: Any) -> Any:
+    """Label of what is given by label, or by position in the cube."""
+    wanted = single(dim, wanted)
+    return wanted if wanted is None or isinstance(wanted, str) else str(ds[dim].values[position(ds, dim, wanted)])
+
+
 def _edges(centres: NDArray[np.float64], width: float) -> NDArray[np.float64]:
     """Edges of cells, half way between ascending centres; the outermost as far out as in; `width` of a single one."""
     steps = np.diff(centres) if len(centres) > 1 else np.array([width])
@@ -279,7 +298,7 @@ def _edges(centres: NDArray[np.float64], width: float) -> NDArray[np.float64]:
                            [centres[-1] + steps[-1] / 2]])  # fmt: skip
 
 
-def _fields(weights: xr.DataArray, neuron: Any) -> tuple[xr.DataArray, str]:
+def _fields(ds: xr.Dataset, weights: xr.DataArray, neuron: Any) -> tuple[xr.DataArray, str]:
     """The fields to draw [dims=(neuron, frequency, lag)], and what is said of those that are not."""
     if not hasattr(weights, "dims"):
         raise UsageError(
@@ -300,7 +319,12 @@ def _fields(weights: xr.DataArray, neuron: Any) -> tuple[xr.DataArray, str]:
     count = fields.sizes["neuron"]
     if neuron is not None:
         if "neuron" not in fields.coords:
-            fields = fields.assign_coords(neuron=[str(i) for i in range(count)])
-        return fields.isel(neuron=several(fields.to_dataset(name="weights"), "neuron", neuron)), ""
+            if count != ds.sizes["neuron"]:
+                raise UsageError(
+                    f"weights of {count} neurons without labels, the cube has {ds.sizes['neuron']}: which is which? "
+                    "weights.assign_coords(neuron=LABELS) says it"
+                )
+            fields = fields.assign_coords(neuron=ds["neuron"].values)
+        return fields.isel(neuron=_wanted(ds, fields, neuron)), ""
     note = f"the first {_MOST_FIELDS} of {count:,} neurons; neuron= shows others" if count > _MOST_FIELDS else ""
     return fields.isel(neuron=slice(0, _MOST_FIELDS)), note
