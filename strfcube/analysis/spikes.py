@@ -74,7 +74,7 @@ class SpikeTrains:
         return pd.DataFrame({"repeat": repeat, "time_s": np.concatenate([np.empty(0), *self.times])})
 
 
-def position(ds: xr.Dataset, dim: str, wanted: str | int) -> int:
+def position(ds: xr.Dataset, dim: str, wanted: Any) -> int:
     """Position of a label, or of a position, along ``stim`` or ``neuron``.
 
     Raises
