@@ -19,21 +19,27 @@ from strfcube.progress import Display
 @click.argument("store", shell_complete=a_store)
 @click.option("--dt", type=float, help="Bin width in ms, where STORE is a data set's name.")
 @click.option("-o", "--out", type=click.Path(), default="report.html", show_default=True, help="Page to write.")
+@click.option("--only", multiple=True, metavar="KEY=VALUE[,VALUE]", help="A page of only what has this value.")
 @click.option("--force", is_flag=True, help="Replace a page that is there.")
 @click.option("--megabytes", type=float, default=MEGABYTES, show_default=True, help="Largest size of the page.")
-def report(store: str, dt: float | None, out: str, force: bool, megabytes: float) -> None:
+def report(store: str, dt: float | None, out: str, only: tuple[str, ...], force: bool, megabytes: float) -> None:
     """Write a cube as one page that any browser opens: what it is, and a look at every response.
 
     \b
     Examples:
       strfcube report demo -o demo.html
-      strfcube report aa4 -o aa4.html --megabytes 20
+      strfcube report aa4 --only area=MLd -o mld.html --megabytes 20
     """
+    from strfcube.analysis.output import target_of
+    from strfcube.analysis.report.write import ENDINGS
     from strfcube.analysis.report.write import report as write
+    from strfcube.cli.fetch import parse_only
+    from strfcube.cli.part import part_of
 
-    with Display(always=True) as progress:
+    target = target_of(out, ENDINGS, force=force)
+    with Display(always=True) as progress, part_of(store, dt, parse_only(only), target.parent) as source:
         try:
-            path = write(store, out, dt, megabytes=megabytes, force=force, progress=progress)
+            path = write(source, target, megabytes=megabytes, force=force, progress=progress)
         except UsageError as error:
             raise UsageError(str(error).replace("megabytes=", "--megabytes ")) from None
     click.echo(f"{path}  {in_words(os.path.getsize(path))}")

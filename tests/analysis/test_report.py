@@ -320,7 +320,14 @@ def test_the_command(demo, tmp_path, capsys, monkeypatch):
     assert re.fullmatch(r"report\.html  \d+\.\d (MB|kB)\n", capsys.readouterr().out)
     assert held_against(Page(tmp_path / "report.html"), demo)[1] > 0
     with pytest.raises(SystemExit) as end:
-        main(["report", str(demo), "--megabytes", "-1"])
+        main(["report", str(demo), "--only", "area=MLd", "-o", "part.html"])
+    assert end.value.code == 0
+    strfcube.save(strfcube.open(demo).strf.sel(area="MLd"), tmp_path / "part.zarr")
+    assert held_against(Page(tmp_path / "part.html"), tmp_path / "part.zarr")[1] > 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["part.html", "part.zarr", "report.html"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        main(["report", str(demo), "--megabytes", "-1", "-o", "other.html"])
     assert end.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == "strfcube: error: --megabytes -1.0: expected a size above 0"
 

@@ -14,7 +14,7 @@ from strfcube.analysis.output import target_of, writing
 from strfcube.analysis.report import page
 from strfcube.analysis.report.choice import texts
 from strfcube.analysis.report.responses import MV_STEP, OTHER_STEP, Responses
-from strfcube.catalog import entries
+from strfcube.catalog import entries, in_words
 from strfcube.cube.store import locate
 from strfcube.cube.store import open as open_cube
 from strfcube.errors import UsageError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from strfcube.progress import Progress
 
 MEGABYTES = 60.0
+ENDINGS = (".html", ".htm")
 _SOUNDS = 0.4  # of the room, at most, is for spectrograms
 
 
@@ -72,7 +73,7 @@ def report(
     """
     if not 0 < megabytes < np.inf:
         raise UsageError(f"megabytes={megabytes!r}: expected a size above 0")
-    target = target_of(path, (".html", ".htm"), force=force)
+    target = target_of(path, ENDINGS, force=force)
     source = locate(store, dt)
     with shown(progress) as tell:
         text = _page(source, int(megabytes * 1e6), tell)
@@ -119,7 +120,7 @@ def _page(path: str, most: int, tell: Progress | None) -> str:
     size = len(text.encode("utf-8"))
     if size > most:
         raise UsageError(
-            f"a page of {most / 1e6:g} MB has no room for this cube: without one response it takes {bare / 1e6:.1f} MB"
+            f"a page of {most / 1e6:g} MB has no room for this cube: without one response it takes {in_words(bare)}"
         )
     return text
 
