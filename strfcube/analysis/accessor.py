@@ -297,7 +297,7 @@ class StrfAccessor:
         """
         from strfcube.analysis.quality import ccnorm
 
-        result: xr.DataArray = self._complete(ccnorm(*self._beside(pred), per).compute())
+        result: xr.DataArray = self._complete(ccnorm(*self._beside(pred, self._repeated()), per).compute())
         return result
 
     def cc(self, pred: xr.DataArray | NDArray[Any], per: Per = "neuron") -> xr.DataArray:
@@ -319,11 +319,11 @@ class StrfAccessor:
         """
         from strfcube.analysis.quality import cc
 
-        result: xr.DataArray = self._complete(cc(*self._beside(pred), per).compute())
+        result: xr.DataArray = self._complete(cc(*self._beside(pred, self._response()), per).compute())
         return result
 
-    def _beside(self, pred: xr.DataArray | NDArray[Any]) -> tuple[xr.DataArray, xr.DataArray]:
-        """A prediction, and the responses that it is of; warns of what it lacks."""
+    def _beside(self, pred: xr.DataArray | NDArray[Any], response: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+        """A prediction, and those of some responses that it is of; warns of what it lacks of all."""
         from strfcube.analysis.predictions import aligned, warn_of_gaps
 
         whole = self._response()
@@ -333,7 +333,6 @@ class StrfAccessor:
             getattr(pred, "sizes", {}).get("time", whole.sizes["time"]) >= whole.sizes["time"]
         ):  # a short one was told of
             warn_of_gaps(beside, whole, reached)
-        response = self._repeated()
         if "stim" in beside.dims:
             both = response.get_index("stim").isin(beside.get_index("stim"))  # of objects, NumPy compares all with all
             response = response.isel(stim=np.flatnonzero(both)) if both.any() else whole

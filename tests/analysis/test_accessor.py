@@ -157,6 +157,21 @@ def test_some_stimuli_heard_once():
         xr.testing.assert_allclose(cube.strf.snr(), quality.snr(ds["response"]))
 
 
+def test_cc_is_of_stimuli_heard_once_too():
+    ds = make_cube(stim=4, neuron=3, holes=False)
+    ds["n_repeats"][1:3] = 1
+    ds["response"] = ds["response"].where(ds["repeat"] < ds["n_repeats"]).assign_attrs(units="count")
+    pred = ds["stimulus"].isel(frequency=slice(0, 3)).rename(frequency="neuron").assign_coords(neuron=ds["neuron"])
+    pairs = ds.strf.cc(pred, per="pair")
+    for s in range(4):
+        bins, x = int(ds["n_bins"][s]), ds["response"][s].values
+        for n in range(3):
+            psth = x[n, : int(ds["n_repeats"][s, n]), :bins].mean(0)
+            assert float(pairs[s, n]) == pytest.approx(np.corrcoef(psth, pred[s, n, :bins])[0, 1], rel=1e-5)
+    np.testing.assert_allclose(ds.strf.cc(pred), quality.cc(pred, ds["response"]))
+    assert ds.strf.ccnorm(pred, per="pair")[1:3].isnull().all()
+
+
 def test_arrays_are_lazy_and_measures_are_numbers(cube):
     lazy = cube.chunk(stim=2)
     for result in (lazy.strf.psth(), lazy.strf.standardize()["stimulus"], quality.snr(lazy["response"])):
