@@ -151,16 +151,16 @@ def _labelled(prediction: Any, response: xr.DataArray) -> xr.DataArray:
         )
     if not isinstance(prediction, xr.DataArray):
         if not hasattr(prediction, "shape"):
-            prediction = _array(prediction)
+            prediction = numeric(prediction)
         if tuple(prediction.shape) != shape:
             raise UsageError(
                 f"prediction: expected shape {shape}, which is {tuple(dims)}, got {tuple(prediction.shape)}; "
                 "label a part as a DataArray with these dims"
             )
-        data = prediction if hasattr(prediction, "dask") else _array(prediction)
-        _numeric(data.dtype)
+        data = prediction if hasattr(prediction, "dask") else numeric(prediction)
+        _real(data.dtype)
         return xr.DataArray(data, {d: response.coords[d] for d in dims if d in response.coords}, dims)
-    _numeric(prediction.dtype)
+    _real(prediction.dtype)
     if "repeat" in prediction.dims or "time" not in prediction.dims:
         raise UsageError(f"prediction: expected dims {tuple(dims)}, and more for several models, got {prediction.dims}")
     for dim in dims:
@@ -182,15 +182,24 @@ def _labelled(prediction: Any, response: xr.DataArray) -> xr.DataArray:
     return labelled
 
 
-def _array(values: Any) -> NDArray[Any]:
+def numeric(values: Any) -> NDArray[Any]:
+    """Values as an array of numbers.
+
+    Raises
+    ------
+    UsageError
+        If they are none.
+    """
     try:
-        return np.asarray(values)
+        found = np.asarray(values)
     except Exception as error:  # what a tensor on another device or with a gradient, or a ragged list, says
         raise UsageError(f"prediction: cannot be read as an array: {' '.join(str(error).split())}") from None
+    _real(found.dtype)
+    return found
 
 
-def _numeric(dtype: np.dtype[Any]) -> None:
-    if dtype.kind not in "fiub":
+def _real(dtype: np.dtype[Any]) -> None:
+    if not np.can_cast(dtype, np.float32, "same_kind"):  # of which numbers of other libraries are, such as bfloat16
         raise UsageError(f"prediction: expected numbers, got {dtype}")
 
 

@@ -624,13 +624,21 @@ def test_predictions_go_where_predictions_are_taken(view):
     assert not np.allclose(scaled, found, equal_nan=True)
 
 
+@pytest.mark.parametrize("model", [
+    lambda stims: linear(stims) + 1j, lambda stims: linear(stims).astype(str), lambda stims: (linear(stims), 1),
+    lambda stims: {"rate": linear(stims)}, lambda stims: None,
+])  # fmt: skip
+def test_what_is_no_array_of_numbers_is_no_prediction(view, model):
+    with pytest.raises(UsageError, match=r"^prediction: (expected numbers|cannot be read as an array)"):
+        view.predict(model)
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
         (lambda stims: stims, "shape (7, 1, 6, 40) for 7 stimuli, expected (7, 9, 40)"),
         (lambda stims: linear(stims)[..., :-8], "shape (7, 9, 32) for 7 stimuli, expected (7, 9, 40)"),
         (lambda stims: linear(stims)[:, :1], "a value for each of 9 neurons and 40 bins"),
-        (lambda stims: None, "shape () for 7 stimuli"),
     ],
 )
 def test_what_is_no_prediction_is_refused(view, model, message):
