@@ -445,6 +445,8 @@ class StrfAccessor:
             If there is no such stimulus.
         StoreError
             If the cube has no waveform of it. The message says why.
+        UsageError
+            If it is no cube any more.
 
         Examples
         --------
@@ -453,7 +455,7 @@ class StrfAccessor:
         """
         from strfcube.analysis.waveform import of_stim
 
-        found = of_stim(self._ds, stim)
+        found = of_stim(self._cube(), stim)
         if isinstance(found, str):
             raise StoreError(f"stim={stim!r} has no waveform: {found}")
         return found
