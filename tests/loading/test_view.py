@@ -648,3 +648,14 @@ def test_what_is_no_prediction_is_refused(view, model, message):
     for size in (0, -1, 2.5, True):
         with pytest.raises(UsageError, match="batch_size="):
             view.predict(linear, batch_size=size)
+
+
+def test_stimuli_that_end_before_a_part_in_time_begins_are_told_of(made):
+    late = strfcube.open(made[1]).isel(time=slice(int(made[0]["n_bins"].min()), None))
+    view = CubeView(late)
+    ended = int((view.ds["n_bins"] == 0).sum())
+    assert ended
+    with pytest.raises(UsageError, match=rf"^{ended} of 7 stimuli end before this part in time begins"):
+        view.loader(1)
+    left = view.where(lambda ds: ds["n_bins"] > 0)
+    assert left.predict(linear, batch_size=1).sizes["stim"] == 7 - ended
