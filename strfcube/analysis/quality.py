@@ -201,7 +201,8 @@ def ccnorm(
     Returns
     -------
     xarray.DataArray [dims=(stim, neuron) or (neuron,), and further ones of the prediction]
-        NaN where the estimated signal power is not positive or the prediction is constant.
+        NaN where the estimated signal power is not positive, or the prediction is constant or too large for its
+        variance to be a number.
 
     Raises
     ------
@@ -216,7 +217,7 @@ def ccnorm(
     beside, response = aligned(prediction, response, n_bins)
     p = powers(response, beside, per)
     scale = p["prediction_power"] * p["signal_power"]
-    value = p["covariance"] / scale.where(scale > 0) ** 0.5
+    value = p["covariance"] / scale.where((scale > 0) & np.isfinite(scale)) ** 0.5
     return _named(value, "ccnorm", "CCnorm", "1", "cov / sqrt(var(prediction) SP), Schoppe et al. 2016", per)
 
 
@@ -238,7 +239,8 @@ def cc(
     Returns
     -------
     xarray.DataArray [dims=(stim, neuron) or (neuron,), and further ones of the prediction]
-        NaN where nothing was recorded, or one of the two is constant: a neuron that never fired.
+        NaN where nothing was recorded, one of the two is constant (a neuron that never fired), or the prediction is too
+        large for its variance to be a number.
 
     Raises
     ------
@@ -261,7 +263,7 @@ def cc(
         powers_of = [(power * weight).sum("stim", min_count=1) for power in powers_of]
     covariance, of_prediction, of_mean = powers_of
     scale = of_prediction * of_mean
-    value = covariance / scale.where(scale > 0) ** 0.5
+    value = covariance / scale.where((scale > 0) & np.isfinite(scale)) ** 0.5
     pooled = "; covariances and variances averaged over stimuli, weighted by bins" if per == "neuron" else ""
     what = "cov / sqrt(var(prediction) var(PSTH)), CC_abs of Schoppe et al. 2016"
     return value.rename("cc").assign_attrs(long_name="CC", units="1", estimator=what + pooled)
