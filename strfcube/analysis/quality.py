@@ -255,8 +255,10 @@ def cc(
     if per not in ("pair", "neuron"):
         raise UsageError(f"per={per!r}, expected 'pair' or 'neuron'")
     beside, response = aligned(prediction, response, n_bins)
-    core = [["repeat", "time"], ["time"]]
-    table = blockwise(_beside_mean, [response, beside], core, {"column": 4}, np.float64)
+    psth = blockwise(
+        mean, [response], [["repeat", "time"]], {"time": response.sizes["time"]}, np.float64, least=np.float64
+    )
+    table = blockwise(_beside_mean, [psth, beside], [["time"], ["time"]], {"column": 4}, np.float64)
     bins, *powers_of = (table.isel(column=i) for i in range(4))
     if per == "neuron" and "stim" in table.dims:
         weight = bins.where(bins >= 2)
@@ -269,20 +271,17 @@ def cc(
     return value.rename("cc").assign_attrs(long_name="CC", units="1", estimator=what + pooled)
 
 
-def _beside_mean(x: NDArray[Any], prediction: NDArray[Any]) -> NDArray[np.float64]:
-    """Of responses (..., repeat, time) and predictions (..., time): bins, covariance, variances of prediction and PSTH.
+def _beside_mean(psth: NDArray[Any], prediction: NDArray[Any]) -> NDArray[np.float64]:
+    """Of PSTHs and predictions (..., time): bins, covariance, variances of prediction and PSTH.
 
     Of bins where both are. A variance that rounding alone leaves of a constant is 0.
     """
-    lead = np.broadcast_shapes(x.shape[:-2], prediction.shape[:-1])
-    x = np.broadcast_to(x, (*lead, *x.shape[-2:]))
-    prediction = np.broadcast_to(prediction, (*lead, prediction.shape[-1]))
-    out = np.full((*lead, 4), np.nan)
-    for at in blocks(x.shape):
-        psth = mean(x[at].astype(np.float64))
-        used = np.isfinite(psth) & np.isfinite(prediction[at])
+    psth, prediction = np.broadcast_arrays(psth, prediction)
+    out = np.full((*psth.shape[:-1], 4), np.nan)
+    for at in blocks((*psth.shape[:-1], 1, psth.shape[-1])):
+        used = np.isfinite(psth[at]) & np.isfinite(prediction[at])
         bins = used.sum(-1)
-        p, r = (_centred(values, used, bins) for values in (prediction[at], psth))
+        p, r = (_centred(values[at], used, bins) for values in (prediction, psth))
         out[at][..., 0] = bins
         for column, (a, b) in enumerate(((p, r), (p, p), (r, r)), 1):
             out[at][..., column] = np.where(bins < 2, np.nan, np.vecdot(a, b) / np.maximum(bins - 1.0, 1))
