@@ -285,6 +285,8 @@ def test_what_is_no_cube_is_told_apart(made):
 def test_options_that_mean_nothing_are_refused(view):
     for options, message in (
         ({"extra": "sound_duration"}, r"extra=\('sound_duration',\)"),
+        ({"extra": ("stims",)}, "extra='stims': a batch has something else of this name; rename"),
+        ({"extra": ("sound_duration", "repeat_index")}, "extra='repeat_index'"),
         ({"mode": "waveform", "audio_fs": -16000}, "positive rate"),
     ):
         with pytest.raises(UsageError, match=message):
