@@ -237,7 +237,8 @@ class StrfAccessor:
         """Put the stimuli back that `_repeated` left out, as NaN."""
         if "stim" not in values.dims or values.sizes["stim"] == self._ds.sizes["stim"]:
             return values
-        of_stim = {n: c for n, c in self._ds.coords.items() if "stim" in c.dims and n != "stim"}
+        own = {"stim", values.name} if isinstance(values, xr.DataArray) else {"stim", *values.data_vars}
+        of_stim = {n: c.variable for n, c in self._ds.coords.items() if "stim" in c.dims and n not in own}
         full = values.drop_vars(of_stim, errors="ignore").reindex(stim=self._ds["stim"])
         return full.assign_coords({n: c for n, c in of_stim.items() if set(c.dims) <= set(values.dims)})
 

@@ -22,12 +22,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SAHANI = "Sahani and Linden 2003, unbiased variances"
+_MEASURES = ("signal_power", "signal_power_se", "p_signal", "noise_power", "snr", "ccmax")
 _POOLED = "; powers averaged over stimuli, weighted by duration"
 
 
 def _named(value: xr.DataArray, name: str, long_name: str, units: str, estimator: str, per: Per) -> xr.DataArray:
     pooled = _POOLED if per == "neuron" else ""
-    return value.rename(name).assign_attrs(long_name=long_name, units=units, estimator=estimator + pooled)
+    return (
+        value.drop_vars(name, errors="ignore")
+        .rename(name)
+        .assign_attrs(long_name=long_name, units=units, estimator=estimator + pooled)
+    )
 
 
 def _squared(response: xr.DataArray) -> str:
@@ -62,7 +67,7 @@ def measures(response: xr.DataArray, per: Per = "neuron") -> xr.Dataset:
     analysis of variance, bins against bins x repeats, with the degrees of freedom that give that variance (Box 1954,
     doi 10.1214/aoms/1177728786). With a signal a term is added that the jackknife over repeats gives.
     """
-    p = powers(response, per=per)
+    p = powers(response.drop_vars(_MEASURES, errors="ignore"), per=per)  # coordinates of an earlier call, say
     signal, total, mean = p["signal_power"], p["total_power"], p["psth_power"]
     noise = total - signal
     # A signal power of 0 or less is an estimate of no signal: a ceiling of 0, not an unknown one. Of a PSTH that is
@@ -268,7 +273,11 @@ def cc(
     value = covariance / scale.where((scale > 0) & np.isfinite(scale)) ** 0.5
     pooled = "; covariances and variances averaged over stimuli, weighted by bins" if per == "neuron" else ""
     what = "cov / sqrt(var(prediction) var(PSTH)), CC_abs of Schoppe et al. 2016"
-    return value.rename("cc").assign_attrs(long_name="CC", units="1", estimator=what + pooled)
+    return (
+        value.drop_vars("cc", errors="ignore")
+        .rename("cc")
+        .assign_attrs(long_name="CC", units="1", estimator=what + pooled)
+    )
 
 
 def _beside_mean(psth: NDArray[Any], prediction: NDArray[Any]) -> NDArray[np.float64]:
