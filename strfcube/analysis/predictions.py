@@ -151,13 +151,13 @@ def _labelled(prediction: Any, response: xr.DataArray) -> xr.DataArray:
         )
     if not isinstance(prediction, xr.DataArray):
         if not hasattr(prediction, "shape"):
-            prediction = numeric(prediction)
+            prediction = _array(prediction)
         if tuple(prediction.shape) != shape:
             raise UsageError(
                 f"prediction: expected shape {shape}, which is {tuple(dims)}, got {tuple(prediction.shape)}; "
                 "label a part as a DataArray with these dims"
             )
-        data = prediction if hasattr(prediction, "dask") else numeric(prediction)
+        data = prediction if hasattr(prediction, "dask") else _array(prediction)
         _real(data.dtype)
         return xr.DataArray(data, {d: response.coords[d] for d in dims if d in response.coords}, dims)
     _real(prediction.dtype)
@@ -190,12 +190,16 @@ def numeric(values: Any) -> NDArray[Any]:
     UsageError
         If they are none.
     """
-    try:
-        found = np.asarray(values)
-    except Exception as error:  # what a tensor on another device or with a gradient, or a ragged list, says
-        raise UsageError(f"prediction: cannot be read as an array: {' '.join(str(error).split())}") from None
+    found = _array(values)
     _real(found.dtype)
     return found
+
+
+def _array(values: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except Exception as error:  # what a tensor on another device or with a gradient, or a ragged list, says
+        raise UsageError(f"prediction: cannot be read as an array: {' '.join(str(error).split())}") from None
 
 
 def _real(dtype: np.dtype[Any]) -> None:
