@@ -263,8 +263,8 @@ def cc(
     psth = blockwise(
         mean, [response], [["repeat", "time"]], {"time": response.sizes["time"]}, np.float64, least=np.float64
     )
-    table = blockwise(_beside_mean, [psth, beside], [["time"], ["time"]], {"column": 4}, np.float64)
-    bins, *powers_of = (table.isel(column=i) for i in range(4))
+    table = blockwise(_beside_mean, [psth, beside], [["time"], ["time"]], {"_column": 4}, np.float64)
+    bins, *powers_of = (table.isel(_column=i) for i in range(4))
     if per == "neuron" and "stim" in table.dims:
         weight = bins.where(bins >= 2)
         powers_of = [(power * weight).sum("stim", min_count=1) for power in powers_of]

@@ -578,3 +578,10 @@ def test_a_prediction_that_overflows_has_no_correlation(cube, measure, per):
     np.testing.assert_allclose(measure(pred.astype(float) * 1e100, cube["response"], per), wanted)
     with np.errstate(over="ignore", invalid="ignore"):
         assert measure(pred.astype(float) * 1e200, cube["response"], per).isnull().all()
+
+
+@pytest.mark.parametrize("measure", [quality.cc, quality.ccnorm])
+def test_models_may_be_along_a_dimension_of_any_name(cube, measure):
+    pred = cube["response"].mean("repeat")
+    found = measure(xr.concat([pred, -pred], "column"), cube["response"])
+    np.testing.assert_allclose(found.isel(column=1), -measure(pred, cube["response"]))
