@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import xarray as xr
-    from numpy.typing import NDArray
 
     from strfcube.loading.memory import Take
     from strfcube.loading.reading import Options
@@ -164,7 +163,7 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
         sounds: torch.Tensor = self._sent({"stims": torch.from_numpy(self._reader.sounds(items))})["stims"]
         return sounds.to(self._place["dtype"])
 
-    def _answer(self, model: Callable[[Any], Any], items: list[int]) -> NDArray[Any]:
+    def _answer(self, model: Callable[[Any], Any], items: list[int]) -> Any:
         parts = model.modules() if isinstance(model, torch.nn.Module) else ()
         training = [part for part in parts if part.training]
         for part in training:
@@ -175,7 +174,9 @@ class CubeDataset(CubeView, Dataset[Batch]):  # type: ignore[misc]  # adding vie
         finally:
             for part in training:
                 part.training = True
-        return np.asarray(found.float().cpu() if isinstance(found, torch.Tensor) else found)
+        if not isinstance(found, torch.Tensor):
+            return found
+        return (found.float() if found.is_floating_point() else found).detach().cpu()  # NumPy has no bfloat16
 
     def _fetch(self, items: Sequence[int]) -> None:
         if self._carries and not self._ragged:

@@ -237,7 +237,8 @@ class StrfAccessor:
         """Put the stimuli back that `_repeated` left out, as NaN."""
         if "stim" not in values.dims or values.sizes["stim"] == self._ds.sizes["stim"]:
             return values
-        of_stim = {n: c for n, c in self._ds.coords.items() if "stim" in c.dims and n != "stim"}
+        own = {"stim", values.name} if isinstance(values, xr.DataArray) else {"stim", *values.data_vars}
+        of_stim = {n: c.variable for n, c in self._ds.coords.items() if "stim" in c.dims and n not in own}
         full = values.drop_vars(of_stim, errors="ignore").reindex(stim=self._ds["stim"])
         return full.assign_coords({n: c for n, c in of_stim.items() if set(c.dims) <= set(values.dims)})
 
@@ -298,7 +299,7 @@ class StrfAccessor:
         """
         from strfcube.analysis.quality import ccnorm
 
-        result: xr.DataArray = self._complete(ccnorm(*self._beside(pred), per).compute())
+        result: xr.DataArray = self._complete(ccnorm(*self._beside(pred, self._repeated()), per).compute())
         return result
 
     def cc(self, pred: xr.DataArray | NDArray[Any], per: Per = "neuron") -> xr.DataArray:
@@ -320,11 +321,11 @@ class StrfAccessor:
         """
         from strfcube.analysis.quality import cc
 
-        result: xr.DataArray = self._complete(cc(*self._beside(pred), per).compute())
+        result: xr.DataArray = self._complete(cc(*self._beside(pred, self._response()), per).compute())
         return result
 
-    def _beside(self, pred: xr.DataArray | NDArray[Any]) -> tuple[xr.DataArray, xr.DataArray]:
-        """A prediction, and the responses that it is of; warns of what it lacks."""
+    def _beside(self, pred: xr.DataArray | NDArray[Any], response: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
+        """A prediction, and those of some responses that it is of; warns of what it lacks of all."""
         from strfcube.analysis.predictions import aligned, warn_of_gaps
 
         whole = self._response()
@@ -334,7 +335,6 @@ class StrfAccessor:
             getattr(pred, "sizes", {}).get("time", whole.sizes["time"]) >= whole.sizes["time"]
         ):  # a short one was told of
             warn_of_gaps(beside, whole, reached)
-        response = self._repeated()
         if "stim" in beside.dims:
             both = response.get_index("stim").isin(beside.get_index("stim"))  # of objects, NumPy compares all with all
             response = response.isel(stim=np.flatnonzero(both)) if both.any() else whole
@@ -448,6 +448,8 @@ class StrfAccessor:
             If there is no such stimulus.
         StoreError
             If the cube has no waveform of it. The message says why.
+        UsageError
+            If it is no cube any more.
 
         Examples
         --------
@@ -456,7 +458,7 @@ class StrfAccessor:
         """
         from strfcube.analysis.waveform import of_stim
 
-        found = of_stim(self._ds, stim)
+        found = of_stim(self._cube(), stim)
         if isinstance(found, str):
             raise StoreError(f"stim={stim!r} has no waveform: {found}")
         return found

@@ -351,6 +351,8 @@ def _placed(array: xr.DataArray, stims: Index, sizes: Mapping[str, int]) -> Any:
     """Put the stimuli of a lazy array at their pooled places, NaN elsewhere, padded to the pooled sizes."""
     da: Any = import_module("dask.array")  # untyped
     data = da.asarray(array.data)
+    # Says no more where its values are stored, which is not where they are now
+    data = da.Array(data.dask, data.name, data.chunks, meta=data._meta)
     pad = [(0, sizes.get(str(d), n) - n) for d, n in zip(array.dims, data.shape, strict=True)]
     if any(after for _, after in pad):
         data = da.pad(data, pad, constant_values=np.float32(np.nan))

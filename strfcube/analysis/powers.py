@@ -70,8 +70,9 @@ def powers(response: xr.DataArray, prediction: xr.DataArray | None = None, per: 
         prediction, response = aligned(prediction, response)
         arrays, core = [response, prediction], [*core, ["time"]]
     columns = _COLUMNS[: _OWN if prediction is None else None]
-    table = blockwise(_power_columns, arrays, core, {"column": len(columns)}, np.float64, stored=_columns_of_stored)
-    result = xr.Dataset({name: table.isel(column=i) for i, name in enumerate(columns)})
+    table = blockwise(_power_columns, arrays, core, {"_column": len(columns)}, np.float64, stored=_columns_of_stored)
+    table = table.drop_vars(columns, errors="ignore")  # coordinates of a user's own
+    result = xr.Dataset({name: table.isel(_column=i) for i, name in enumerate(columns)})
     if per == "pair" or "stim" not in result.dims:
         return result
     weight = result["bins"].where(result["signal_power"].notnull())

@@ -159,9 +159,9 @@ def _labelled(prediction: Any, response: xr.DataArray) -> xr.DataArray:
                 "label a part as a DataArray with these dims"
             )
         data = prediction if hasattr(prediction, "dask") else _array(prediction)
-        _numeric(data.dtype)
+        _real(data.dtype)
         return xr.DataArray(data, {d: response.coords[d] for d in dims if d in response.coords}, dims)
-    _numeric(prediction.dtype)
+    _real(prediction.dtype)
     if "repeat" in prediction.dims or "time" not in prediction.dims:
         raise UsageError(f"prediction: expected dims {tuple(dims)}, and more for several models, got {prediction.dims}")
     further = [str(d) for d in prediction.dims if d not in dims]
@@ -190,6 +190,19 @@ def _labelled(prediction: Any, response: xr.DataArray) -> xr.DataArray:
     return labelled
 
 
+def numeric(values: Any) -> NDArray[Any]:
+    """Values as an array of numbers.
+
+    Raises
+    ------
+    UsageError
+        If they are none.
+    """
+    found = _array(values)
+    _real(found.dtype)
+    return found
+
+
 def _array(values: Any) -> NDArray[Any]:
     try:
         return np.asarray(values)
@@ -197,8 +210,8 @@ def _array(values: Any) -> NDArray[Any]:
         raise UsageError(f"prediction: cannot be read as an array: {' '.join(str(error).split())}") from None
 
 
-def _numeric(dtype: np.dtype[Any]) -> None:
-    if dtype.kind not in "fiub":
+def _real(dtype: np.dtype[Any]) -> None:
+    if not np.can_cast(dtype, np.float32, "same_kind"):  # of which numbers of other libraries are, such as bfloat16
         raise UsageError(f"prediction: expected numbers, got {dtype}")
 
 

@@ -22,12 +22,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _SAHANI = "Sahani and Linden 2003, unbiased variances"
+_MEASURES = ("signal_power", "signal_power_se", "p_signal", "noise_power", "snr", "ccmax")
 _POOLED = "; powers averaged over stimuli, weighted by duration"
 
 
 def _named(value: xr.DataArray, name: str, long_name: str, units: str, estimator: str, per: Per) -> xr.DataArray:
     pooled = _POOLED if per == "neuron" else ""
-    return value.rename(name).assign_attrs(long_name=long_name, units=units, estimator=estimator + pooled)
+    return (
+        value.drop_vars(name, errors="ignore")
+        .rename(name)
+        .assign_attrs(long_name=long_name, units=units, estimator=estimator + pooled)
+    )
 
 
 def _squared(response: xr.DataArray) -> str:
@@ -62,7 +67,7 @@ def measures(response: xr.DataArray, per: Per = "neuron") -> xr.Dataset:
     analysis of variance, bins against bins x repeats, with the degrees of freedom that give that variance (Box 1954,
     doi 10.1214/aoms/1177728786). With a signal a term is added that the jackknife over repeats gives.
     """
-    p = powers(response, per=per)
+    p = powers(response.drop_vars(_MEASURES, errors="ignore"), per=per)  # coordinates of an earlier call, say
     signal, total, mean = p["signal_power"], p["total_power"], p["psth_power"]
     noise = total - signal
     # A signal power of 0 or less is an estimate of no signal: a ceiling of 0, not an unknown one. Of a PSTH that is
@@ -202,7 +207,8 @@ def ccnorm(
     Returns
     -------
     xarray.DataArray [dims=(stim, neuron) or (neuron,), and further ones of the prediction]
-        NaN where the estimated signal power is not positive or the prediction is constant.
+        NaN where the estimated signal power is not positive, or the prediction is constant or too large for its
+        variance to be a number.
 
     Raises
     ------
@@ -217,7 +223,7 @@ def ccnorm(
     beside, response = aligned(prediction, response, n_bins)
     p = powers(response, beside, per)
     scale = p["prediction_power"] * p["signal_power"]
-    value = p["covariance"] / scale.where(scale > 0) ** 0.5
+    value = p["covariance"] / scale.where((scale > 0) & np.isfinite(scale)) ** 0.5
     return _named(value, "ccnorm", "CCnorm", "1", "cov / sqrt(var(prediction) SP), Schoppe et al. 2016", per)
 
 
@@ -239,7 +245,8 @@ def cc(
     Returns
     -------
     xarray.DataArray [dims=(stim, neuron) or (neuron,), and further ones of the prediction]
-        NaN where nothing was recorded, or one of the two is constant: a neuron that never fired.
+        NaN where nothing was recorded, one of the two is constant (a neuron that never fired), or the prediction is too
+        large for its variance to be a number.
 
     Raises
     ------
@@ -254,34 +261,37 @@ def cc(
     if per not in ("pair", "neuron"):
         raise UsageError(f"per={per!r}, expected 'pair' or 'neuron'")
     beside, response = aligned(prediction, response, n_bins)
-    core = [["repeat", "time"], ["time"]]
-    table = blockwise(_beside_mean, [response, beside], core, {"column": 4}, np.float64)
-    bins, *powers_of = (table.isel(column=i) for i in range(4))
+    psth = blockwise(
+        mean, [response], [["repeat", "time"]], {"time": response.sizes["time"]}, np.float64, least=np.float64
+    )
+    table = blockwise(_beside_mean, [psth, beside], [["time"], ["time"]], {"_column": 4}, np.float64)
+    bins, *powers_of = (table.isel(_column=i) for i in range(4))
     if per == "neuron" and "stim" in table.dims:
         weight = bins.where(bins >= 2)
         powers_of = [(power * weight).sum("stim", min_count=1) for power in powers_of]
     covariance, of_prediction, of_mean = powers_of
     scale = of_prediction * of_mean
-    value = covariance / scale.where(scale > 0) ** 0.5
+    value = covariance / scale.where((scale > 0) & np.isfinite(scale)) ** 0.5
     pooled = "; covariances and variances averaged over stimuli, weighted by bins" if per == "neuron" else ""
     what = "cov / sqrt(var(prediction) var(PSTH)), CC_abs of Schoppe et al. 2016"
-    return value.rename("cc").assign_attrs(long_name="CC", units="1", estimator=what + pooled)
+    return (
+        value.drop_vars("cc", errors="ignore")
+        .rename("cc")
+        .assign_attrs(long_name="CC", units="1", estimator=what + pooled)
+    )
 
 
-def _beside_mean(x: NDArray[Any], prediction: NDArray[Any]) -> NDArray[np.float64]:
-    """Of responses (..., repeat, time) and predictions (..., time): bins, covariance, variances of prediction and PSTH.
+def _beside_mean(psth: NDArray[Any], prediction: NDArray[Any]) -> NDArray[np.float64]:
+    """Of PSTHs and predictions (..., time): bins, covariance, variances of prediction and PSTH.
 
     Of bins where both are. A variance that rounding alone leaves of a constant is 0.
     """
-    lead = np.broadcast_shapes(x.shape[:-2], prediction.shape[:-1])
-    x = np.broadcast_to(x, (*lead, *x.shape[-2:]))
-    prediction = np.broadcast_to(prediction, (*lead, prediction.shape[-1]))
-    out = np.full((*lead, 4), np.nan)
-    for at in blocks(x.shape):
-        psth = mean(x[at].astype(np.float64))
-        used = np.isfinite(psth) & np.isfinite(prediction[at])
+    psth, prediction = np.broadcast_arrays(psth, prediction)
+    out = np.full((*psth.shape[:-1], 4), np.nan)
+    for at in blocks((*psth.shape[:-1], 1, psth.shape[-1])):
+        used = np.isfinite(psth[at]) & np.isfinite(prediction[at])
         bins = used.sum(-1)
-        p, r = (_centred(values, used, bins) for values in (prediction[at], psth))
+        p, r = (_centred(values[at], used, bins) for values in (prediction, psth))
         out[at][..., 0] = bins
         for column, (a, b) in enumerate(((p, r), (p, p), (r, r)), 1):
             out[at][..., column] = np.where(bins < 2, np.nan, np.vecdot(a, b) / np.maximum(bins - 1.0, 1))

@@ -27,13 +27,13 @@ def blocks(shape: tuple[int, ...], values: int = BLOCK_VALUES) -> Iterator[tuple
             yield (*index, slice(first, first + step))
 
 
-def mean(x: NDArray[Any], scale: float = 1.0) -> NDArray[Any]:
+def mean(x: NDArray[Any], scale: float = 1.0, least: Any = np.float32) -> NDArray[Any]:
     """Mean over repeats [shape=(..., time)] of values [shape=(..., repeat, time)], times `scale`.
 
     Each bin is that of the repeats that observed it; NaN is what was not observed. Summed in the dtype of the result,
-    float32 at least: half precision would lose tenths of a mV.
+    `least` at least: half precision would lose tenths of a mV.
     """
-    out = np.empty((*x.shape[:-2], x.shape[-1]), np.result_type(x.dtype, np.float32))
+    out = np.empty((*x.shape[:-2], x.shape[-1]), np.result_type(x.dtype, least))
     if not x.shape[-2]:
         out[...] = np.nan
         return out

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import xarray as xr
     from numpy.typing import NDArray
 
+    from strfcube.cube.stored_rows import Rows
+
 
 _DIMS = {
     "response": ("stim", "neuron", "repeat", "time"), "stimulus": ("stim", "frequency", "time"),
@@ -230,7 +232,8 @@ def as_recorded(ds: xr.Dataset) -> xr.Dataset:
     from strfcube.cube.lazy_array import rows_of
 
     response = ds["response"]
-    if rows_of(response) is not None:
+    rows = rows_of(response)
+    if rows is not None and not _holds_more(rows, ds):
         return ds
     heard = ds["n_repeats"].variable.to_base_variable() > xr.Variable("repeat", numbers(ds))
     within = xr.Variable("stim", _ends(ds)) > xr.Variable("time", _bins(ds))
@@ -241,6 +244,23 @@ def as_recorded(ds: xr.Dataset) -> xr.Dataset:
         _cut, values, heard, within, dask="parallelized", output_dtypes=[np.result_type(values.dtype, np.float32)]
     )
     return ds.assign(response=response.copy(deep=False, data=kept.transpose(*response.dims).data))
+
+
+def _holds_more(rows: Rows, ds: xr.Dataset) -> bool:
+    """Whether stores hold trials or bins that ``n_repeats`` and ``n_bins``, changed since, say there are none of."""
+    counts, ends = ds["n_repeats"].transpose("stim", "neuron").values, _ends(ds)
+    last, first = int(_bins(ds)[-1]) + 1, 0
+    for part in rows.parts:
+        here, kept, own = part.stim >= 0, part.source.kept, counts[:, first : first + len(part.neuron)]
+        first += len(part.neuron)
+        if part.source.ends is not None and (ends[here] < np.minimum(part.source.ends[part.stim[here]], last)).any():
+            return True
+        if kept is None or np.may_share_memory(own, kept):
+            continue
+        # Stimulus after stimulus: a survey's counts are 140 MB
+        if any((own[s] < kept[at, part.neuron]).any() for s, at in enumerate(part.stim.tolist()) if at >= 0):
+            return True
+    return False
 
 
 def _cut(values: NDArray[Any], heard: NDArray[np.bool_], within: NDArray[np.bool_]) -> NDArray[Any]:

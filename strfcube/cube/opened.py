@@ -144,11 +144,24 @@ class StoredArray:
     array : ShardedArray
         Its array, over stim and further dimensions.
     kept : ndarray [shape=(stim,) or (stim, neuron)], optional
-        Not zero where the cube says that there are values. Default: everywhere.
+        Not zero where the cube says that there are values: trials of each pair. Default: everywhere.
+    ends : ndarray of int [shape=(stim,)], optional
+        First bin after each stimulus, as the cube says.
+
+    Attributes
+    ----------
+    kept, ends
+        As given; None in another process.
     """
 
-    def __init__(self, store: Store, array: ShardedArray, kept: NDArray[Any] | None = None) -> None:
-        self.store, self.array = store, array
+    def __init__(
+        self,
+        store: Store,
+        array: ShardedArray,
+        kept: NDArray[Any] | None = None,
+        ends: NDArray[Any] | None = None,
+    ) -> None:
+        self.store, self.array, self.kept, self.ends = store, array, kept, ends
         # Of each shard, whether it must be there
         known = 1 if kept is None else kept.ndim
         # A part of the repeats or bins, in shards that others wrote, may hold nothing and not be there
@@ -162,7 +175,7 @@ class StoredArray:
         self._known: set[tuple[int, ...]] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_known": set()}
+        return self.__dict__ | {"_known": set(), "kept": None, "ends": None}
 
     def keeping(self) -> StoredArray:
         """The same, which keeps decoded chunks in memory."""

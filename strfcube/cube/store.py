@@ -225,8 +225,11 @@ def opened(path: str, drop: Sequence[str] = (), cache_dir: str | None = None) ->
                 )
         except NotImplementedError:  # written by somebody else
             continue
-        heard = ds["n_repeats"].values if name == "response" and "n_repeats" in ds.variables else None
-        rows[name] = Rows.whole(StoredArray(here, array, heard))
+        told: list[Any] = [None, None]
+        if name == "response" and {"n_repeats", "n_bins"} <= set(ds.variables):
+            bins = ds["n_bins"]
+            told = [ds["n_repeats"].values, bins.values + int(bins.attrs.get("first_bin", 0))]
+        rows[name] = Rows.whole(StoredArray(here, array, *told))
         ds[name] = ds.variables[name]._replace(data=LazilyIndexedArray(LazyRows(rows[name])))
     ds.encoding["source"] = path
     for variable in ds.variables.values():  # chunks and codecs of this store fit no part of it

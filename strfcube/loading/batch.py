@@ -83,7 +83,8 @@ class BatchReader:
         UsageError
             If some lack their spectrogram or waveform, or units are mixed.
         """
-        lacking = self.source.without_stimulus(self.stim.tolist(), self.reading.audio_fs, look=False)
+        ended = self.stim[self.n_bins == 0].tolist()
+        lacking = ended or self.source.without_stimulus(self.stim.tolist(), self.reading.audio_fs, look=False)
         if lacking:
             raise self._lacks(lacking)
         _ = self._responses
@@ -91,6 +92,11 @@ class BatchReader:
     def _lacks(self, stims: Sequence[int]) -> UsageError:
         labels = ", ".join(map(repr, self.source.cube["stim"].values[stims[:3]].tolist()))
         what = "spectrogram" if self.reading.audio_fs is None else "waveform"
+        if (self.source.n_bins[stims] == 0).all():
+            return UsageError(
+                f"{len(stims)} of {len(self.stim)} stimuli end before this part in time begins, such as {labels}: "
+                f"leave them out with .where(lambda ds: ds.n_bins > 0)"
+            )
         if len(stims) == len(self.stim):
             return UsageError(f"no stimulus has a {what} in this cube: build it with the sounds, or use the other mode")
         return UsageError(

@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
+from strfcube.analysis.predictions import numeric
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
-
     from strfcube.loading.view import CubeView
 
 
-def predicted(view: CubeView, answers: Callable[[list[int]], NDArray[Any]], batch_size: int) -> xr.DataArray:
+def predicted(view: CubeView, answers: Callable[[list[int]], Any], batch_size: int) -> xr.DataArray:
     """Collect what a model says of batches of stimuli; see `strfcube.loading.CubeView.predict`.
 
     Parameters
@@ -32,7 +31,7 @@ def predicted(view: CubeView, answers: Callable[[list[int]], NDArray[Any]], batc
     Raises
     ------
     UsageError
-        If an answer has another shape.
+        If an answer has another shape, or is no array of numbers.
     """
     if isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1:
         raise UsageError(f"batch_size={batch_size!r}, expected a whole number of stimuli, 1 or more")
@@ -42,7 +41,7 @@ def predicted(view: CubeView, answers: Callable[[list[int]], NDArray[Any]], batc
     out = np.full([response.sizes[dim] for dim in dims], np.nan, np.float32)
     for first in range(0, len(view), batch_size):
         items = list(range(first, min(first + batch_size, len(view))))
-        found = answers(items)
+        found = numeric(answers(items))
         expected = len(items), out.shape[1], int(bins[items].max())
         if found.shape != expected:
             raise UsageError(

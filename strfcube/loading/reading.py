@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Cache = Literal["none", "ram", "device", "auto"]
 Layout = Literal["dense", "ragged"]
+_OF_A_BATCH = ("stims", "responses", "valid_mask", "stim_meta", "neuron", "stim_index", "neuron_index", "repeat_index")
 
 
 class Options(TypedDict, total=False):
@@ -95,5 +96,10 @@ class Reading:
             raise UsageError("cache='device' makes dense batches: with layout='ragged', expected none, ram or auto")
         if isinstance(self.extra, str):
             raise UsageError(f"extra={self.extra!r}, expected a sequence of names: extra=({self.extra!r},)")
+        if taken := [name for name in self.extra if name in _OF_A_BATCH]:
+            raise UsageError(
+                f"extra={taken[0]!r}: a batch has something else of this name; rename the variable, "
+                f"ds.rename({taken[0]}=...)"
+            )
         if self.mode == "waveform" and self.standardize is not None:
             raise UsageError("standardize is for spectrograms, and mode is 'waveform'")

@@ -34,8 +34,6 @@ from strfcube.loading.source import Source
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from numpy.typing import NDArray
-
     from strfcube.loading.memory import Take
 
 _THREADS = min(4, os.cpu_count() or 1)  # asked once: it is a file of the system
@@ -286,14 +284,15 @@ class CubeView(Chosen):
         Raises
         ------
         UsageError
-            If what the model gives has another shape, or stimuli have no spectrogram: see `with_stimulus`.
+            If what the model gives has another shape or is no array of numbers, or stimuli have no spectrogram: see
+            `with_stimulus`.
         """
         if not callable(model):
             raise UsageError(f"predict: expected a model or a function of stims, got {type(model).__name__}")
         return predicted(self, lambda items: self._answer(model, items), batch_size)
 
-    def _answer(self, model: Callable[[Any], Any], items: list[int]) -> NDArray[Any]:
-        return np.asarray(model(self._stims(items)))
+    def _answer(self, model: Callable[[Any], Any], items: list[int]) -> Any:
+        return model(self._stims(items))
 
     def _stims(self, items: list[int]) -> Any:
         """Stimuli alone, in the framework's array."""

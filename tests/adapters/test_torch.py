@@ -146,3 +146,11 @@ def test_predictions_of_a_module(made, view, option):
         assert np.isnan(found.values[s, :, bins:]).all()
     bare = view.predict(lambda stims: np.zeros((stims.shape[0], 9, stims.shape[-1])))
     assert (bare.max(), bare.min()) == (0, 0)
+
+
+def test_predictions_that_have_a_gradient(view):
+    level = torch.nn.Parameter(torch.tensor(2.5))
+    model = torch.enable_grad()(lambda stims: level.expand(len(stims), 9, stims.shape[-1]))
+    assert (view.predict(model).isel(time=0) == 2.5).all()
+    with pytest.raises(UsageError, match="expected numbers, got complex64"):
+        view.predict(lambda stims: model(stims) + 1j)

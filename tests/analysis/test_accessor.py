@@ -157,6 +157,39 @@ def test_some_stimuli_heard_once():
         xr.testing.assert_allclose(cube.strf.snr(), quality.snr(ds["response"]))
 
 
+@pytest.mark.parametrize("per", ["neuron", "pair"])
+def test_measures_that_are_coordinates_already_are_measured_anew(per):
+    ds = make_cube(stim=4, neuron=3, holes=False)
+    ds["n_repeats"][1] = 1
+    ds["response"] = ds["response"].where(ds["repeat"] < ds["n_repeats"]).assign_attrs(units="count")
+    pred = ds["response"].mean("repeat")
+    measured = ds.strf.quality(per).assign(cc=ds.strf.cc(pred, per), ccnorm=ds.strf.ccnorm(pred, per))
+    kept = ds.assign_coords({n: -v for n, v in measured.items()}).assign_coords(bins=("stim", np.arange(4)))
+    again = kept.strf.quality(per)
+    for name in again:
+        np.testing.assert_array_equal(again[name], measured[name])
+    for name in ("cc", "ccnorm"):
+        found = getattr(kept.strf, name)(pred, per)
+        assert name not in found.coords
+        np.testing.assert_array_equal(found, measured[name])
+    np.testing.assert_array_equal(kept.strf.snr(per), measured["snr"])
+
+
+def test_cc_is_of_stimuli_heard_once_too():
+    ds = make_cube(stim=4, neuron=3, holes=False)
+    ds["n_repeats"][1:3] = 1
+    ds["response"] = ds["response"].where(ds["repeat"] < ds["n_repeats"]).assign_attrs(units="count")
+    pred = ds["stimulus"].isel(frequency=slice(0, 3)).rename(frequency="neuron").assign_coords(neuron=ds["neuron"])
+    pairs = ds.strf.cc(pred, per="pair")
+    for s in range(4):
+        bins, x = int(ds["n_bins"][s]), ds["response"][s].values
+        for n in range(3):
+            psth = x[n, : int(ds["n_repeats"][s, n]), :bins].mean(0)
+            assert float(pairs[s, n]) == pytest.approx(np.corrcoef(psth, pred[s, n, :bins])[0, 1], rel=1e-5)
+    np.testing.assert_allclose(ds.strf.cc(pred), quality.cc(pred, ds["response"]))
+    assert ds.strf.ccnorm(pred, per="pair")[1:3].isnull().all()
+
+
 def test_arrays_are_lazy_and_measures_are_numbers(cube):
     lazy = cube.chunk(stim=2)
     for result in (lazy.strf.psth(), lazy.strf.standardize()["stimulus"], quality.snr(lazy["response"])):

@@ -568,3 +568,20 @@ def test_spikes_are_counted_part_by_part():
     expected = [np.sum((s >= -0.5) & (s < 0.25)) for s in spikes]
     for most in (1, 7, 10_000):
         np.testing.assert_array_equal(quality._count(trials, np.full(50, -0.5), np.full(50, 0.25), most), expected)
+
+
+@pytest.mark.parametrize("measure", [quality.cc, quality.ccnorm])
+@pytest.mark.parametrize("per", ["pair", "neuron"])
+def test_a_prediction_that_overflows_has_no_correlation(cube, measure, per):
+    pred = cube["response"].mean("repeat")
+    wanted = measure(pred, cube["response"], per)
+    np.testing.assert_allclose(measure(pred.astype(float) * 1e100, cube["response"], per), wanted)
+    with np.errstate(over="ignore", invalid="ignore"):
+        assert measure(pred.astype(float) * 1e200, cube["response"], per).isnull().all()
+
+
+@pytest.mark.parametrize("measure", [quality.cc, quality.ccnorm])
+def test_models_may_be_along_a_dimension_of_any_name(cube, measure):
+    pred = cube["response"].mean("repeat")
+    found = measure(xr.concat([pred, -pred], "column"), cube["response"])
+    np.testing.assert_allclose(found.isel(column=1), -measure(pred, cube["response"]))

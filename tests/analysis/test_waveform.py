@@ -6,7 +6,7 @@ import xarray as xr
 from toy import FAST, make_neuron, make_stim, spikes, write_toy
 
 import strfcube
-from strfcube import SelectionError, StoreError
+from strfcube import SelectionError, StoreError, UsageError
 
 RATE = 8000
 
@@ -94,3 +94,12 @@ def test_what_has_none_says_why(path, stims, tmp_path):
     stranger.encoding = {}
     with pytest.raises(StoreError, match="does not know its store"):
         stranger.strf.sound(0)
+
+
+@pytest.mark.parametrize(("change", "word"), [
+    (lambda ds: ds.drop_vars("response"), "no response"), (lambda ds: ds.isel(neuron=0), "no dimension neuron"),
+    (lambda ds: ds.mean("repeat", keep_attrs=True), "no dimension repeat"),
+])  # fmt: skip
+def test_what_is_no_cube_any_more_is_said_so(path, change, word):
+    with pytest.raises(UsageError, match=word):
+        change(strfcube.open(path)[["response", "n_repeats"]]).strf.sound(0)

@@ -68,6 +68,7 @@ def test_everybody_counts_the_trials_that_are_left(path, tmp_path, how, part):
             np.testing.assert_allclose(other.strf.quality()[name].values, quality[name].values, rtol=1e-5, atol=1e-9)
         shown = (wanted > 0).any(1) if other.sizes["stim"] < len(wanted) else slice(None)  # a view hides the others
         np.testing.assert_allclose(other.strf.psth().values, ds.strf.psth().values[shown], rtol=1e-5)
+        np.testing.assert_array_equal(left(other), wanted[shown])
 
 
 @pytest.mark.slow
@@ -175,3 +176,19 @@ def test_joined_bins_are_those_of_rebin(built, tmp_path, pool):
     few = few.assign(n_bins=few["n_bins"] // 3, duration=few["duration"] / 3)
     wide = few.coarsen(time=2, boundary="pad", coord_func="min").sum().assign_attrs(dt_ms=10.0)
     assert wide.strf.psth().notnull().any("neuron").sum("time").max() <= few["n_bins"].item() / 2 + 1
+
+
+def test_what_the_store_holds_beyond_changed_counts_is_not_measured(built):
+    ds = strfcube.open(built)
+    for fewer in (ds["n_repeats"].clip(max=1), ds["n_repeats"].where(ds["stim"] != ds["stim"][0], 0)):
+        for part in (slice(None), slice(None, None, -1)):
+            changed = ds.assign(n_repeats=fewer).isel(neuron=part)
+            for measure in (changed.strf.psth, changed.strf.quality):
+                with pytest.raises(UsageError, match="repeats that were not recorded hold values"):
+                    measure().compute()
+    shorter = ds.assign(n_bins=ds["n_bins"] - 7)
+    for found, wanted in ((shorter, shorter.compute()), (shorter.isel(time=slice(3, 30)), ds.isel(time=slice(3, 30)))):
+        wanted = wanted.assign(n_bins=shorter["n_bins"]).compute()
+        np.testing.assert_array_equal(found.strf.psth(), wanted.strf.psth())
+        xr.testing.assert_allclose(found.strf.quality(), wanted.strf.quality())
+        assert (found.strf.psth().notnull().sum("time") <= shorter["n_bins"]).all()

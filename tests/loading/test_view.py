@@ -285,6 +285,8 @@ def test_what_is_no_cube_is_told_apart(made):
 def test_options_that_mean_nothing_are_refused(view):
     for options, message in (
         ({"extra": "sound_duration"}, r"extra=\('sound_duration',\)"),
+        ({"extra": ("stims",)}, "extra='stims': a batch has something else of this name; rename"),
+        ({"extra": ("sound_duration", "repeat_index")}, "extra='repeat_index'"),
         ({"mode": "waveform", "audio_fs": -16000}, "positive rate"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -624,13 +626,21 @@ def test_predictions_go_where_predictions_are_taken(view):
     assert not np.allclose(scaled, found, equal_nan=True)
 
 
+@pytest.mark.parametrize("model", [
+    lambda stims: linear(stims) + 1j, lambda stims: linear(stims).astype(str), lambda stims: (linear(stims), 1),
+    lambda stims: {"rate": linear(stims)}, lambda stims: None,
+])  # fmt: skip
+def test_what_is_no_array_of_numbers_is_no_prediction(view, model):
+    with pytest.raises(UsageError, match=r"^prediction: (expected numbers|cannot be read as an array)"):
+        view.predict(model)
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
         (lambda stims: stims, "shape (7, 1, 6, 40) for 7 stimuli, expected (7, 9, 40)"),
         (lambda stims: linear(stims)[..., :-8], "shape (7, 9, 32) for 7 stimuli, expected (7, 9, 40)"),
         (lambda stims: linear(stims)[:, :1], "a value for each of 9 neurons and 40 bins"),
-        (lambda stims: None, "shape () for 7 stimuli"),
     ],
 )
 def test_what_is_no_prediction_is_refused(view, model, message):
@@ -642,3 +652,14 @@ def test_what_is_no_prediction_is_refused(view, model, message):
     for size in (0, -1, 2.5, True):
         with pytest.raises(UsageError, match="batch_size="):
             view.predict(linear, batch_size=size)
+
+
+def test_stimuli_that_end_before_a_part_in_time_begins_are_told_of(made):
+    late = strfcube.open(made[1]).isel(time=slice(int(made[0]["n_bins"].min()), None))
+    view = CubeView(late)
+    ended = int((view.ds["n_bins"] == 0).sum())
+    assert ended
+    with pytest.raises(UsageError, match=rf"^{ended} of 7 stimuli end before this part in time begins"):
+        view.loader(1)
+    left = view.where(lambda ds: ds["n_bins"] > 0)
+    assert left.predict(linear, batch_size=1).sizes["stim"] == 7 - ended
