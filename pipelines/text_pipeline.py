@@ -21,7 +21,7 @@ import numpy as np
 from strfcube.cube.schema import area_of
 from strfcube.errors import RawDataError
 from strfcube.pipelines.raw_folder import find_member, find_root, listing, packed, some
-from strfcube.pipelines.text_trials import Numbered, TrialLines, pair_files, parse_trials, quote, trial_text
+from strfcube.pipelines.text_trials import MD5, Numbered, TrialLines, pair_files, parse_trials, quote, trial_text
 from strfcube.records import (
     Finding,
     Length,
@@ -51,7 +51,6 @@ CATEGORY = {"conspecific": "song", "flatrip": "ml_noise", "songrip": "song_rippl
 MALFORMED = "malformed number"
 
 _CELL = re.compile(r"(?P<animal>[^_]+)_(?P<seq>\d+)(?:_(?P<rig>[A-Z]))?")
-_MD5 = re.compile(r"[0-9A-Fa-f]{32}")
 
 
 class Cell(NamedTuple):
@@ -285,7 +284,7 @@ class TextTrials(Pipeline):
                 "stim_name": wav,
                 "stim_type": word,
                 "stim_category": CATEGORY.get(word, "unknown"),
-                "md5": wav[:-4].lower() if _MD5.fullmatch(wav[:-4]) else "",
+                "md5": wav[:-4].lower() if MD5.fullmatch(wav[:-4]) else "",
                 "sample_rate": length.rate,
                 "n_samples": float(length.samples or math.nan),
                 "bit_depth": math.nan if audio is None else 8.0 * audio.samples.itemsize,
@@ -297,7 +296,7 @@ class TextTrials(Pipeline):
         if rate != RATE:
             what = f"its header says {rate:g} Hz, the wavs of this data set have {RATE:g} Hz"
             report(Finding("warning", file, what, "the header is believed, and so the sound's length"))
-        if _MD5.fullmatch(wav[:-4]):
+        if MD5.fullmatch(wav[:-4]):
             found = hashlib.md5((self.raw / file).read_bytes(), usedforsecurity=False).hexdigest()
             if found != wav[:-4].lower():
                 what = f"its MD5 is {found.upper()}, not its name: it is damaged, or another sound"

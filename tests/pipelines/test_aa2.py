@@ -254,6 +254,26 @@ def test_damage_is_named_by_file_and_line_and_the_rest_is_read(tmp_path):
     assert noise.meta["stim_category"] == "unknown"
 
 
+def test_a_wav_in_another_spelling_is_the_same_stimulus(tmp_path):
+    truth = write_aa2(tmp_path)
+    for file in (tmp_path / "all_cells" / "oo1712_4_A").rglob("stim*"):
+        file.write_text("\ufeff" + file.read_text().lower().replace(".wav", ".WAV"), "utf-8")
+    spikes = tmp_path / "all_cells" / "oo1712_4_A" / "conspecific" / "spike1"
+    spikes.write_bytes(b"\xef\xbb\xbf" + spikes.read_bytes())
+    survey, _, kept, _, _ = read_all(AA2(tmp_path))
+    assert kept == seconds(truth)
+    assert len(survey.stimuli) == len({stimulus for _, stimulus in kept})
+
+
+def test_pairs_that_are_named_in_another_way_are_a_warning(tmp_path):
+    write_aa2(tmp_path)
+    folder = tmp_path / "all_cells" / "oo1712_4_A" / "conspecific"
+    for word in ("stim", "spike"):
+        (folder / f"{word}1").rename(folder / f"{word}01")
+    (told,) = [f for f in read_all(AA2(tmp_path))[1] if f.file == "all_cells/oo1712_4_A/conspecific"]
+    assert (told.severity, told.what) == ("warning", "expected stim<k> and spike<k>, found spike01, stim01")
+
+
 def damage(rng, path):
     """Do to a file what disks, editors and failed downloads do."""
     content = path.read_bytes()
