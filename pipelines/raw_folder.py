@@ -81,6 +81,11 @@ def listing(folder: Path | str) -> tuple[list[str], list[str]]:
     return [name for name, is_folder in seen if is_folder], [name for name, is_folder in seen if not is_folder]
 
 
+def ending(folder: Path, end: str) -> list[Path]:
+    """Files in a folder whose names end in `end`, in lower case, without regard to case; sorted by name."""
+    return [folder / name for name in listing(folder)[1] if name.lower().endswith(end)]
+
+
 def some(names: Sequence[str], limit: int = 5) -> str:
     """Show the first of some names in a message."""
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -153,7 +153,7 @@ class AC1(Pipeline):
         neurons: list[Neuron] = []
         sources: list[Source] = []
         recorded: list[str] = []
-        for book in books(self.raw, report):
+        for book in books(self.raw, [file.name for file in self.listing()], report):
             recorded += [f"{len(book.recordings)} folders of {book.experimenter}'s", *book.missing]
             if book.experimenter == "wehr" and len(book.recordings) != WEHR_CELLS:
                 what = f"{len(book.recordings)} recording folders, the published selection is of {WEHR_CELLS}"
