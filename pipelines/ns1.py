@@ -49,6 +49,7 @@ import numpy as np
 
 from strfcube.errors import RawDataError
 from strfcube.pipelines import matlab
+from strfcube.pipelines.raw_folder import elsewhere
 from strfcube.records import Finding, Length, Neuron, Option, Pipeline, Report, Source, Stimulus, Survey, Trials
 from strfcube.sound.audio import read_wav
 
@@ -142,8 +143,9 @@ class NS1(Pipeline):
             If the table of units is absent or is another table, or no unit's file is there.
         """
         if not (self.raw / METADATA).exists():
-            raise RawDataError("expected this file, but there is none; give the folder that holds it and spikesandwav/",
-                               self.raw / METADATA)  # fmt: skip
+            there = elsewhere(self.raw, METADATA)
+            message = f"expected this file, but there is none{there}; give the folder that holds it and spikesandwav/"
+            raise RawDataError(message, self.raw / METADATA)
         table = _load(self.raw / METADATA, "neuron")
         columns = {name: _field(table, name, self.raw / METADATA) for name in _FIELDS}
         if not (self.raw / UNITS).is_dir():

@@ -62,6 +62,21 @@ def packed(raw: Path) -> str:
     return f" (is it still packed, in {some(archives)}?)" if archives else ""
 
 
+def elsewhere(raw: Path, begin: str) -> str:
+    """Name the folder below the raw folder in which a name begins so, for a message that it is not in the raw folder.
+
+    Parameters
+    ----------
+    begin : str
+        Beginning of the name of a file or folder, without regard to case.
+    """
+    for level in _levels(raw):
+        for folder in level:
+            if any(name.lower().startswith(begin.lower()) for names in listing(folder) for name in names):
+                return "" if folder == raw else f" (it lies in {folder.relative_to(raw).as_posix()}: give that folder)"
+    return ""
+
+
 def _levels(raw: Path, depth: int = 4) -> Iterator[list[Path]]:
     """Folders by depth, from the raw folder on: what archives wrap theirs in, without what is within the data."""
     level = [raw]

@@ -167,7 +167,7 @@ class Book:
         self.looked: set[str] = set()
         self.recordings = self._list_recordings()
         self.heard: dict[str, Heard] = {}
-        self.missing = [] if self._folders(self.stimuli) else [f"no folder {self.stimuli}"]
+        self.missing = [] if folders(self.raw, self.stimuli) else [f"no folder {self.stimuli}"]
         if self.recordings and self.missing:
             report(Finding("error", self.stimuli, f"expected the sounds, found {self.missing[0]}",
                            "no recording that needs them can be used; unpack crcns-ac1.zip here"))  # fmt: skip
@@ -260,15 +260,10 @@ class Book:
             raise ValueError(f"its stimulus file {self.relative(path)} cannot be used")
         return sound
 
-    def _folders(self, pattern: str) -> list[Path]:
-        """Folders of that name, below up to two outer folders."""
-        depths = ("", "[!.]*/", "[!.]*/[!.]*/")
-        return sorted(path for depth in depths for path in self.raw.glob(depth + pattern) if path.is_dir())
-
     def _list_recordings(self) -> dict[str, list[Path]]:
         """Files of each recording folder; a folder that both archives have is one."""
         found: dict[str, list[Path]] = defaultdict(list)
-        for folder in (path for parent in self._folders(self.results) for path in sorted(parent.iterdir())):
+        for folder in (path for parent in folders(self.raw, self.results) for path in sorted(parent.iterdir())):
             hidden = not is_ours(folder.name) or not folder.is_dir()
             files = [] if hidden else ending(folder, ".mat")
             self.looked.add(self.relative(folder))
@@ -329,7 +324,7 @@ class Wehr(Book):
 
     def _read_sounds(self) -> None:
         ignored = []
-        for folder in (parent / name for parent in self._folders(self.stimuli) for name in WEHR_FOLDERS):
+        for folder in (parent / name for parent in folders(self.raw, self.stimuli) for name in WEHR_FOLDERS):
             for path in sorted(ending(folder, ".mat"), key=lambda path: natural_key(path.name)):
                 if not path.stem.isdecimal():
                     ignored.append(self.relative(path))
@@ -367,7 +362,7 @@ class Asari(Book):
         # Names as the files on disk have them, looked up without regard to case.
         self._paths = {
             (path.parent.name.lower(), path.stem.lower()): path
-            for parent in self._folders(self.stimuli)
+            for parent in folders(self.raw, self.stimuli)
             for name in listing(parent)[0]
             for path in ending(parent / name, ".mat")
         }
@@ -400,6 +395,12 @@ class Asari(Book):
         if path is None:
             raise ValueError(f"its stimulus file '{file}' is not in {self.stimuli}")
         return self._sound(path)
+
+
+def folders(raw: Path, pattern: str) -> list[Path]:
+    """Folders of that name, below up to two outer folders."""
+    depths = ("", "[!.]*/", "[!.]*/[!.]*/")
+    return sorted(path for depth in depths for path in raw.glob(depth + pattern) if path.is_dir())
 
 
 def books(raw: Path, names: Iterable[str], report: Report) -> list[Book]:

@@ -50,6 +50,7 @@ from strfcube.pipelines.nat4.area import BANDS, FS, named, survey_area
 from strfcube.pipelines.nat4.population import STIM, VAL, cut, placed, presentations, report_unplaced, some, usable
 from strfcube.pipelines.nems import read_bundle
 from strfcube.pipelines.nems_files import ZIP_DAMAGE, why
+from strfcube.pipelines.raw_folder import elsewhere
 from strfcube.raw_files import see_readable, walk
 from strfcube.records import (
     Finding,
@@ -124,9 +125,10 @@ class NAT4(Pipeline):
             for finding in found[area]:
                 report(finding)
         if not areas:
+            there = elsewhere(self.raw, "A1_NAT4") or elsewhere(self.raw, "PEG_NAT4")
             raise RawDataError(
                 "expected NAT4: <area>_NAT4_ozgf.fs100.ch18.tgz and <area>_single_sites.zip for A1, PEG or both; "
-                "found no readable recording of either",
+                f"found no readable recording of either{there}",
                 self.raw,
             )
         wavs = _wavs(self.raw, report)

@@ -485,6 +485,14 @@ def test_recordings_that_are_looked_for_elsewhere_are_told(small):
     assert told.consequence == f"files like it are left out: {len(list((small / WEHR_A).iterdir()))}"
 
 
+def test_an_archive_that_is_still_packed_is_told(small):
+    shutil.rmtree(small / "asari-results-2")
+    for number in (1, 2):
+        (small / f"crcns-ac1-asari-results-{number}.zip").write_bytes(b"PK")
+    (told,) = said(survey(small)[1], "warning", "the archive is not unpacked")
+    assert told.file == "crcns-ac1-asari-results-2.zip"
+
+
 def test_a_recording_without_a_trigger_is_told(small):
     writer.recording(small / ASARI_FILE, np.zeros(9000, np.int16), 10000.0, [])
     assert said(everything(small)[2], "info", ASARI_FILE, "'triggers' is empty")

@@ -705,6 +705,12 @@ def test_an_empty_folder_is_refused(tmp_path):
     assert has(findings, "error", "A1_single_sites.zip: expected a whole zip archive")
 
 
+def test_a_release_in_a_folder_of_its_own_is_found(truth, tmp_path):
+    (tmp_path / "nat4").symlink_to(truth.raw)
+    with pytest.raises(RawDataError, match=r"\(it lies in nat4: give that folder\)"):
+        NAT4(tmp_path).survey(lambda finding: None)
+
+
 def test_survey_is_picklable_and_cheap_to_send(truth):
     survey = NAT4(truth.raw).survey([].append)
     again = pickle.loads(pickle.dumps(survey))

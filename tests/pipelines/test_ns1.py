@@ -521,3 +521,10 @@ def test_cells_around_structs_and_text(one):
     assert [n.meta for n in found.neurons] == [n.meta for n in expected.neurons]
     assert (trials.stimuli, trials.row_size.tolist()) == (whole.stimuli, whole.row_size.tolist())
     np.testing.assert_array_equal(trials.spike_times, whole.spike_times)
+
+
+def test_a_release_in_a_folder_of_its_own_is_found(one, tmp_path):
+    (tmp_path / "outer").mkdir()
+    (tmp_path / "outer" / "ns1").symlink_to(one.raw)
+    with pytest.raises(RawDataError, match=r"\(it lies in ns1: give that folder\)"):
+        survey(tmp_path / "outer")
