@@ -39,7 +39,7 @@ def find_root(raw: Path, marks: Sequence[str]) -> Path:
 
 
 def find_member(raw: Path, root: Path, name: str) -> Path:
-    """Find a folder or table beside the cells, or where its own archive was unpacked to.
+    """Find a folder or table beside the cells, or where its own archive was unpacked to, without regard to case.
 
     What is nowhere gets the place where it should be.
 
@@ -53,7 +53,8 @@ def find_member(raw: Path, root: Path, name: str) -> Path:
         Of the folder or file.
     """
     places = [root, *(folder for level in _levels(raw) for folder in level)]
-    return next((folder / name for folder in places if (folder / name).exists()), root / name)
+    alike = (folder / n for folder in places for names in listing(folder) for n in names if n.lower() == name.lower())
+    return next((folder / name for folder in places if (folder / name).exists()), next(alike, root / name))
 
 
 def packed(raw: Path) -> str:

@@ -12,6 +12,7 @@ import hashlib
 import math
 import re
 from abc import abstractmethod
+from collections import Counter
 from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -175,6 +176,7 @@ class TextTrials(Pipeline):
         if not texts:
             return
         lines = [text.count(b"\n") for text in texts]
+        _report_blank_ends(files, texts, lines, report)
         parsed = parse_trials(b"".join(texts))
         file_of, stimulus_of = _spread(files, lines), _spread(stimuli, lines)
         number = np.concatenate([np.arange(count) for count in lines])
@@ -340,6 +342,15 @@ class TextTrials(Pipeline):
             "cell_seq": float(match["seq"]) if match else math.nan,
             "rig": (match["rig"] or "") if match else "",
         }
+
+
+def _report_blank_ends(files: Sequence[str], texts: Sequence[bytes], lines: Sequence[int], report: Report) -> None:
+    """Report the files with one trial more than the cell's others, where it may be a blank line at the end."""
+    usual = Counter(lines).most_common(1)[0][0]
+    for file, text, count in zip(files, texts, lines, strict=True):
+        if count == usual + 1 and not text.rsplit(b"\n", 2)[-2].strip():
+            what = f"{count} lines, where the cell's files usually have {usual}, and the last is empty"
+            report(Finding("warning", file, what, "it is taken for a trial without spikes", count))
 
 
 def _rejected(

@@ -274,6 +274,29 @@ def test_pairs_that_are_named_in_another_way_are_a_warning(tmp_path):
     assert (told.severity, told.what) == ("warning", "expected stim<k> and spike<k>, found spike01, stim01")
 
 
+def test_a_blank_line_at_the_end_is_told(tmp_path):
+    write_aa2(tmp_path)
+    file = tmp_path / "all_cells" / "pupu2122_2_B" / "songrip" / "spike2"
+    before = read_all(AA2(tmp_path))[1]
+    file.write_bytes(file.read_bytes() + b"\n")
+    (told,) = [f for f in read_all(AA2(tmp_path))[1] if f not in before]
+    lines = file.read_bytes().count(b"\n")
+    assert (told.severity, told.file, told.line) == ("warning", file.relative_to(tmp_path).as_posix(), lines)
+    assert told.what == f"{lines} lines, where the cell's files usually have {lines - 1}, and the last is empty"
+
+
+def test_folders_and_tables_in_another_spelling(tmp_path):
+    truth = write_aa2(tmp_path)
+    expected = AA2(tmp_path).survey(lambda finding: None)
+    for path in (*tmp_path.glob("*.csv"), tmp_path / "all_stims"):
+        path.rename(tmp_path / path.name.upper())
+    survey, found, kept, _, _ = read_all(AA2(tmp_path))
+    assert kept == seconds(truth)
+    assert [n.meta for n in survey.neurons] == [n.meta for n in expected.neurons]
+    assert [s.length for s in survey.stimuli] == [s.length for s in expected.stimuli]
+    assert not [f for f in found if "not there" in f.what and f.file in ("ALL_STIMS", "all_stims")]
+
+
 def damage(rng, path):
     """Do to a file what disks, editors and failed downloads do."""
     content = path.read_bytes()
