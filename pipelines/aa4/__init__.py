@@ -280,6 +280,9 @@ class AA4(Pipeline):
                 units.append(_Unit(file, Neuron(f"{animal}/{path.stem}", f"{animal}/{path.stem}", meta), groups))
             else:
                 report(Finding("warning", file, "holds no stimulus group", "the unit is left out"))
+        if beside := [name for name in listing(folder)[1] if not name.lower().endswith((".h5", *ARCHIVES))]:
+            what = f"expected *.h5 units and the folder wavfiles, found {some(beside)}"
+            report(Finding("info", animal, what, "these files are not read"))
         for sort_type, stems in sorted(left_out.items()):
             what = f"{counted(len(stems), 'unit has', 'units have')} sort type {sort_type!r}, the first is {stems[0]}"
             report(Finding("info", animal, what, "left out, unless the option sort_types names that type"))

@@ -544,6 +544,12 @@ def test_an_ending_in_capitals_is_the_same_ending(one):
     assert (found.neurons[0].id, found.stimuli[0].id, findings) == (UNIT, expected.stimuli[0].id, [])
 
 
+def test_files_beside_the_units_are_told(one):
+    (one / ANIMAL / "Site1_L1400R1400_e11_s0.hdf5").write_bytes(b"")
+    (one / ANIMAL / "._Site1_L1400R1400_e11_s0.h5").write_bytes(b"")
+    assert only(survey(one)[1], "info", ANIMAL).endswith("found Site1_L1400R1400_e11_s0.hdf5")
+
+
 def test_trials_that_are_not_named_by_a_number_are_a_warning(one):
     with h5py.File(one / f"{UNIT}.h5", "r+") as file:
         file["Call1/1"].move("2", "trial2")
