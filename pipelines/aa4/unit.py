@@ -307,8 +307,11 @@ class TrialColumns:
 
 
 def _holds(group: h5g.GroupID, name: bytes) -> bool:
-    """Whether a member of a group is a group that is not empty."""
-    return h5g.get_objinfo(group, name).type == h5g.GROUP and len(h5g.open(group, name)) > 0
+    """Whether a member of a group is a group that is not empty, or cannot be looked at."""
+    try:
+        return h5g.get_objinfo(group, name).type == h5g.GROUP and len(h5g.open(group, name)) > 0
+    except BROKEN:  # such as a link to nothing
+        return True
 
 
 def _numbered(group: Any) -> tuple[list[tuple[int, bytes]], list[bytes]]:

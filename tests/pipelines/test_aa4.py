@@ -554,10 +554,11 @@ def test_trials_that_are_not_named_by_a_number_are_a_warning(one):
     with h5py.File(one / f"{UNIT}.h5", "r+") as file:
         file["Call1/1"].move("2", "trial2")
         file["Call1"].copy("2", "stim3")
+        file["Call1/lost"] = file["Call1/1/lost"] = h5py.SoftLink("/nowhere")
     found, findings = survey(one)
-    assert only(findings, "warning", ANIMAL).endswith("found Call1/stim3")
+    assert only(findings, "warning", ANIMAL).endswith("found Call1/lost, Call1/stim3")
     (trials,), findings = read(one, found.sources[0])
-    assert only(findings, "warning", f"{UNIT}.h5").endswith("found Call1/1/trial2")
+    assert only(findings, "warning", f"{UNIT}.h5").endswith("found Call1/1/lost, Call1/1/trial2")
     assert trials.repeats.tolist() == [1, 3, 1, 2, 3]
 
 
