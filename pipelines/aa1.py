@@ -57,7 +57,8 @@ class AA1(TextTrials):
         """List the cell folders of each area in the order of their names."""
         areas = [folder for folder in listing(root)[0] if folder.endswith(_SUFFIX)]
         cells: dict[str, Cell] = {}
-        for area in sorted({*areas, *self.marks}):
+        spelled = {area.lower() for area in areas}
+        for area in sorted([*areas, *(mark for mark in self.marks if mark.lower() not in spelled)]):
             names = listing(root / area)[0]
             if not names:
                 what = "expected cell folders, found none" if area in areas else "the folder is not there"

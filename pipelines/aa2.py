@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, ClassVar
 from strfcube import limits
 from strfcube.pipelines.raw_folder import find_member, listing, packed, plain
 from strfcube.pipelines.text_pipeline import Cell, Stated, TextTrials
+from strfcube.pipelines.text_trials import usual_name
 from strfcube.records import Finding, Report, Severity, counted
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class AA2(TextTrials):
                 what = f"expected a rate in Hz and a number of samples, found {row[1][:20]!r} and {row[3][:20]!r}"
                 report(Finding("warning", file, what, "the line is not used", line))
             else:
-                stated[row[0]] = entry
+                stated[usual_name(row[0])] = entry
         return stated
 
     def _check_classes(self, root: Path, cells: Sequence[Cell], report: Report) -> None:

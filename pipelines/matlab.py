@@ -68,6 +68,16 @@ def elements(value: Any) -> list[Any]:
     raise ValueError(f"expected a struct or a cell array, found {_describe(value)}")
 
 
+def structs(value: Any) -> Any:
+    """A struct array, out of the cells that wrap it or its elements; anything else as it is."""
+    while isinstance(value, np.ndarray) and value.dtype == object and value.size:
+        inner = [structs(element) for element in value.ravel(order="F")]
+        if any(getattr(each, "dtype", None) != inner[0].dtype or not inner[0].dtype.names for each in inner):
+            return value
+        value = np.concatenate([np.ravel(each) for each in inner])
+    return value
+
+
 def field(value: Any, name: str) -> Any:
     """One field of a struct."""
     struct = _peel(value)

@@ -192,6 +192,8 @@ def read_bundle(
                 data[name] = _read_raster(stream, f"{bundle}/{file}", name in sparse)
             else:
                 with open_h5(stream, f"{bundle}/{file}") as h5:
+                    if groups := [key for key in sorted(h5) if hasattr(h5[key], "keys")]:
+                        raise RawDataError(f"expected datasets only, found the group {groups[0]}", f"{bundle}/{file}")
                     data[name] = {key: np.asarray(h5[key][()]) for key in sorted(h5)}
     shared = max(epochs.values(), key=lambda table: len(table.names), default=None)  # that of a mask may be empty
     return {

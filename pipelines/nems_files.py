@@ -236,7 +236,7 @@ def read_epochs(stream: IO[bytes], label: str) -> Epochs:
         text = stream.read(limits.TEXT_BYTES + 1)
         if len(text) > limits.TEXT_BYTES:
             raise RawDataError(f"expected a table of {limits.TEXT_BYTES / 1e6:g} MB at most; it is larger", label)
-        reader = csv.reader(io.StringIO(text.decode("utf-8-sig"), newline=""))
+        reader = csv.reader(io.StringIO(text.decode("utf-8-sig"), newline=""), skipinitialspace=True)
         columns = [name.strip() for name in next(reader, [])]
         start, end, name = (columns.index(key) for key in ("start", "end", "name"))
     except (ValueError, csv.Error) as error:
@@ -247,7 +247,7 @@ def read_epochs(stream: IO[bytes], label: str) -> Epochs:
     try:
         for row in reader:
             if row:
-                names.append(row[name])
+                names.append(row[name].strip())
                 lines.append(reader.line_num)
                 times.append((float(plain(row[start]) or math.nan), float(plain(row[end]) or math.nan)))
     except (ValueError, IndexError, csv.Error) as error:

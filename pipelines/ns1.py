@@ -49,6 +49,7 @@ import numpy as np
 
 from strfcube.errors import RawDataError
 from strfcube.pipelines import matlab
+from strfcube.pipelines.raw_folder import elsewhere
 from strfcube.records import Finding, Length, Neuron, Option, Pipeline, Report, Source, Stimulus, Survey, Trials
 from strfcube.sound.audio import read_wav
 
@@ -142,8 +143,9 @@ class NS1(Pipeline):
             If the table of units is absent or is another table, or no unit's file is there.
         """
         if not (self.raw / METADATA).exists():
-            raise RawDataError("expected this file, but there is none; give the folder that holds it and spikesandwav/",
-                               self.raw / METADATA)  # fmt: skip
+            there = elsewhere(self.raw, METADATA)
+            message = f"expected this file, but there is none{there}; give the folder that holds it and spikesandwav/"
+            raise RawDataError(message, self.raw / METADATA)
         table = _load(self.raw / METADATA, "neuron")
         columns = {name: _field(table, name, self.raw / METADATA) for name in _FIELDS}
         if not (self.raw / UNITS).is_dir():
@@ -151,7 +153,7 @@ class NS1(Pipeline):
         neurons: dict[str, Neuron] = {}
         sources = []
         for row in range(table.size):
-            path = str(_scalar(columns["path"][row]) or "").replace("\\", "/")
+            path = str(_scalar(columns["path"][row]) or "").strip().replace("\\", "/")
             parts = PurePosixPath(path).parts
             if len(parts) < 3 or ".." in parts or path.startswith("/"):
                 report(Finding("error", METADATA, f"row {row + 1} of 'neuron' has the path {path!r}, expected "
@@ -180,7 +182,7 @@ class NS1(Pipeline):
         """
         neuron, file = source.payload
         path = self.raw / file
-        sets = _field(_load(path, "data"), "set", path)[0]
+        sets = matlab.structs(_field(_load(path, "data"), "set", path)[0])
         repeats_of = _field(sets, "repeats", path)
         clips = _clips_of(sets.ravel(), file, report)
         stops = sets["length_signal_ms"].ravel() if "length_signal_ms" in sets.dtype.names else [None] * sets.size
@@ -298,11 +300,12 @@ def _load(path: Path, name: str) -> NDArray[Any]:
     found = matlab.load(path, name)
     if name not in found:
         raise RawDataError(f"expected the variable '{name}', but there is none; {_AGAIN}", path)
-    return np.asarray(found[name])
+    return np.asarray(matlab.structs(found[name]))
 
 
 def _field(struct: NDArray[Any], name: str, path: Path) -> NDArray[Any]:
     """One field of all elements of a struct array, [shape=(n,)]."""
+    struct = matlab.structs(struct)
     names = struct.dtype.names or ()
     if name not in names or not struct.size:
         found = f"the fields {', '.join(names)}" if names else f"{struct.dtype} of shape {struct.shape}"
@@ -312,8 +315,9 @@ def _field(struct: NDArray[Any], name: str, path: Path) -> NDArray[Any]:
 
 def _scalar(value: Any) -> Any:
     """Get the one number or text of a MATLAB value; None where it is empty."""
-    flat = np.asarray(value).ravel().tolist()
-    return flat[0] if flat else None
+    while isinstance(value, np.ndarray) and value.size:
+        value = value.ravel().tolist()[0]
+    return None if isinstance(value, np.ndarray) else value
 
 
 def _number(value: Any) -> float:
@@ -357,7 +361,7 @@ def _clips_of(sets: NDArray[Any], file: str, report: Report) -> list[_Clip | Non
 
 def _key(entry: Any) -> tuple[int, ...] | None:
     """Source, Token, Set and StimID of a set; None where it does not state them all."""
-    params: Any = entry["stim_params"] if "stim_params" in entry.dtype.names else None
+    params: Any = matlab.structs(entry["stim_params"]) if "stim_params" in entry.dtype.names else None
     names = ("Source", "Token", "Set", "StimID")
     if params is None or not params.size or not set(names) <= set(params.dtype.names or ()):
         return None

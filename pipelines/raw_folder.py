@@ -39,7 +39,7 @@ def find_root(raw: Path, marks: Sequence[str]) -> Path:
 
 
 def find_member(raw: Path, root: Path, name: str) -> Path:
-    """Find a folder or table beside the cells, or where its own archive was unpacked to.
+    """Find a folder or table beside the cells, or where its own archive was unpacked to, without regard to case.
 
     What is nowhere gets the place where it should be.
 
@@ -53,13 +53,29 @@ def find_member(raw: Path, root: Path, name: str) -> Path:
         Of the folder or file.
     """
     places = [root, *(folder for level in _levels(raw) for folder in level)]
-    return next((folder / name for folder in places if (folder / name).exists()), root / name)
+    alike = (folder / n for folder in places for names in listing(folder) for n in names if n.lower() == name.lower())
+    return next((folder / name for folder in places if (folder / name).exists()), next(alike, root / name))
 
 
 def packed(raw: Path) -> str:
     """Name the archives in the raw folder, for a message that says that something is not there."""
     archives = [name for name in listing(raw)[1] if name.lower().endswith(ARCHIVES)]
     return f" (is it still packed, in {some(archives)}?)" if archives else ""
+
+
+def elsewhere(raw: Path, begin: str) -> str:
+    """Name the folder below the raw folder in which a name begins so, for a message that it is not in the raw folder.
+
+    Parameters
+    ----------
+    begin : str
+        Beginning of the name of a file or folder, without regard to case.
+    """
+    for level in _levels(raw):
+        for folder in level:
+            if any(name.lower().startswith(begin.lower()) for names in listing(folder) for name in names):
+                return "" if folder == raw else f" (it lies in {folder.relative_to(raw).as_posix()}: give that folder)"
+    return ""
 
 
 def _levels(raw: Path, depth: int = 4) -> Iterator[list[Path]]:
@@ -79,6 +95,11 @@ def listing(folder: Path | str) -> tuple[list[str], list[str]]:
     except (FileNotFoundError, NotADirectoryError):
         return [], []
     return [name for name, is_folder in seen if is_folder], [name for name, is_folder in seen if not is_folder]
+
+
+def ending(folder: Path, end: str) -> list[Path]:
+    """Files in a folder whose names end in `end`, in lower case, without regard to case; sorted by name."""
+    return [folder / name for name in listing(folder)[1] if name.lower().endswith(end)]
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:

@@ -12,6 +12,7 @@ import hashlib
 import math
 import re
 from abc import abstractmethod
+from collections import Counter
 from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -21,7 +22,7 @@ import numpy as np
 from strfcube.cube.schema import area_of
 from strfcube.errors import RawDataError
 from strfcube.pipelines.raw_folder import find_member, find_root, listing, packed, some
-from strfcube.pipelines.text_trials import Numbered, TrialLines, pair_files, parse_trials, quote, trial_text
+from strfcube.pipelines.text_trials import MD5, Numbered, TrialLines, pair_files, parse_trials, quote, trial_text
 from strfcube.records import (
     Finding,
     Length,
@@ -51,7 +52,6 @@ CATEGORY = {"conspecific": "song", "flatrip": "ml_noise", "songrip": "song_rippl
 MALFORMED = "malformed number"
 
 _CELL = re.compile(r"(?P<animal>[^_]+)_(?P<seq>\d+)(?:_(?P<rig>[A-Z]))?")
-_MD5 = re.compile(r"[0-9A-Fa-f]{32}")
 
 
 class Cell(NamedTuple):
@@ -176,6 +176,7 @@ class TextTrials(Pipeline):
         if not texts:
             return
         lines = [text.count(b"\n") for text in texts]
+        _report_blank_ends(files, texts, lines, report)
         parsed = parse_trials(b"".join(texts))
         file_of, stimulus_of = _spread(files, lines), _spread(stimuli, lines)
         number = np.concatenate([np.arange(count) for count in lines])
@@ -285,7 +286,7 @@ class TextTrials(Pipeline):
                 "stim_name": wav,
                 "stim_type": word,
                 "stim_category": CATEGORY.get(word, "unknown"),
-                "md5": wav[:-4].lower() if _MD5.fullmatch(wav[:-4]) else "",
+                "md5": wav[:-4].lower() if MD5.fullmatch(wav[:-4]) else "",
                 "sample_rate": length.rate,
                 "n_samples": float(length.samples or math.nan),
                 "bit_depth": math.nan if audio is None else 8.0 * audio.samples.itemsize,
@@ -297,7 +298,7 @@ class TextTrials(Pipeline):
         if rate != RATE:
             what = f"its header says {rate:g} Hz, the wavs of this data set have {RATE:g} Hz"
             report(Finding("warning", file, what, "the header is believed, and so the sound's length"))
-        if _MD5.fullmatch(wav[:-4]):
+        if MD5.fullmatch(wav[:-4]):
             found = hashlib.md5((self.raw / file).read_bytes(), usedforsecurity=False).hexdigest()
             if found != wav[:-4].lower():
                 what = f"its MD5 is {found.upper()}, not its name: it is damaged, or another sound"
@@ -341,6 +342,15 @@ class TextTrials(Pipeline):
             "cell_seq": float(match["seq"]) if match else math.nan,
             "rig": (match["rig"] or "") if match else "",
         }
+
+
+def _report_blank_ends(files: Sequence[str], texts: Sequence[bytes], lines: Sequence[int], report: Report) -> None:
+    """Report the files with one trial more than the cell's others, where it may be a blank line at the end."""
+    usual = Counter(lines).most_common(1)[0][0]
+    for file, text, count in zip(files, texts, lines, strict=True):
+        if count == usual + 1 and not text.rsplit(b"\n", 2)[-2].strip():
+            what = f"{count} lines, where the cell's files usually have {usual}, and the last is empty"
+            report(Finding("warning", file, what, "it is taken for a trial without spikes", count))
 
 
 def _rejected(

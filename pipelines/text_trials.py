@@ -14,6 +14,7 @@ import errno
 import os
 import re
 import warnings
+from codecs import BOM_UTF8
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 Numbered = dict[int, str]
 
 _PAIR = re.compile(r"(stim|spike)([1-9]\d*)")
+MD5 = re.compile(r"[0-9A-Fa-f]{32}")
 _WAV_NAME = re.compile(r"[^/\\]+\.wav", re.IGNORECASE)
 _NUMBER = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _PLAIN = b"0123456789.- \n"
@@ -122,7 +124,7 @@ def _parse_words(data: bytes) -> TrialLines:
 
 
 def slurp(path: str) -> bytes:
-    """Whole content of a file, with the fewest system calls: tens of thousands of small files are read so."""
+    """Content of a file, but for a byte order mark, with few system calls: tens of thousands of files are read so."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         content = os.read(descriptor, 1 << 16)
@@ -131,7 +133,7 @@ def slurp(path: str) -> bytes:
                 raise OSError(errno.EFBIG, f"larger than {limits.TEXT_BYTES / 1e6:g} MB, the most that is read")
             while more := os.read(descriptor, 1 << 20):
                 content += more
-        return content
+        return content.removeprefix(BOM_UTF8)
     finally:
         os.close(descriptor)
 
@@ -154,7 +156,9 @@ def pair_files(raw: Path, folder: str, report: Report) -> Numbered:
         else:
             others.append(name)
     if others:
-        report(Finding("info", folder, f"expected stim<k> and spike<k>, found {some(others)}", "these are not read"))
+        alike = any(name.lower().startswith(("stim", "spike")) for name in others)
+        what = f"expected stim<k> and spike<k>, found {some(others)}"
+        report(Finding("warning" if alike else "info", folder, what, "these are not read"))
     if not files:
         report(Finding("warning", folder, "expected stim<k> and spike<k> files, found none", "it adds no trial"))
     for k in sorted(numbers["spike"] - numbers["stim"]):
@@ -188,10 +192,15 @@ def _wav_name(raw: Path, file: str, report: Report) -> str:
         return ""
     name = text.decode("ascii", "replace").strip().partition("\n")[0].strip()
     if text.isascii() and name.isprintable() and _WAV_NAME.fullmatch(name):
-        return name
+        return usual_name(name)
     what = f"expected the name of a wav, found {quote(text)}" if text else "expected the name of a wav, found 0 bytes"
     report(Finding("error", file, what, left_out, 1))
     return ""
+
+
+def usual_name(wav: str) -> str:
+    """Name of a wav in the one spelling of the data sets: an MD5 in capitals, its ending in small letters."""
+    return f"{wav[:-4].upper()}.wav" if MD5.fullmatch(wav[:-4]) else wav
 
 
 def trial_text(raw: Path, file: str, report: Report) -> bytes:

@@ -79,6 +79,9 @@ class Length:
         return cls(math.nan, "last spike")
 
 
+STATED = ("sound_onset", "sound_duration", "duration_source", "n_samples", "sample_rate")
+
+
 @dataclass(frozen=True)
 class Stimulus:
     """One sound, as the data set identifies it.
@@ -118,6 +121,14 @@ class Stimulus:
         """Sampling rate of the sound in Hz, of its length or else ``meta["sample_rate"]``; NaN where none is given."""
         given = self.length.rate if self.length.samples else self.meta.get("sample_rate")
         return math.nan if given is None else float(given)
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """The coordinates that every stimulus has beside those of `meta`, by the names of `STATED`."""
+        until_end = self.length.seconds - self.sound_onset
+        duration = until_end if math.isnan(self.sound_duration) else self.sound_duration
+        values = float(self.sound_onset), float(duration), self.length.source, self.length.samples, self.rate
+        return dict(zip(STATED, values, strict=True))
 
 
 @dataclass(frozen=True)

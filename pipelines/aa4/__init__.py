@@ -62,7 +62,7 @@ from strfcube.pipelines.aa4.unit import (
     stimulus_groups,
     unit_meta,
 )
-from strfcube.pipelines.raw_folder import ARCHIVES, listing, packed, some
+from strfcube.pipelines.raw_folder import ARCHIVES, ending, listing, packed, some
 from strfcube.raw_files import bounded
 from strfcube.records import (
     Finding,
@@ -166,16 +166,10 @@ class AA4(Pipeline):
         RawDataError
             If no unit file can be read.
         """
-        said: list[Finding] = []
-
-        def tell(finding: Finding) -> None:
-            said.append(finding)
-            report(finding)
-
         folders: dict[str, Path] = {}
         real: dict[Path, str] = {}
         again: Counter[tuple[str, Path]] = Counter()
-        for file in (self.raw / found.name for found in self.listing() if found.name.endswith(".h5")):
+        for file in (self.raw / found.name for found in self.listing() if found.name.lower().endswith(".h5")):
             if "CRCNSCode" not in file.relative_to(self.raw).parts:
                 # By the name that it has here, which is that of the link where it is one; linked twice, it is one bird.
                 animal = real.setdefault(file.parent.resolve(), file.parent.name)
@@ -192,10 +186,9 @@ class AA4(Pipeline):
         units: list[_Unit] = []
         sounds: dict[str, _Sound] = {}
         for animal, folder in folders.items():
-            units += self._animal(animal, folder, sounds, tell)
+            units += self._animal(animal, folder, sounds, report)
         if not units:
-            why = "; ".join(f"{f.place}: {f.what}" for f in said[:3])
-            raise RawDataError(f"none of the unit files can be used: {why}", self.raw)
+            raise RawDataError("none of the unit files can be used", self.raw)
         stimuli = [self._stimulus(name, sound, report) for name, sound in sounds.items()]
         self._check(stimuli, report)
         seconds = {stimulus.id: stimulus.length.seconds for stimulus in stimuli}
@@ -230,8 +223,8 @@ class AA4(Pipeline):
             what = f"{counted(len(columns.broken), 'trial', 'trials')} cannot be read, the first is {columns.broken[0]}"
             report(Finding("error", file, what, "they are left out"))
         if columns.strange:
-            what = f"expected trial numbers, found {some(columns.strange)}"
-            report(Finding("info", file, what, "these are not read"))
+            what = f"expected trial numbers, found {some(sorted(columns.strange))}"
+            report(Finding("warning" if any(columns.strange.values()) else "info", file, what, "these are not read"))
         times, row_size, strange = columns.spikes()
         if strange:
             what = (
@@ -260,9 +253,9 @@ class AA4(Pipeline):
         units: list[_Unit] = []
         left_out: dict[str, list[str]] = {}
         seen: dict[tuple[int, str], tuple[str, dict[bytes, Any]]] = {}
-        others: set[str] = set()
+        others: dict[str, bool] = {}
         wavs = _wavs(folder)
-        for path in sorted(folder.glob("[!.]*.h5"), key=lambda path: natural(path.name)):
+        for path in sorted(ending(folder, ".h5"), key=lambda path: natural(path.name)):
             file = path.relative_to(self.raw).as_posix()
             try:
                 with bounded(path.stat().st_size):
@@ -287,12 +280,15 @@ class AA4(Pipeline):
                 units.append(_Unit(file, Neuron(f"{animal}/{path.stem}", f"{animal}/{path.stem}", meta), groups))
             else:
                 report(Finding("warning", file, "holds no stimulus group", "the unit is left out"))
+        if beside := [name for name in listing(folder)[1] if not name.lower().endswith((".h5", *ARCHIVES))]:
+            what = f"expected *.h5 units and the folder wavfiles, found {some(beside)}"
+            report(Finding("info", animal, what, "these files are not read"))
         for sort_type, stems in sorted(left_out.items()):
             what = f"{counted(len(stems), 'unit has', 'units have')} sort type {sort_type!r}, the first is {stems[0]}"
             report(Finding("info", animal, what, "left out, unless the option sort_types names that type"))
         if others:
             what = f"expected protocols with stimulus numbers, found {some(sorted(others))}"
-            report(Finding("info", animal, what, "these are not read"))
+            report(Finding("warning" if any(others.values()) else "info", animal, what, "these are not read"))
         named = self._names(animal, folder, wavs, seen, report)
         for unit in units:
             without = [group for group in unit.groups if not group.md5]

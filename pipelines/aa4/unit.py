@@ -156,7 +156,7 @@ def unit_meta(root: h5f.FileID, animal: str, stem: str, file: str, report: Repor
     }  # fmt: skip
 
 
-def stimulus_groups(root: h5f.FileID) -> tuple[list[Group], list[str], list[str]]:
+def stimulus_groups(root: h5f.FileID) -> tuple[list[Group], list[str], dict[str, bool]]:
     """List a unit's stimulus groups, what could not be read, and what is not read.
 
     Returns
@@ -165,21 +165,21 @@ def stimulus_groups(root: h5f.FileID) -> tuple[list[Group], list[str], list[str]
         In the order of protocols, then of stimulus numbers; the metadata groups left out.
     list of str
         One sentence for each group at the top that cannot be read.
-    list of str
-        What is in the place of a protocol or of a stimulus group, but is none.
+    dict of str to bool
+        What is in the place of a protocol or of a stimulus group, but is none, and whether it holds anything.
     """
     groups: list[Group] = []
     broken: list[str] = []
-    strange: list[str] = []
+    strange: dict[str, bool] = {}
     top = h5g.open(root, b"/")
     for protocol in sorted((name for name in top if name not in _METADATA), key=lambda name: natural(name.decode())):
         try:
             if h5g.get_objinfo(top, protocol).type != h5g.GROUP:
-                strange.append(protocol.decode("utf-8", "replace"))
+                strange[protocol.decode("utf-8", "replace")] = False
                 continue
             inside = h5g.open(top, protocol)
             numbered, others = _numbered(inside)
-            strange += [(protocol + b"/" + name).decode("utf-8", "replace") for name in others]
+            strange |= {(protocol + b"/" + name).decode("utf-8", "replace"): _holds(inside, name) for name in others}
             for number, name in numbered:
                 md5 = as_text(attribute(inside, b"stim_md5", name))
                 md5 = md5.lower() if _MD5.fullmatch(md5) else ""
@@ -198,8 +198,8 @@ class TrialColumns:
         Stimulus id, number in the file and recorded window in s of each trial.
     broken : list of str
         Trials and groups that could not be read, and why.
-    strange : list of str
-        What is in the place of a trial, but is none.
+    strange : dict of str to bool
+        What is in the place of a trial, but is none, and whether it holds anything.
     """
 
     def __init__(self) -> None:
@@ -208,7 +208,7 @@ class TrialColumns:
         self.start: list[float] = []
         self.stop: list[float] = []
         self.broken: list[str] = []
-        self.strange: list[str] = []
+        self.strange: dict[str, bool] = {}
         self._sizes: list[int] = []
         self._times = np.empty(1 << 15)
         self._filled = 0
@@ -232,7 +232,7 @@ class TrialColumns:
         except BROKEN as error:
             self.broken.append(f"{path.decode()}: {reason(error, os.fsdecode(root.name))}")
             return
-        self.strange += [(path + b"/" + name).decode("utf-8", "replace") for name in others]
+        self.strange |= {(path + b"/" + name).decode("utf-8", "replace"): _holds(group, name) for name in others}
         for number, name in trials:
             try:
                 size = self._read(group, name)
@@ -304,6 +304,14 @@ class TrialColumns:
             with suppress(*BROKEN):
                 return as_number(attribute(group, name, trial))
         return math.nan
+
+
+def _holds(group: h5g.GroupID, name: bytes) -> bool:
+    """Whether a member of a group is a group that is not empty, or cannot be looked at."""
+    try:
+        return h5g.get_objinfo(group, name).type == h5g.GROUP and len(h5g.open(group, name)) > 0
+    except BROKEN:  # such as a link to nothing
+        return True
 
 
 def _numbered(group: Any) -> tuple[list[tuple[int, bytes]], list[bytes]]:

@@ -51,6 +51,7 @@ What to know about it
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from functools import partial
@@ -69,12 +70,14 @@ from strfcube.pipelines.ac1.raw import (
     Wehr,
     as_long,
     books,
+    folders,
     load_sound,
     load_trace,
     name_triggers,
     natural_key,
 )
 from strfcube.pipelines.membrane import Detected, Gates, detrend, doubt, find_spikes, gate
+from strfcube.pipelines.raw_folder import ARCHIVES, listing
 from strfcube.records import Audio, Finding, Length, Neuron, Option, Pipeline, Report, Source, Stimulus, Survey, Trial
 from strfcube.sound.audio import to_float
 
@@ -85,6 +88,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WEHR_CELLS = 25
+_RESULTS = re.compile(r"asari-results-\d+")
 WEHR_EXCLUDED = (1, 2, 4, 8)
 
 
@@ -153,7 +157,8 @@ class AC1(Pipeline):
         neurons: list[Neuron] = []
         sources: list[Source] = []
         recorded: list[str] = []
-        for book in books(self.raw, report):
+        self._packed(report)
+        for book in books(self.raw, [file.name for file in self.listing()], report):
             recorded += [f"{len(book.recordings)} folders of {book.experimenter}'s", *book.missing]
             if book.experimenter == "wehr" and len(book.recordings) != WEHR_CELLS:
                 what = f"{len(book.recordings)} recording folders, the published selection is of {WEHR_CELLS}"
@@ -215,6 +220,14 @@ class AC1(Pipeline):
                     stimulus, cell.neuron, repeat[stimulus], **response, window=(0.0, len(cut.trace) / rate),
                     file=cut.file, rejected_by=test, value=value,
                 )  # fmt: skip
+
+    def _packed(self, report: Report) -> None:
+        """Report the archives of recordings that are still packed."""
+        unpacked = " ".join(folder.name for folder in folders(self.raw, Asari.results))
+        for name in listing(self.raw)[1]:
+            own = _RESULTS.search(name)
+            if own and name.lower().endswith(ARCHIVES) and own[0] not in unpacked and name not in self.without:
+                report(Finding("warning", name, "the archive is not unpacked", "the cube lacks what it holds"))
 
     def _cut(self, recording: Recording, detected: list[Detected] | None, report: Report) -> list[_Cut]:
         """Cut the presentations out of the detrended trace of one file; spikes found in it are added to `detected`."""

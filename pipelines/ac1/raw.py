@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from strfcube import limits
 from strfcube.errors import RawDataError
 from strfcube.pipelines import matlab
+from strfcube.pipelines.raw_folder import ending, listing
 from strfcube.raw_files import is_ours
 from strfcube.records import Finding, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
 WEHR_FOLDERS = ("fragments", "category1", "category2", "category3")
@@ -148,6 +149,8 @@ class Book:
     ----------
     recordings : dict of list of Path
         Files of each recording folder.
+    looked : set of str
+        Folders in which files were looked for, relative to the raw folder.
     heard : dict of Heard
         Every stimulus that a trigger seen so far presented.
     missing : list of str
@@ -161,9 +164,10 @@ class Book:
 
     def __init__(self, raw: Path, report: Report) -> None:
         self.raw, self.report = raw, report
+        self.looked: set[str] = set()
         self.recordings = self._list_recordings()
         self.heard: dict[str, Heard] = {}
-        self.missing = [] if self._folders(self.stimuli) else [f"no folder {self.stimuli}"]
+        self.missing = [] if folders(self.raw, self.stimuli) else [f"no folder {self.stimuli}"]
         if self.recordings and self.missing:
             report(Finding("error", self.stimuli, f"expected the sounds, found {self.missing[0]}",
                            "no recording that needs them can be used; unpack crcns-ac1.zip here"))  # fmt: skip
@@ -187,7 +191,8 @@ class Book:
             if "triggers" not in found:
                 message = "expected the variable 'triggers', but there is none, or the file is cut short before it"
                 raise ValueError(f"{message}; unpack the archive again")
-            triggers = matlab.elements(found["triggers"])
+            if not (triggers := matlab.elements(found["triggers"])):
+                self.report(Finding("info", file, "'triggers' is empty", "it adds no trial"))
             param = found.get("param")
             site, how = self._word(param, "site"), self._word(param, "type")
         except (RawDataError, ValueError) as error:
@@ -255,17 +260,13 @@ class Book:
             raise ValueError(f"its stimulus file {self.relative(path)} cannot be used")
         return sound
 
-    def _folders(self, pattern: str) -> list[Path]:
-        """Folders of that name, below up to two outer folders."""
-        depths = ("", "[!.]*/", "[!.]*/[!.]*/")
-        return sorted(path for depth in depths for path in self.raw.glob(depth + pattern) if path.is_dir())
-
     def _list_recordings(self) -> dict[str, list[Path]]:
         """Files of each recording folder; a folder that both archives have is one."""
         found: dict[str, list[Path]] = defaultdict(list)
-        for folder in (path for parent in self._folders(self.results) for path in sorted(parent.iterdir())):
+        for folder in (path for parent in folders(self.raw, self.results) for path in sorted(parent.iterdir())):
             hidden = not is_ours(folder.name) or not folder.is_dir()
-            files = [] if hidden else list(folder.glob("[!.]*.mat"))
+            files = [] if hidden else ending(folder, ".mat")
+            self.looked.add(self.relative(folder))
             if files and _FOLDER.fullmatch(folder.name):
                 new = [file for file in files if not any(_same(file, other) for other in found[folder.name])]
                 if len(new) < len(files):
@@ -323,8 +324,8 @@ class Wehr(Book):
 
     def _read_sounds(self) -> None:
         ignored = []
-        for folder in (parent / name for parent in self._folders(self.stimuli) for name in WEHR_FOLDERS):
-            for path in sorted(folder.glob("[!.]*.mat"), key=lambda path: natural_key(path.name)):
+        for folder in (parent / name for parent in folders(self.raw, self.stimuli) for name in WEHR_FOLDERS):
+            for path in sorted(ending(folder, ".mat"), key=lambda path: natural_key(path.name)):
                 if not path.stem.isdecimal():
                     ignored.append(self.relative(path))
                     continue
@@ -361,8 +362,9 @@ class Asari(Book):
         # Names as the files on disk have them, looked up without regard to case.
         self._paths = {
             (path.parent.name.lower(), path.stem.lower()): path
-            for parent in self._folders(self.stimuli)
-            for path in sorted(parent.glob("[!.]*/[!.]*.mat"))
+            for parent in folders(self.raw, self.stimuli)
+            for name in listing(parent)[0]
+            for path in ending(parent / name, ".mat")
         }
 
     def identify(self, description: str, ms: float, param: Any) -> Heard:
@@ -395,11 +397,27 @@ class Asari(Book):
         return self._sound(path)
 
 
-def books(raw: Path, report: Report) -> Iterator[Book]:
-    """List the recordings of each experimenter that are there."""
-    for book in (Wehr(raw, report), Asari(raw, report)):
-        if book.recordings:
-            yield book
+def folders(raw: Path, pattern: str) -> list[Path]:
+    """Folders of that name, below up to two outer folders."""
+    depths = ("", "[!.]*/", "[!.]*/[!.]*/")
+    return sorted(path for depth in depths for path in raw.glob(depth + pattern) if path.is_dir())
+
+
+def books(raw: Path, names: Iterable[str], report: Report) -> list[Book]:
+    """List the recordings of each experimenter that are there; those in other folders are reported.
+
+    Parameters
+    ----------
+    names : iterable of str
+        All files below the raw folder.
+    """
+    both = (Wehr(raw, report), Asari(raw, report))
+    looked = both[0].looked | both[1].looked
+    inside = (name for name in names if any(map(_FOLDER.fullmatch, name.split("/")[:-1])))
+    if unread := [name for name in inside if name.rpartition("/")[0] not in looked]:
+        what = f"recordings are looked for in {Wehr.results}/<recording> and {Asari.results}/<recording>"
+        report(Finding("warning", unread[0], f"{what}, not here", f"files like it are left out: {len(unread)}"))
+    return [book for book in both if book.recordings]
 
 
 def name_triggers(numbers: list[int]) -> str:

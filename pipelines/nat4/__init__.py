@@ -46,10 +46,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from strfcube.errors import RawDataError
-from strfcube.pipelines.nat4.area import BANDS, FS, survey_area
+from strfcube.pipelines.nat4.area import BANDS, FS, named, survey_area
 from strfcube.pipelines.nat4.population import STIM, VAL, cut, placed, presentations, report_unplaced, some, usable
 from strfcube.pipelines.nems import read_bundle
 from strfcube.pipelines.nems_files import ZIP_DAMAGE, why
+from strfcube.pipelines.raw_folder import elsewhere
 from strfcube.raw_files import see_readable, walk
 from strfcube.records import (
     Finding,
@@ -78,6 +79,7 @@ AREAS = ("A1", "PEG")
 READY_MADE = ReadyMade(
     tuple(map(float, np.geomspace(200, 20000, BANDS))), 1 / FS, "arbitrary (published ozgf, nominal frequencies)"
 )
+_UNIT_SLACK = 10.0  # between the ends of epochs and of spikes; a wrong unit makes it a thousand
 _CELL = re.compile(r"(?P<site>(?P<animal>[A-Za-z]+)\d+[a-z]*)-(?P<electrode>\d+)-(?P<unit>\d+)")
 _SOUND = re.compile(r"(?:00)?cat\d+_rec\d+_(?P<words>.+?)(?:_excerpt\d+)?\.wav", re.IGNORECASE)
 
@@ -111,7 +113,7 @@ class NAT4(Pipeline):
         present = [
             area
             for area in AREAS
-            if any(p.name not in self.without for kind in ("NAT4", "single") for p in self.raw.glob(f"{area}_{kind}*"))
+            if any(p.name not in self.without for kind in ("NAT4", "single") for p in named(self.raw, area, kind))
         ]
         with ThreadPoolExecutor(len(AREAS)) as pool:  # most of it is inflating and array code, outside the lock
             tasks = {
@@ -123,9 +125,10 @@ class NAT4(Pipeline):
             for finding in found[area]:
                 report(finding)
         if not areas:
+            there = elsewhere(self.raw, "A1_NAT4") or elsewhere(self.raw, "PEG_NAT4")
             raise RawDataError(
                 "expected NAT4: <area>_NAT4_ozgf.fs100.ch18.tgz and <area>_single_sites.zip for A1, PEG or both; "
-                "found no readable recording of either",
+                f"found no readable recording of either{there}",
                 self.raw,
             )
         wavs = _wavs(self.raw, report)
@@ -178,6 +181,9 @@ def _spikes(site: Site, bundle: Bundle, report: Report) -> Iterator[Trials]:
         what = f"segments say that the signal ends at {signal.seconds:g} s, but there are spikes until {last:g} s"
         report(Finding("warning", file, what, "the segments are not believed: no trial is cut there"))
         signal = replace(signal, header=replace(signal.header, seconds=np.nan))
+    if (end := float(ends.max(initial=0))) and last and not end / _UNIT_SLACK < last < end * _UNIT_SLACK:
+        what = f"the last epoch ends at {end:g} s, the last spike falls at {last:g} s"
+        report(Finding("warning", file, what, "they are believed; see whether one of them is in ms or in samples"))
     for row in signal.overhang(STIM):
         what = f"epoch {signal.epochs.names[row]} at {signal.epochs.starts[row]:g} s ends after the signal"
         report(Finding("warning", file, f"{what} ({signal.seconds:g} s)", "its trial is cut there"))

@@ -13,6 +13,7 @@ from strfcube.errors import RawDataError
 from strfcube.pipelines.nat4.population import STIM, Recorded, placed, population_only, report_unplaced, some
 from strfcube.pipelines.nems import read_bundle, read_head
 from strfcube.pipelines.nems_files import ZIP_DAMAGE, Bundle, why
+from strfcube.pipelines.raw_folder import listing
 from strfcube.raw_files import is_ours, see_readable, walk
 from strfcube.records import Finding
 
@@ -162,30 +163,41 @@ def _sites(raw: Path, area: str, report: Report) -> list[Recorded]:
     return recorded
 
 
+def named(raw: Path, area: str, kind: str = "") -> list[Path]:
+    """What the raw folder has under names that begin with ``<area>_<kind>``, without regard to case; sorted."""
+    begin = f"{area}_{kind}".lower()
+    return sorted(raw / name for names in listing(raw) for name in names if name.lower().startswith(begin))
+
+
+def _packed(name: str) -> bool:
+    return name.lower().endswith(_ARCHIVE)
+
+
 def _bundles(raw: Path, area: str, report: Report) -> list[Bundle]:
-    name = f"{area}_single_sites"
-    archive, folder = raw / f"{name}.zip", raw / name
-    if archive.is_file():
+    there = named(raw, area, "single_sites")
+    archive = next((path for path in there if path.suffix.lower() == ".zip" and path.is_file()), None)
+    if archive:
         try:
             with zipfile.ZipFile(archive) as opened:
-                members = sorted(m for m in opened.namelist() if m.endswith(_ARCHIVE) and "/." not in f"/{m}")
+                members = sorted(m for m in opened.namelist() if _packed(m) and "/." not in f"/{m}")
         except ZIP_DAMAGE as error:
             see_readable(error, archive)
             what = f"expected a whole zip archive, but {why(error)}"
             report(Finding("error", archive.name, what, f"the sites of {area} are not read; fetch it again"))
             return []
         return [Bundle(archive, member, f"{archive.name}/{member}") for member in members]
-    files = [folder / file.name for file in walk(folder)] if folder.is_dir() else []
-    found = [path for path in files if path.name.endswith(_ARCHIVE)]
+    folder = next((path for path in there if path.is_dir()), None)
+    files = [folder / file.name for file in walk(folder)] if folder else []
+    found = [path for path in files if _packed(path.name)]
     found += {path.parent for path in files if path.name.endswith(".resp.json")}
-    loose = (p for p in raw.glob(f"{area}_*") if p.name.endswith(_ARCHIVE) and not p.name.startswith(f"{area}_NAT4"))
-    found += [] if found else loose  # unpacked without their folder
+    population = named(raw, area, "NAT4")
+    found += [] if found else (p for p in named(raw, area) if _packed(p.name) and p not in population)  # no folder
     return [Bundle(p, "", p.relative_to(raw).as_posix()) for p in sorted(found) if is_ours(p.name)]
 
 
 def _population(raw: Path, area: str, report: Report) -> tuple[str, dict[str, Signal]]:
     """File and signals of the population recording; none where it is absent or unreadable."""
-    found = sorted(p for p in raw.glob(f"{area}_NAT4*") if p.is_dir() or p.name.endswith(_ARCHIVE))
+    found = [p for p in named(raw, area, "NAT4") if p.is_dir() or _packed(p.name)]
     file = found[0].name if found else f"{area}_NAT4_ozgf.fs100.ch18.tgz"
     consequence = f"no spectrograms from {area}; its cells are those of the per-site recordings"
     if not found:
@@ -227,16 +239,19 @@ def _auditory(raw: Path, area: str, cells: tuple[str, ...], report: Report) -> d
     file = f"{area}_pred_correlation.csv"
     known: dict[str, bool] = {}
     try:
-        with (raw / file).open(encoding="utf-8-sig", newline="") as stream:
+        with next(iter(named(raw, area, "pred_correlation.csv")), raw / file).open(
+            encoding="utf-8-sig", newline=""
+        ) as stream:
             reader = csv.DictReader(stream)
-            if not {"cellid", "sig_auditory"} <= set(reader.fieldnames or ()):
+            reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+            if not {"cellid", "sig_auditory"} <= set(reader.fieldnames):
                 raise ValueError(f"expected columns cellid and sig_auditory, found {reader.fieldnames}")
             for row in reader:
-                word = str(row["sig_auditory"]).strip().lower()
-                if word in _TRUE | _FALSE:
-                    known[row["cellid"].strip()] = word in _TRUE
+                word, cell = (str(row[name] or "").strip() for name in ("sig_auditory", "cellid"))
+                if cell and word.lower() in _TRUE | _FALSE:
+                    known[cell] = word.lower() in _TRUE
                 else:
-                    what = f"sig_auditory of {row['cellid']}: expected True or False, found {row['sig_auditory']!r}"
+                    what = f"sig_auditory of {cell or 'a cell without id'}: expected True or False, found {word!r}"
                     report(Finding("warning", file, what, "auditory is False", reader.line_num))
     except (OSError, ValueError, csv.Error) as error:
         see_readable(error, raw / file)

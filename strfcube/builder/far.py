@@ -62,5 +62,19 @@ def suspects(
         yield Finding("warning", files[code], f"{what}: the first is {start:g} to {stop:g} s, of trial {trial}", _LATE)
     whole = float(np.median(seconds))
     if len(times) >= _MANY and (widest := max(-first, last)) < whole / 100:
-        what = f"all {len(times)} spike times lie within {widest:g} s of onset, of sounds of {whole:g} s"
-        yield Finding("warning", files[0], what, "they are kept; see whether they are s taken for ms")
+        yield _near(files[0], len(times), widest, whole)
+    elif len(files) > 1:
+        counts = np.bincount(rows["file"], rows["spikes"], len(files)).astype(np.int64)
+        some = rows["spikes"] > 0
+        ends = np.cumsum(rows["spikes"])
+        far = np.maximum.reduceat(np.abs(times), (ends - rows["spikes"])[some]) if some.any() else np.empty(0)
+        most_of, longest = np.zeros(len(files)), np.zeros(len(files))
+        np.maximum.at(most_of, rows["file"][some], far)
+        np.maximum.at(longest, rows["file"], seconds)
+        for code in np.flatnonzero((counts >= _MANY) & (most_of < longest / 100)).tolist():
+            yield _near(files[code], int(counts[code]), float(most_of[code]), float(longest[code]))
+
+
+def _near(file: str, count: int, widest: float, seconds: float) -> Finding:
+    what = f"all {count} spike times lie within {widest:g} s of onset, of sounds of {seconds:g} s"
+    return Finding("warning", file, what, "they are kept; see whether they are s taken for ms")

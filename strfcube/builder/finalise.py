@@ -17,7 +17,7 @@ from strfcube.cube.schema import FORMAT_VERSION, MEANINGS
 from strfcube.cube.shard_writer import put
 from strfcube.cube.store import attributes_digest, no_consolidation_warning
 from strfcube.grid import bin_starts
-from strfcube.records import Finding, Neuron, Stimulus, Survey
+from strfcube.records import STATED, Finding, Neuron, Stimulus, Survey
 from strfcube.transport.connect import connect
 
 if TYPE_CHECKING:
@@ -219,15 +219,13 @@ def root_dataset(survey: Survey, plan: Plan, frequencies: NDArray[Any], recipe: 
 
 
 def _stim_coords(stimuli: Sequence[Stimulus]) -> dict[str, NDArray[Any]]:
-    lengths = [s.length for s in stimuli]
-    sound = [s.length.seconds - s.sound_onset if math.isnan(s.sound_duration) else s.sound_duration for s in stimuli]
+    stated = [s.stated for s in stimuli]
     coords = {name: _column([s.meta.get(name) for s in stimuli]) for name in _keys(stimuli)}
+    columns = {name: [each[name] for each in stated] for name in STATED}
+    dtypes = dict.fromkeys(STATED, np.float64) | {"n_samples": np.int64}
     return coords | {
-        "sound_onset": np.array([s.sound_onset for s in stimuli], np.float64),
-        "sound_duration": np.array(sound, np.float64),
-        "duration_source": text([n.source for n in lengths]),
-        "n_samples": np.array([n.samples for n in lengths], np.int64),
-        "sample_rate": np.array([s.rate for s in stimuli], np.float64),
+        name: text(column) if name == "duration_source" else np.array(column, dtypes[name])
+        for name, column in columns.items()
     }
 
 

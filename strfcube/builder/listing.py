@@ -118,6 +118,8 @@ def _listed(pipeline: Pipeline, missing: Missing) -> tuple[Survey, list[Finding]
             return pipeline.survey(findings.append), findings
     except RawDataError as error:
         if not missing.files:
+            if why := "; ".join(f"{f.place}: {f.what}" for f in findings if f.severity == "error"):
+                raise RawDataError(f"{error.message}. What was found: {why}", error.file, error.line) from error
             raise
         raise RawDataError(f"{missing.what()}: {missing.remedy()} (without them: {error})", pipeline.raw) from error
     except StrfcubeError:

@@ -268,8 +268,9 @@ def chosen(survey: Survey, only: Mapping[str, tuple[str, ...]]) -> tuple[list[bo
     """
     keep: list[list[bool]] = []
     known: set[str] = set()
-    for kind, items in (("stim", survey.stimuli), ("neuron", survey.neurons)):
-        metas = [{kind: item.id, **item.meta} for item in items]
+    stimuli = [{"stim": stimulus.id, **stimulus.meta, **stimulus.stated} for stimulus in survey.stimuli]
+    neurons = [{"neuron": neuron.id, **neuron.meta} for neuron in survey.neurons]
+    for metas in (stimuli, neurons):
         keys = {key for meta in metas for key in meta}
         known |= keys
         for key in set(only) & keys:

@@ -12,6 +12,7 @@ from strfcube.errors import FetchError, SelectionError, UsageError, did_you_mean
 from strfcube.fetching import ledger
 from strfcube.fetching.services import Published, published
 from strfcube.fetching.web import host_of
+from strfcube.records import STATED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -112,7 +113,7 @@ def _known(entry: Entry, key: str) -> set[str]:
         If the data set has no such coordinate.
     """
     coordinates = pipeline_class(entry.name).coordinates
-    if coordinates and key not in (names := {"stim", "neuron", *coordinates}):
+    if coordinates and key not in (names := {"stim", "neuron", *STATED, *coordinates}):
         listed = f"{did_you_mean(key, names)}there are {', '.join(sorted(names))}"
         raise SelectionError(f"--only {key}: no such coordinate; {listed}")
     if there := {f.only[key] for f in entry.files if key in f.only}:

@@ -16,8 +16,9 @@ from scipy.io import loadmat
 from toy import FAST, RATE, Toy, make_neuron, make_stim, random_toy, recount, spikes, tone, write_toy
 
 import strfcube
+from strfcube.builder.request import chosen
 from strfcube.errors import RawDataError, SelectionError, StoreError, StrfcubeError, UsageError
-from strfcube.records import Finding, Length, ReadyMade, Source, Trial, Trials
+from strfcube.records import Finding, Length, ReadyMade, Source, Survey, Trial, Trials
 from strfcube.sound.spectrogram import Mel, compute
 
 
@@ -331,6 +332,16 @@ def test_a_part_has_the_frequencies_of_the_whole(tmp_path):
     part = built(pipeline, tmp_path, only={"stim": "fast"})
     np.testing.assert_array_equal(part["frequency"], full["frequency"])
     np.testing.assert_array_equal(part["stimulus"].values[0], full["stimulus"].values[1])
+
+
+def test_a_part_by_what_every_stimulus_has(tmp_path):
+    stimuli = [make_stim("slow", length=Length(0.1, "table")), make_stim("fast", rate=32000.0, sound_onset=0.01)]
+    trials = [spikes(s.id, "n", 1, [1]) for s in stimuli]
+    pipeline = write_toy(tmp_path / "raw", stimuli, [make_neuron("n")], {"s": trials})
+    full = built(pipeline, tmp_path, name="full.zarr")
+    survey = Survey(stimuli, [make_neuron("n")], [])
+    for name in ("sound_onset", "sound_duration", "duration_source", "n_samples"):
+        assert chosen(survey, {name: (str(full[name].sel(stim="fast").item()),)}) == ([False, True], [True]), name
 
 
 @pytest.mark.parametrize(

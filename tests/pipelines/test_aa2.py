@@ -254,6 +254,49 @@ def test_damage_is_named_by_file_and_line_and_the_rest_is_read(tmp_path):
     assert noise.meta["stim_category"] == "unknown"
 
 
+def test_a_wav_in_another_spelling_is_the_same_stimulus(tmp_path):
+    truth = write_aa2(tmp_path)
+    for file in (tmp_path / "all_cells" / "oo1712_4_A").rglob("stim*"):
+        file.write_text("\ufeff" + file.read_text().lower().replace(".wav", ".WAV"), "utf-8")
+    spikes = tmp_path / "all_cells" / "oo1712_4_A" / "conspecific" / "spike1"
+    spikes.write_bytes(b"\xef\xbb\xbf" + spikes.read_bytes())
+    survey, _, kept, _, _ = read_all(AA2(tmp_path))
+    assert kept == seconds(truth)
+    assert len(survey.stimuli) == len({stimulus for _, stimulus in kept})
+
+
+def test_pairs_that_are_named_in_another_way_are_a_warning(tmp_path):
+    write_aa2(tmp_path)
+    folder = tmp_path / "all_cells" / "oo1712_4_A" / "conspecific"
+    for word in ("stim", "spike"):
+        (folder / f"{word}1").rename(folder / f"{word}01")
+    (told,) = [f for f in read_all(AA2(tmp_path))[1] if f.file == "all_cells/oo1712_4_A/conspecific"]
+    assert (told.severity, told.what) == ("warning", "expected stim<k> and spike<k>, found spike01, stim01")
+
+
+def test_a_blank_line_at_the_end_is_told(tmp_path):
+    write_aa2(tmp_path)
+    file = tmp_path / "all_cells" / "pupu2122_2_B" / "songrip" / "spike2"
+    before = read_all(AA2(tmp_path))[1]
+    file.write_bytes(file.read_bytes() + b"\n")
+    (told,) = [f for f in read_all(AA2(tmp_path))[1] if f not in before]
+    lines = file.read_bytes().count(b"\n")
+    assert (told.severity, told.file, told.line) == ("warning", file.relative_to(tmp_path).as_posix(), lines)
+    assert told.what == f"{lines} lines, where the cell's files usually have {lines - 1}, and the last is empty"
+
+
+def test_folders_and_tables_in_another_spelling(tmp_path):
+    truth = write_aa2(tmp_path)
+    expected = AA2(tmp_path).survey(lambda finding: None)
+    for path in (*tmp_path.glob("*.csv"), tmp_path / "all_stims"):
+        path.rename(tmp_path / path.name.upper())
+    survey, found, kept, _, _ = read_all(AA2(tmp_path))
+    assert kept == seconds(truth)
+    assert [n.meta for n in survey.neurons] == [n.meta for n in expected.neurons]
+    assert [s.length for s in survey.stimuli] == [s.length for s in expected.stimuli]
+    assert not [f for f in found if "not there" in f.what and f.file in ("ALL_STIMS", "all_stims")]
+
+
 def damage(rng, path):
     """Do to a file what disks, editors and failed downloads do."""
     content = path.read_bytes()

@@ -349,8 +349,9 @@ def test_no_unit_at_all(tmp_path):
         survey(tmp_path)
     (tmp_path / ANIMAL).mkdir()
     (tmp_path / UNIT).with_suffix(".h5").write_bytes(b"")
-    with pytest.raises(RawDataError, match=f"none of the unit files can be used: {UNIT}.h5: expected a whole HDF5"):
-        survey(tmp_path)
+    why = f"none of the unit files can be used. What was found: {UNIT}.h5: expected a whole HDF5"
+    with pytest.raises(RawDataError, match=why):
+        strfcube.build("aa4", raw=tmp_path, dt=5, out=tmp_path / "cube.zarr", jobs=0)
 
 
 @pytest.mark.parametrize("content", [b"", b"not an HDF5 file\n" * 100, None])
@@ -534,6 +535,31 @@ def test_wavs_named_in_another_way(one):
     shutil.copy(folder / "stim2.wav", folder / "STIM2.wav")  # the documented name comes first
     stimulus = next(s for s in survey(one)[0].stimuli if s.id == md5_of(folder / "stim2.wav"))
     assert stimulus.audio.args[0].name == "stim2.wav"
+
+
+def test_an_ending_in_capitals_is_the_same_ending(one):
+    expected, _ = survey(one)
+    (one / f"{UNIT}.h5").rename(one / f"{UNIT}.H5")
+    found, findings = survey(one)
+    assert (found.neurons[0].id, found.stimuli[0].id, findings) == (UNIT, expected.stimuli[0].id, [])
+
+
+def test_files_beside_the_units_are_told(one):
+    (one / ANIMAL / "Site1_L1400R1400_e11_s0.hdf5").write_bytes(b"")
+    (one / ANIMAL / "._Site1_L1400R1400_e11_s0.h5").write_bytes(b"")
+    assert only(survey(one)[1], "info", ANIMAL).endswith("found Site1_L1400R1400_e11_s0.hdf5")
+
+
+def test_trials_that_are_not_named_by_a_number_are_a_warning(one):
+    with h5py.File(one / f"{UNIT}.h5", "r+") as file:
+        file["Call1/1"].move("2", "trial2")
+        file["Call1"].copy("2", "stim3")
+        file["Call1/lost"] = file["Call1/1/lost"] = h5py.SoftLink("/nowhere")
+    found, findings = survey(one)
+    assert only(findings, "warning", ANIMAL).endswith("found Call1/lost, Call1/stim3")
+    (trials,), findings = read(one, found.sources[0])
+    assert only(findings, "warning", f"{UNIT}.h5").endswith("found Call1/1/lost, Call1/1/trial2")
+    assert trials.repeats.tolist() == [1, 3, 1, 2, 3]
 
 
 def test_empty_attributes_are_absent_ones(one):

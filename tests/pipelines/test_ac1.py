@@ -470,6 +470,34 @@ def test_results_without_their_inner_folder(small):
     assert {ASARI, WEHR_A} <= {n.id for n in surveyed.neurons}
 
 
+def test_recordings_that_are_looked_for_elsewhere_are_told(small):
+    _, expected, _ = everything(small)
+    file = next((small / "wehr/Results" / WEHR_A).glob("*.mat"))
+    file.rename(file.with_suffix(".MAT"))
+    for sound in (small / "wehr/Stimuli").rglob("*.mat"):
+        sound.rename(sound.with_suffix(".MAT"))
+    _, trials, findings = everything(small)
+    assert trials.keys() == expected.keys()
+    assert not said(findings, "warning", "not here")
+    (small / "wehr/Results" / WEHR_A).rename(small / WEHR_A)
+    (told,) = said(everything(small)[2], "warning", "recordings are looked for in wehr/Results/<recording>")
+    assert told.file.startswith(f"{WEHR_A}/")
+    assert told.consequence == f"files like it are left out: {len(list((small / WEHR_A).iterdir()))}"
+
+
+def test_an_archive_that_is_still_packed_is_told(small):
+    shutil.rmtree(small / "asari-results-2")
+    for number in (1, 2):
+        (small / f"crcns-ac1-asari-results-{number}.zip").write_bytes(b"PK")
+    (told,) = said(survey(small)[1], "warning", "the archive is not unpacked")
+    assert told.file == "crcns-ac1-asari-results-2.zip"
+
+
+def test_a_recording_without_a_trigger_is_told(small):
+    writer.recording(small / ASARI_FILE, np.zeros(9000, np.int16), 10000.0, [])
+    assert said(everything(small)[2], "info", ASARI_FILE, "'triggers' is empty")
+
+
 def test_an_archive_unpacked_twice_is_read_once(small):
     _, expected, _ = everything(small)
     shutil.copytree(small / "wehr", small / "again/wehr")

@@ -169,6 +169,18 @@ def test_times_in_text(raw, written, tmp_path, text, line, what):
         assert ("MLd_cells/pipu1018_2_A/flatrip/spike1", line, what) in found
 
 
+def test_one_file_in_another_unit_than_its_cell(raw, written, tmp_path):
+    folder = raw("aa1")
+    cell = folder / "MLd_cells" / "pipu1018_2_A" / "flatrip"
+    rng = np.random.default_rng(0)
+    for file in cell.glob("spike*"):
+        unit = 1e-3 if file.name == "spike1" else 1.0
+        trials = [rng.uniform(0, 2000, 12) * unit for _ in range(5)]
+        file.write_text("".join(" ".join(f"{t:.5f}" for t in trial) + " \n" for trial in trials))
+    told = [(file, w) for file, _, w in new("aa1", written, folder, tmp_path) if w.startswith("all 60 spike times")]
+    assert [file for file, _ in told] == [(cell / "spike1").relative_to(folder).as_posix()]
+
+
 def test_a_table_that_is_cut(raw, written, tmp_path):
     folder = raw("aa2")
     table = folder / "cell_regions.csv"

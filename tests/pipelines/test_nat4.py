@@ -512,6 +512,9 @@ def test_the_auditory_table(truth, tmp_path):
     odd = has(findings, "warning", "sig_auditory of ARM029a-04-2: expected True or False, found 'maybe'")
     assert odd[0].line == 3
     assert has(findings, "warning", "no usable row for ARM029a-04-2, ARM029a-07-1, CRD016d-04-1 and 3 more")
+    with (raw / "A1_pred_correlation.csv").open("a") as stream:
+        stream.write("True\n")
+    assert has(read_all(raw)[2], "warning", "sig_auditory of a cell without id: expected True or False, found 'True'")
     (raw / "A1_pred_correlation.csv").write_text("cell,auditory\n")
     assert has(read_all(raw)[2], "warning", "expected columns cellid and sig_auditory")
 
@@ -564,6 +567,41 @@ def test_rows_without_times_lose_nothing_but_themselves(truth, tmp_path):
     for cell in cells:
         for sound in truth.sounds:  # the lost one comes from the population
             np.testing.assert_array_equal(counts_of(trials[cell], sound), truth.counts(cell, sound))
+
+
+def test_names_without_regard_to_case(truth, tmp_path):
+    raw = copy_of(truth.raw, tmp_path)
+    for file in raw.glob("A1*"):
+        file.rename(file.with_name(file.name.lower().replace(".tgz", ".TGZ").replace(".zip", ".ZIP")))
+    survey, trials, findings = read_all(raw)
+    expected, whole, _ = read_all(truth.raw)
+    assert [n.meta for n in survey.neurons] == [n.meta for n in expected.neurons]
+    assert {n: len(r) for n, r in trials.items()} == {n: len(r) for n, r in whole.items()}
+    assert not has(findings, "error", "")
+
+
+def test_blanks_around_the_fields_of_a_table(truth, tmp_path):
+    raw = copy_of(truth.raw, tmp_path)
+    rewrite_population(raw, change_tables(lambda c: b"".join(b" %s \n" % row for row in c.splitlines())))
+    table = raw / "A1_pred_correlation.csv"
+    table.write_bytes(table.read_bytes().replace(b",", b" , "))
+    survey, _, _ = read_all(raw)
+    expected, _, _ = read_all(truth.raw)
+    assert [s.id for s in survey.stimuli] == [s.id for s in expected.stimuli]
+    assert [n.meta for n in survey.neurons] == [n.meta for n in expected.neurons]
+
+
+@pytest.mark.parametrize("factor", [1e3, 1e-3])
+def test_spikes_in_another_unit_than_the_epochs(truth, tmp_path, factor):
+    raw = copy_of(truth.raw, tmp_path)
+    rows = [(n, s / 1e9, s / 1e9 + 1.5) for n, s in truth.trials["CRD016d"]]
+    cells = [c for c in truth.cells["A1"] if c.startswith("CRD016d")]
+    files = site_files(rows, {c: truth.spikes[c] / 1e9 * factor for c in cells})
+    files["s.resp.json"] = header("resp", 1000, cells, "PointProcess")
+    rewrite_site(raw, "A1_CRD016d", lambda _: write_tgz(io.BytesIO(), files).getvalue())
+    (told,) = has(read_all(raw)[2], "warning", "see whether one of them is in ms or in samples")
+    assert "A1_CRD016d" in told.file
+    assert not has(read_all(truth.raw)[2], "warning", "in ms or in samples")
 
 
 def test_a_site_without_stimulus_epochs(truth, tmp_path):
@@ -665,6 +703,12 @@ def test_an_empty_folder_is_refused(tmp_path):
     with pytest.raises(RawDataError, match="no readable recording"):
         NAT4(tmp_path).survey(findings.append)
     assert has(findings, "error", "A1_single_sites.zip: expected a whole zip archive")
+
+
+def test_a_release_in_a_folder_of_its_own_is_found(truth, tmp_path):
+    (tmp_path / "nat4").symlink_to(truth.raw)
+    with pytest.raises(RawDataError, match=r"\(it lies in nat4: give that folder\)"):
+        NAT4(tmp_path).survey(lambda finding: None)
 
 
 def test_survey_is_picklable_and_cheap_to_send(truth):

@@ -496,3 +496,35 @@ def assert_equal_to_scipy(trials, path):
         np.testing.assert_array_equal(repeat, np.sort(ids))
         first += n
     assert first == len(trials.stimuli)
+
+
+def test_cells_around_structs_and_text(one):
+    expected, _ = survey(one.raw)
+    (whole,), _ = read(one.raw, expected.sources[0])
+
+    def cell(value):
+        wrapped = np.empty((1, 1), object)
+        wrapped[0, 0] = value
+        return wrapped
+
+    table = loadmat(one.raw / "MetadataSHEnCneurons.mat")["neuron"]
+    table["path"][0, 0] = cell(f"{table['path'][0, 0][0]} ")
+    savemat(one.raw / "MetadataSHEnCneurons.mat", {"neuron": cell(table)})
+    data = loadmat(one.raw / UNIT)["data"]
+    sets = data["set"][0, 0]
+    for entry in sets.ravel():
+        entry["repeats"], entry["stim_params"] = cell(entry["repeats"]), cell(entry["stim_params"])
+    data["set"][0, 0] = cell(sets)
+    savemat(one.raw / UNIT, {"data": cell(data)})
+    found, _ = survey(one.raw)
+    (trials,), _ = read(one.raw, found.sources[0])
+    assert [n.meta for n in found.neurons] == [n.meta for n in expected.neurons]
+    assert (trials.stimuli, trials.row_size.tolist()) == (whole.stimuli, whole.row_size.tolist())
+    np.testing.assert_array_equal(trials.spike_times, whole.spike_times)
+
+
+def test_a_release_in_a_folder_of_its_own_is_found(one, tmp_path):
+    (tmp_path / "outer").mkdir()
+    (tmp_path / "outer" / "ns1").symlink_to(one.raw)
+    with pytest.raises(RawDataError, match=r"\(it lies in ns1: give that folder\)"):
+        survey(tmp_path / "outer")

@@ -118,8 +118,8 @@ def test_pairs_in_numeric_order_and_every_hole_is_reported(tmp_path):
     found = []
     assert pair_files(tmp_path, "c", found.append) == {1: "w1.wav", 2: "w0.wav", 10: "w0.wav"}
     assert {(f.severity, f.file) for f in found} == {
-        ("info", "c"), ("warning", "c/stim3"), ("warning", "c/spike4"), ("error", "c/stim5"), ("error", "c/stim6"),
-        ("error", "c/stim7"),
+        ("info", "c"), ("warning", "c"), ("warning", "c/stim3"), ("warning", "c/spike4"), ("error", "c/stim5"),
+        ("error", "c/stim6"), ("error", "c/stim7"),
     }  # fmt: skip
     text = " ".join(f.what for f in found)
     assert "notes.txt" in text
