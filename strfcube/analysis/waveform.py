@@ -15,6 +15,8 @@ from strfcube.sound.audio import to_float
 
 _LACKING = "its sound was not there when the cube was built: add it to the raw files, and build the cube again"
 
+_NONE = "the cube has no waveforms: there were none among the raw files, or it was saved without them"
+
 
 def of_stim(ds: xr.Dataset, stim: str | int) -> xr.DataArray | str:
     """One waveform, or in words why there is none.
@@ -45,8 +47,8 @@ def of_stim(ds: xr.Dataset, stim: str | int) -> xr.DataArray | str:
         if row < 0:
             continue
         if not has_group(origin.path, "audio"):
-            if not json.loads(cube_root(origin.path).attrs.get("recipe", "{}")).get("audio", True):
-                why = "the cube was built without sounds (--no-audio)"
+            asked = json.loads(cube_root(origin.path).attrs.get("recipe", "{}")).get("audio", True)
+            why = _NONE if asked else "the cube was built without sounds (--no-audio)"
             continue
         audio = open_group(origin.path, "audio", origin.cache_dir)
         size = audio["row_size"].values.astype(np.int64)

@@ -84,7 +84,7 @@ def test_what_has_none_says_why(path, stims, tmp_path):
     with pytest.raises(SelectionError, match=r"stim: expected a label or a position, got DataArray$"):
         ds.strf.sound(ds["stim"])
     silent = build(tmp_path / "silent", [make_stim("a", audio=False)])
-    with pytest.raises(StoreError, match="its sound was not there when the cube was built: add it to the raw files"):
+    with pytest.raises(StoreError, match="the cube has no waveforms: there were none among the raw files"):
         strfcube.open(silent).strf.sound(0)
     bare = strfcube.open(build(tmp_path, stims, audio=False))
     with pytest.raises(StoreError, match="built without sounds"):
