@@ -398,9 +398,10 @@ def _some(values: set[str], most: int = 20) -> str:
 
 def _numbers_first(text: str) -> tuple[float, str]:
     try:
-        return float(text), text
+        number = float(text)
     except ValueError:
-        return math.inf, text
+        number = math.nan
+    return math.inf if math.isnan(number) else number, text
 
 
 def raw_state(pipeline: Pipeline) -> str:
