@@ -299,7 +299,7 @@ class StrfAccessor:
         """
         from strfcube.analysis.quality import ccnorm
 
-        result: xr.DataArray = self._complete(ccnorm(*self._beside(pred, self._repeated()), per).compute())
+        result: xr.DataArray = self._complete(ccnorm(*self._beside(pred, repeated=True), per).compute())
         return result
 
     def cc(self, pred: xr.DataArray | NDArray[Any], per: Per = "neuron") -> xr.DataArray:
@@ -321,16 +321,17 @@ class StrfAccessor:
         """
         from strfcube.analysis.quality import cc
 
-        result: xr.DataArray = self._complete(cc(*self._beside(pred, self._response()), per).compute())
+        result: xr.DataArray = self._complete(cc(*self._beside(pred, repeated=False), per).compute())
         return result
 
-    def _beside(self, pred: xr.DataArray | NDArray[Any], response: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
-        """A prediction, and those of some responses that it is of; warns of what it lacks of all."""
+    def _beside(self, pred: xr.DataArray | NDArray[Any], *, repeated: bool) -> tuple[xr.DataArray, xr.DataArray]:
+        """A prediction, and the responses, or only those of repeated stimuli, that it is of; warns of what it lacks."""
         from strfcube.analysis.predictions import aligned, warn_of_gaps
 
-        whole = self._response()
+        response = self._response()
         reached = self._reached_bins()
-        beside, whole = aligned(pred, whole, reached)
+        beside, whole = aligned(pred, response, reached)
+        response = self._repeated() if repeated else response
         if (
             getattr(pred, "sizes", {}).get("time", whole.sizes["time"]) >= whole.sizes["time"]
         ):  # a short one was told of

@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 _SAHANI = "Sahani and Linden 2003, unbiased variances"
 _MEASURES = ("signal_power", "signal_power_se", "p_signal", "noise_power", "snr", "ccmax")
 _POOLED = "; powers averaged over stimuli, weighted by duration"
+_AVERAGED = "; covariances and variances averaged over stimuli, weighted by bins"
 
 
-def _named(value: xr.DataArray, name: str, long_name: str, units: str, estimator: str, per: Per) -> xr.DataArray:
-    pooled = _POOLED if per == "neuron" else ""
-    return (
-        value.drop_vars(name, errors="ignore")
-        .rename(name)
-        .assign_attrs(long_name=long_name, units=units, estimator=estimator + pooled)
-    )
+def _named(
+    value: xr.DataArray, name: str, long_name: str, units: str, estimator: str, per: Per, pooled: str = _POOLED
+) -> xr.DataArray:
+    estimator += pooled if per == "neuron" else ""
+    named = value.drop_vars(name, errors="ignore").rename(name)
+    return named.assign_attrs(long_name=long_name, units=units, estimator=estimator)
 
 
 def _squared(response: xr.DataArray) -> str:
@@ -272,12 +272,8 @@ def cc(
     covariance, of_prediction, of_mean = powers_of
     scale = of_prediction * of_mean
     value = covariance / scale.where((scale > 0) & np.isfinite(scale)) ** 0.5
-    pooled = "; covariances and variances averaged over stimuli, weighted by bins" if per == "neuron" else ""
-    what = "cov / sqrt(var(prediction) var(PSTH)), CC_abs of Schoppe et al. 2016"
-    return (
-        value.drop_vars("cc", errors="ignore")
-        .rename("cc")
-        .assign_attrs(long_name="CC", units="1", estimator=what + pooled)
+    return _named(
+        value, "cc", "CC", "1", "cov / sqrt(var(prediction) var(PSTH)), CC_abs of Schoppe et al. 2016", per, _AVERAGED
     )
 
 

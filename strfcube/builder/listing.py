@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from strfcube.records import Finding, Pipeline, Report, Survey
 
 MOST_FILES = 5  # that are left out; more of them, and it is not the files
+_TOLD = 3  # findings in the message of a survey that refuses: of a folder that is damaged there are hundreds
 
 
 def preview(request: Request, jobs: int | None = None) -> dict[str, int]:
@@ -118,7 +119,7 @@ def _listed(pipeline: Pipeline, missing: Missing) -> tuple[Survey, list[Finding]
             return pipeline.survey(findings.append), findings
     except RawDataError as error:
         if not missing.files:
-            if why := "; ".join(f"{f.place}: {f.what}" for f in findings if f.severity == "error"):
+            if why := "; ".join([f"{f.place}: {f.what}" for f in findings if f.severity == "error"][:_TOLD]):
                 raise RawDataError(f"{error.message}. What was found: {why}", error.file, error.line) from error
             raise
         raise RawDataError(f"{missing.what()}: {missing.remedy()} (without them: {error})", pipeline.raw) from error

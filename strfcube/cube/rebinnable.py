@@ -32,14 +32,12 @@ def rebinning(name: str, dt_ns: int) -> str:
         ``"strfcube rebin ns1 --dt 1"``; empty where no cube is there, or none that can go to that width.
     """
     usual = dt_to_ns(entries()[name].recipe["dt"])
-    there = {path: re.fullmatch(rf"{re.escape(name)}-dt([0-9.]+)\.zarr", path.name)
-             for path in sorted(data_dir().glob(f"{name}-dt*.zarr"))}  # fmt: skip
-    widths = {path: found[1] for path, found in there.items() if found}
-    # The one that goes by the name alone, first
-    for path, width in sorted(widths.items(), key=lambda one: dt_to_ns(float(one[1])) != usual):
+    there = [(path, re.fullmatch(rf"{re.escape(name)}-dt([0-9.]+)\.zarr", path.name))
+             for path in sorted(data_dir().glob(f"{name}-dt*.zarr"))]  # fmt: skip
+    found = [(dt_to_ns(float(match[1])) != usual, match[1], path) for path, match in there if match]
+    for other, width, path in sorted(found, key=lambda one: one[0]):  # first the one that goes by the name alone
         if _goes_to(path, dt_ns):
-            own = usual == dt_to_ns(float(width))
-            return f"strfcube rebin {name}{'' if own else f' --from-dt {width}'} --dt {dt_ns / 1e6:g}"
+            return f"strfcube rebin {name}{f' --from-dt {width}' if other else ''} --dt {dt_ns / 1e6:g}"
     return ""
 
 
