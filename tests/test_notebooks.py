@@ -3,10 +3,7 @@
 import itertools
 import re
 
-import numpy as np
 import pytest
-import xarray as xr
-from cubes import make_cube
 from install import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -49,32 +46,3 @@ def shapes(cell):
     """What kinds of output a cell has: the same wherever it runs, and in however many pieces its text comes."""
     found = [sorted(output.get("data", {output.get("name"): 0})) for output in cell.get("outputs", ())]
     return [kind for kind, _ in itertools.groupby(found)]
-
-
-def test_what_is_missing_is_fitted_as_missing():
-    """The functions of the notebook that fits STRFs, on a cube in which pairs were never presented."""
-    code = [cell.source for cell in nbformat.read(ROOT / "notebooks" / "fit-a-strf.ipynb", as_version=4).cells]
-    cube = make_cube(stim=6, neuron=4, bins=60, rate=1.0)
-    cube["stimulus"][5] = np.nan  # a sound whose file is not there
-
-    def functions(train):
-        named = {"np": np, "xr": xr, "train": train}
-        for cell in code:
-            if "def " in cell:
-                exec("\n\n\n".join(p for p in cell.split("\n\n\n") if p.startswith(("def ", "LAGS"))), named)
-        return named
-
-    named = functions(cube)
-    x, y = named["table"](cube)
-    lower = cube.assign(stimulus=cube["stimulus"] - 100)  # as in dB: silence is no 0, also before the sound
-    np.testing.assert_allclose(functions(lower)["table"](lower)[0], x - 100, atol=1e-4)
-    heard = np.concatenate([np.full((int(n), 1), 1) * (reps > 0) for n, reps in
-                            zip(cube["n_bins"].values[:5], cube["n_repeats"].values[:5], strict=True)])  # fmt: skip
-    assert 0 < heard.mean() < 1
-    np.testing.assert_array_equal(np.isfinite(y), heard)
-    weights, offset = named["fit"](x, y[:, 1])
-    recorded = heard[:, 1].astype(bool)
-    again, same = named["fit"](x[recorded], y[recorded, 1])
-    np.testing.assert_allclose(weights, again)
-    np.testing.assert_allclose(offset, same)
-    assert not np.allclose(weights, named["fit"](x, np.nan_to_num(y[:, 1]))[0])

@@ -14,7 +14,7 @@ from strfcube.cube.repeats import left, numbers
 from strfcube.errors import SelectionError, StoreError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -529,6 +529,80 @@ class StrfAccessor:
         check(self._ds, "stimulus")
         chosen = self.subset(stims)["stim"].values if isinstance(stims, str) else stims
         return self._ds.assign(stimulus=standardize(self._ds["stimulus"], chosen, per))
+
+    def lagged(self, lag_ms: float = 100.0, silence: float | xr.DataArray | None = None) -> xr.DataArray:
+        """Spectrograms with a dimension for the time that has passed: see `strfcube.analysis.lags.lagged`.
+
+        Parameters
+        ----------
+        lag_ms : float
+            Lags go from 0 up to, and without, this many ms.
+        silence : float or xarray.DataArray [dims=(frequency,)], optional
+            What was heard before a sound; default: the least value of each band in these sounds.
+
+        Returns
+        -------
+        xarray.DataArray [dims=(stim, frequency, lag, time)]
+            Lazy where the Dataset is; NaN past the end of a sound.
+        """
+        from strfcube.analysis.lags import lagged
+
+        return lagged(check(self._ds, "stimulus")["stimulus"], float(self._ds.attrs["dt_ms"]), lag_ms, silence)
+
+    def fit_strf(
+        self, lag_ms: float = 100.0, alphas: float | Sequence[float] | None = None,
+        folds: int | Sequence[Any] | xr.DataArray = 5, smooth_ms: float | None = None,
+    ) -> xr.Dataset:  # fmt: skip
+        """Spectro-temporal receptive field of each neuron, by ridge regression: see `strfcube.analysis.strf.fit`.
+
+        Parameters
+        ----------
+        lag_ms : float
+            Lags go from 0 up to, and without, this many ms.
+        alphas : float or sequence of float, optional
+            Penalties to choose from, relative to the number of bins; default: from 1e-5 to 10.
+        folds : int, or sequence or xarray.DataArray [shape=(stim,)]
+            Into how many parts the stimuli are divided in turn, or the part that each belongs to. Each part is
+            predicted from the others, and each neuron gets the penalty that does this best.
+        smooth_ms : float, optional
+            Full width in ms of the Hann window that the PSTHs are smoothed with before; by default they are not.
+
+        Returns
+        -------
+        xarray.Dataset [dims=(neuron, frequency, lag)]
+            ``weights``, ``offset``, ``alpha``, and ``cc``, that of stimuli that were left out.
+
+        Examples
+        --------
+        >>> fitted = train.strf.fit_strf(lag_ms=60)  # doctest: +SKIP
+        >>> test.strf.ccnorm(test.strf.predict(fitted))  # doctest: +SKIP
+        >>> train.strf.plot.strf(fitted["weights"])  # doctest: +SKIP
+        """
+        from strfcube.analysis.strf import ALPHAS, fit
+
+        cube, dt_ms = check(self._ds, "response", "stimulus", "n_repeats"), float(self._ds.attrs["dt_ms"])
+        return fit(self.psth(smooth_ms), cube["stimulus"], dt_ms, lag_ms, ALPHAS if alphas is None else alphas, folds)
+
+    def predict(self, fitted: xr.Dataset) -> xr.DataArray:
+        """What receptive fields say of these sounds, in the unit of a PSTH: see `strfcube.analysis.strf.predict`.
+
+        Parameters
+        ----------
+        fitted : xarray.Dataset
+            What `fit_strf` gave, of this cube or of another one.
+
+        Returns
+        -------
+        xarray.DataArray [dims=(stim, neuron, time)]
+            Of the neurons that were fitted, those of this cube where it has any of them.
+        """
+        from strfcube.analysis.strf import predict
+
+        if isinstance(fitted, xr.Dataset) and "neuron" in fitted.coords and "neuron" in self._ds.coords:
+            here = self._ds.get_index("neuron")
+            both = here[here.isin(fitted.get_index("neuron"))]
+            fitted = fitted.sel(neuron=both) if len(both) else fitted
+        return predict(fitted, check(self._ds, "stimulus")["stimulus"], float(self._ds.attrs["dt_ms"]))
 
     @property
     def plot(self) -> Plots:

@@ -114,16 +114,22 @@ def _array(ds: xr.Dataset, name: str, path: str) -> Any:
     place = os.path.expanduser(path)
     if not os.path.isfile(place):
         raise StrfcubeError(f"{_flag(name)} {path}: there is no such file")
+    if not place.endswith((".npy", ".nc")):
+        raise UsageError(f"{_flag(name)} {path}: expected a name that ends in .npy or .nc")
     try:
         if place.endswith(".npy"):
             values = np.load(place)
-        elif place.endswith(".nc"):
-            with xr.open_dataarray(place) as opened:
-                return opened.load()
         else:
-            raise UsageError(f"{_flag(name)} {path}: expected a name that ends in .npy or .nc")
+            with xr.open_dataset(place) as opened:
+                values = opened.load()
     except (OSError, ValueError) as error:
         raise StrfcubeError(f"{_flag(name)} {path}: cannot be read: {' '.join(str(error).split())}") from None
+    if isinstance(values, xr.Dataset):
+        names = [str(n) for n in values.data_vars]
+        own = names[0] if len(names) == 1 else {"pred": "prediction"}.get(name, name)
+        if own not in names:
+            raise UsageError(f"{_flag(name)} {path}: expected one array, or '{own}', got {', '.join(names) or 'none'}")
+        return values[own]
     if name == "pred":
         return values
     bands = ds.sizes["frequency"]

@@ -376,6 +376,20 @@ def test_plot_draws_every_kind(run, cube, tmp_path):
     assert again.read_bytes() == (tmp_path / "response.svg").read_bytes()
 
 
+def test_plot_takes_what_was_fitted(run, cube, tmp_path):
+    pytest.importorskip("matplotlib").use("agg")
+    pytest.importorskip("h5netcdf")
+    fitted = strfcube.open(cube).strf.fit_strf(20)
+    fitted.to_netcdf(tmp_path / "strf.nc")
+    fitted[["offset", "alpha"]].to_netcdf(tmp_path / "others.nc")
+    code = run(
+        "plot", cube, "--kind", "strf", "--weights", tmp_path / "strf.nc", "--neuron", 0, "--out", tmp_path / "a.png"
+    )[0]
+    assert code == 0
+    code, _, err = run("plot", cube, "--kind", "strf", "--weights", tmp_path / "others.nc", "--out", tmp_path / "b.png")
+    assert (code, "expected one array, or 'weights', got offset, alpha" in " ".join(err.split())) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

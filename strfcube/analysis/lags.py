@@ -1,0 +1,131 @@
+"""The recent past of a sound beside each of its bins: the columns that an STRF is fitted to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from strfcube import limits
+from strfcube.analysis.transform import blockwise
+from strfcube.errors import UsageError
+from strfcube.grid import LABEL_SLACK
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def lagged(
+    stimulus: xr.DataArray, dt_ms: float, lag_ms: float = 100.0, silence: float | xr.DataArray | None = None
+) -> xr.DataArray:
+    """Spectrograms with a dimension for the time that has passed: a design matrix, once it is stacked.
+
+    Parameters
+    ----------
+    stimulus : xarray.DataArray [dims=(stim, frequency, time)]
+        NaN past the end of a sound.
+    dt_ms : float
+        Bin width in ms.
+    lag_ms : float
+        Lags go from 0 up to, and without, this many ms.
+    silence : float or xarray.DataArray [dims=(frequency,)], optional
+        What was heard before a sound, and in bands that it lacks. Default: the least value of each band, which is
+        silence on any scale. What is predicted takes that of what was fitted.
+
+    Returns
+    -------
+    xarray.DataArray [dims=(stim, frequency, lag, time)]
+        Lazy where the input is; ``lag`` in s. NaN past the end of a sound, and where nobody knows what came before:
+        the first bins of a cube that was cut in time.
+
+    Raises
+    ------
+    UsageError
+        If `lag_ms` holds no bin, `silence` is of other bands, or a sound has a gap.
+    """
+    steps, whole = lags(lag_ms, dt_ms), starts_at_onset(stimulus, dt_ms)
+    least = quietest(stimulus)
+    level = least if silence is None else xr.zeros_like(least) + silence
+    if level.sizes != least.sizes:
+        raise UsageError("lagged: silence is of other frequencies than the spectrograms")
+
+    def table(sounds: NDArray[Any], quiet: NDArray[Any]) -> NDArray[Any]:
+        out = np.full((*sounds.shape[:-1], len(steps), sounds.shape[-1]), np.nan, sounds.dtype)
+        for at in np.ndindex(sounds.shape[:-2]):
+            known = heard(sounds[at])
+            out[at][..., :known] = past(sounds[at][:, :known], steps, quiet, whole=whole)
+        return out
+
+    sizes = {"frequency": stimulus.sizes["frequency"], "lag": len(steps), "time": stimulus.sizes["time"]}
+    core = [["frequency", "time"], ["frequency"]]
+    out = blockwise(table, [stimulus, level.astype(stimulus.dtype)], core, sizes, stimulus.dtype)
+    return out.assign_coords(stimulus.coords | lag_axis(steps, dt_ms)).assign_attrs(stimulus.attrs).rename("lagged")
+
+
+def lags(lag_ms: float, dt_ms: float) -> NDArray[np.int64]:
+    """Bins from 0 up to, and without, a lag; both in ms.
+
+    Raises
+    ------
+    UsageError
+        If it is no time of a bin or more.
+    """
+    try:
+        count = 0 if isinstance(lag_ms, bool) else round(float(lag_ms) / dt_ms)
+    except (TypeError, ValueError, OverflowError):
+        count = 0
+    if count < 1 or count * dt_ms > limits.SECONDS * 1000:
+        raise UsageError(f"lag_ms={lag_ms!r}: expected a time in ms, of a bin ({dt_ms:g} ms) or more")
+    return np.arange(count)
+
+
+def lag_axis(steps: NDArray[np.int64], dt_ms: float) -> dict[str, Any]:
+    """The coordinate of lags, in s."""
+    return {"lag": ("lag", steps * dt_ms / 1000, {"long_name": "time that has passed", "units": "s"})}
+
+
+def quietest(stimulus: xr.DataArray) -> xr.DataArray:
+    """The least value of each band [dims=(frequency,)]; 0 of one that no sound has."""
+    found = stimulus.min(["stim", "time"]).fillna(0).compute()
+    return found.drop_vars([n for n, c in found.coords.items() if not c.dims])
+
+
+def starts_at_onset(stimulus: xr.DataArray, dt_ms: float) -> bool:
+    """Whether nothing came before the first bin."""
+    return "time" not in stimulus.coords or float(stimulus["time"][0]) * 1000 < LABEL_SLACK * dt_ms
+
+
+def heard(sound: NDArray[Any], name: str = "of a stimulus") -> int:
+    """Bins of a sound [shape=(frequency, time)].
+
+    Raises
+    ------
+    UsageError
+        If it has a gap.
+    """
+    there = np.isfinite(sound).any(0)
+    known = int(there.sum())
+    if not there[:known].all():
+        raise UsageError(f"the spectrogram {name} has no value in bin {int(there.argmin())}, though it goes on")
+    return known
+
+
+def past(sound: NDArray[Any], steps: NDArray[np.int64], quiet: NDArray[Any], *, whole: bool) -> NDArray[Any]:
+    """A sound, and what it was each number of bins ago [shape=(frequency, lag, time)].
+
+    Parameters
+    ----------
+    sound : ndarray [shape=(frequency, time)]
+    steps : ndarray of int [shape=(lag,)]
+        From 0 on.
+    quiet : ndarray [shape=(frequency,)]
+        In bands that it lacks, and before it.
+    whole : bool
+        Whether it was quiet before its first bin; else nobody knows, and that is NaN.
+    """
+    before, bins = len(steps) - 1, sound.shape[1]
+    full = np.empty((len(sound), before + bins), sound.dtype)
+    full[:, :before] = quiet[:, None] if whole else np.nan
+    full[:, before:] = np.where(np.isfinite(sound), sound, quiet[:, None])
+    return np.array(np.lib.stride_tricks.sliding_window_view(full, bins, axis=1)[:, ::-1])
