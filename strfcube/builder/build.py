@@ -220,8 +220,10 @@ def run(
             raise
         at.publish()
     if lines := told(finalise.findings_dataset(findings), WIDTH, path=asked):
-        odd = any(f.severity != "info" for f in findings)
-        log.log(logging.WARNING if odd else logging.INFO, "%s", "\n".join(lines))
+        severities = {f.severity for f in findings}
+        if "error" in severities:
+            lines.append("  errors are of what is left out: --strict (strict=True) stops at it instead")
+        log.log(logging.INFO if severities == {"info"} else logging.WARNING, "%s", "\n".join(lines))
     return asked
 
 

@@ -432,7 +432,7 @@ def broken_sound():
 
 
 @pytest.mark.parametrize("length", [None, Length(0.1, "epoch")], ids=["rate stated", "rate only in the file"])
-def test_a_sound_that_cannot_be_read_is_a_finding(tmp_path, length):
+def test_a_sound_that_cannot_be_read_is_a_finding(tmp_path, length, caplog):
     stimuli = [dataclasses.replace(make_stim("a", length=length), audio=broken_sound), make_stim("b")]
     trials = [spikes(s.id, "n", 1, [1]) for s in stimuli]
     path = build(write_toy(tmp_path / "raw", stimuli, [make_neuron("n")], {"s": trials}), tmp_path)
@@ -440,6 +440,7 @@ def test_a_sound_that_cannot_be_read_is_a_finding(tmp_path, length):
     assert [f["consequence"] for f in findings(path)] == [
         "the spectrogram of a is missing, its responses stay", "the waveform of a is missing",
     ]  # fmt: skip
+    assert "errors are of what is left out: --strict (strict=True) stops at it instead" in caplog.text
     ds = strfcube.open(path)
     np.testing.assert_array_equal(np.isnan(ds["stimulus"]).all(("frequency", "time")), [True, False])
     assert (ds["n_repeats"] == 1).all()
