@@ -207,10 +207,11 @@ def _table_command(what: str, last: tuple[str, ...], example: str) -> None:
 
     @click.argument("store", shell_complete=a_store)
     @_DT
+    @click.option("--sort", metavar="KEY", help="Column to sort by; descending with a minus before: -trials.")
     @click.option("--csv", is_flag=True, help="Every column, as comma-separated values.")
-    def command(store: str, dt: float | None, csv: bool, quality: bool = False) -> None:
+    def command(store: str, dt: float | None, sort: str | None, csv: bool, quality: bool = False) -> None:
         from strfcube.analysis import tables
-        from strfcube.cli.tables import fitted
+        from strfcube.cli.tables import fitted, sorted_by
         from strfcube.cube.store import open
 
         ds = open(store, dt)
@@ -218,8 +219,10 @@ def _table_command(what: str, last: tuple[str, ...], example: str) -> None:
         if quality:
             measures = ds.strf.quality()
             table, shown = table.assign(**{name: measures[name].values for name in measures}), (*last, *_MEASURES)
-            if not csv:  # to be looked at
-                table = table.assign(**{n: [float(f"{v:.3g}") for v in table[n]] for n in measures})
+        if sort is not None:
+            table = sorted_by(table, sort)
+        if quality and not csv:  # to be looked at
+            table = table.assign(**{n: [float(f"{v:.3g}") for v in table[n]] for n in measures})
         click.echo(table.to_csv(lineterminator="\n") if csv else fitted(table, shown, WIDTH), nl=not csv)
 
     if what == "neurons":
@@ -232,7 +235,7 @@ def _table_command(what: str, last: tuple[str, ...], example: str) -> None:
 
 _table_command(
     "neurons", ("stimuli", "trials", "rejected"),
-    "  strfcube neurons demo --quality\n  strfcube neurons demo --csv > neurons.csv",
+    "  strfcube neurons demo --quality --sort=-snr\n  strfcube neurons demo --csv > neurons.csv",
 )  # fmt: skip
 _table_command(
     "stimuli", ("duration", "neurons", "trials", "rejected"),

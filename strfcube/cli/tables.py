@@ -5,6 +5,8 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from strfcube.errors import UsageError, did_you_mean
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -67,6 +69,27 @@ def fitted(table: pd.DataFrame, last: tuple[str, ...], width: int) -> str:
         told = ", ".join(f"{name} {_range(table[name])}".replace(" ", _TIED) for name in left_out)
         lines += [line.replace(_TIED, " ") for line in _wrapped(f"more columns, with --csv: {told}", width)]
     return "\n".join(lines)
+
+
+def sorted_by(table: pd.DataFrame, key: str) -> pd.DataFrame:
+    """Rows in the order of a column, or of the labels; descending where its name has a minus before it.
+
+    What is missing comes last.
+
+    Raises
+    ------
+    UsageError
+        If there is no such column.
+    """
+    names = [str(table.index.name), *map(str, table.columns)]
+    down = key not in names and key.startswith("-")
+    name = key[1:] if down else key
+    if name not in names:
+        more = "; with --quality, snr, ccmax and p_signal too" if names[0] == "neuron" and "snr" not in names else ""
+        raise UsageError(f"--sort {key}: no such column; {did_you_mean(name, names)}there are {', '.join(names)}{more}")
+    return table.sort_values(
+        name, ascending=not down, kind="stable", key=lambda c: c if c.dtype.kind in "biuf" else c.astype(str)
+    )
 
 
 def _wrapped(text: str, width: int) -> list[str]:

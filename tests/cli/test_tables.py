@@ -51,6 +51,9 @@ def test_how_reliable_neurons_are(demo):
         [float(measures[n].sel(neuron="sim1_1_A")) for n in ("snr", "ccmax", "p_signal")], rel=0.01
     )
     assert "snr" not in output("neurons", demo)
+    down = output("neurons", demo, "--quality", "--sort", "-snr", "--csv").splitlines()[1:]
+    order = measures["snr"].to_series().sort_values(ascending=False).index  # missing ones last
+    assert [line.partition(",")[0] for line in down] == order.tolist()
     refused = CliRunner().invoke(cli, ["stimuli", str(demo), "--quality"])
     assert (refused.exit_code, "--quality" in refused.output) == (2, True)
 
