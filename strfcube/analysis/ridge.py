@@ -6,9 +6,12 @@ sums alone: responses are read once, and no table of all sounds and lags is made
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +19,24 @@ from numpy.typing import NDArray
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 Floats = NDArray[np.float64]
 _KEPT = 500_000_000  # bytes of products that are kept for the next neurons
 
 
-class Moments:
-    """What a fit needs to know of the responses.
+class Ridge:
+    """A regression of all neurons; parts of the stimuli are worked on side by side.
+
+    Each is left to one thread, in order, and so is each product: numbers are the same however many there are, and BLAS'
+    own threads, which wait for one another after every few operations, take ten times as long where others compute too.
 
     Parameters
     ----------
     part : ndarray of int [shape=(stim,)]
         The part of the stimuli that each belongs to, from 0.
+    table : callable
+        Gives, of the position of a stimulus, its columns [shape=(column, bin)]; NaN in bins that do not count.
     columns, neurons : int
         How many.
 
@@ -44,89 +52,111 @@ class Moments:
         Which of them is that of a neuron.
     """
 
-    def __init__(self, part: NDArray[np.intp], columns: int, neurons: int) -> None:
-        parts, shape = int(part.max(initial=-1)) + 1, (len(part), neurons)
-        self.part, self.bins, self.mean = part, np.zeros(shape, np.int64), np.zeros(shape)
-        self.cross, self.power = np.zeros((parts, columns, neurons)), np.zeros((parts, neurons))
+    def __init__(
+        self, part: NDArray[np.intp], table: Callable[[int], Floats], columns: int, neurons: int
+    ) -> None:  # fmt: skip
+        self.parts, shape = int(part.max(initial=-1)) + 1, (len(part), neurons)
+        self.part, self.table, self.columns = part, table, columns
+        self.bins, self.mean = np.zeros(shape, np.int64), np.zeros(shape)
+        self.cross, self.power = np.zeros((self.parts, columns, neurons)), np.zeros((self.parts, neurons))
         self.seen: list[NDArray[np.bool_]] = [np.zeros((1, 0), bool)] * len(part)
         self.pattern = np.zeros(shape, np.intp)
+        self._open = ExitStack()
 
-    def add(self, stim: int, table: Floats, rate: NDArray[Any]) -> None:
-        """Take in a stimulus.
+    def __enter__(self) -> Self:
+        from threadpoolctl import threadpool_limits
+
+        self._open.enter_context(threadpool_limits(1))
+        self._pool = self._open.enter_context(ThreadPoolExecutor(max(1, min(self.parts, os.cpu_count() or 1))))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+    def _side_by_side(self, task: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+        return list(self._pool.map(task, items))
+
+    def add(self, first: int, rates: NDArray[Any]) -> None:
+        """Take in some stimuli.
 
         Parameters
         ----------
-        stim : int
-            Its position.
-        table : ndarray [shape=(column, bin)]
-            NaN in bins that do not count.
-        rate : ndarray [shape=(neuron, bin or more)]
+        first : int
+            Position of the first of them.
+        rates : ndarray [shape=(stim, neuron, bin)]
             NaN where nothing was observed.
         """
+
+        def of_part(part: int) -> None:
+            for stim in first + np.flatnonzero(self.part[first : first + len(rates)] == part):
+                self._add(int(stim), rates[stim - first])
+
+        self._side_by_side(of_part, range(self.parts))
+
+    def _add(self, stim: int, rate: NDArray[Any]) -> None:
+        table, part = self.table(stim), self.part[stim]
         rate = rate[:, : table.shape[1]].astype(np.float64)
         seen = np.isfinite(rate) & np.isfinite(table).all(0)
         bins = seen.sum(1)
         mean = np.where(seen, rate, 0).sum(1) / np.maximum(bins, 1)
         about = np.where(seen, rate - mean[:, None], 0)
         about[np.abs(about).max(1, initial=0) <= 1e-9 * np.abs(mean)] = 0  # a constant but for rounding
-        self.cross[self.part[stim]] += np.nan_to_num(table, copy=False) @ about.T
-        self.power[self.part[stim]] += np.vecdot(about, about)
+        self.cross[part] += np.nan_to_num(table, copy=False) @ about.T
+        self.power[part] += np.vecdot(about, about)
         self.bins[stim], self.mean[stim] = bins, mean
         _, first, pattern = np.unique(np.packbits(seen, axis=1), axis=0, return_index=True, return_inverse=True)
         self.seen[stim], self.pattern[stim] = seen[first], pattern.ravel()
 
+    def solve(self, penalties: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """Weights [shape=(column, neuron)], and of each neuron its offset, penalty and CC; NaN where there is none.
 
-def solve(moments: Moments, table: Callable[[int], Floats], penalties: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """Weights [shape=(column, neuron)], and of each neuron its offset, penalty and CC; NaN where there is none.
+        Parameters
+        ----------
+        penalties : ndarray [shape=(alpha,)]
+            To choose from.
+        """
+        count = self.bins.shape[1]
+        weights, (offset, alpha, cc) = np.full((self.columns, count), np.nan), np.full((3, count), np.nan)
+        _, which = np.unique(self.pattern, axis=1, return_inverse=True)
+        groups = [np.flatnonzero(which.ravel() == k) for k in range(which.max(initial=-1) + 1)]
 
-    Parameters
-    ----------
-    moments : Moments
-        Of all stimuli.
-    table : callable
-        Gives that of a stimulus, by position.
-    penalties : ndarray [shape=(alpha,)]
-        To choose from.
+        @lru_cache(maxsize=_KEPT // (8 * self.columns**2) if len(groups) > 1 else 0)
+        def products(stim: int, pattern: int) -> tuple[Floats, Floats]:
+            used = self.table(stim)[:, self.seen[stim][pattern]]
+            return used @ used.T, used.sum(1)
+
+        for neurons in groups:
+            heard = self.bins[:, neurons[0]] > 0
+            parts = np.unique(self.part[heard])
+            if not len(parts) or (len(parts) < 2 and len(penalties) > 1):
+                continue
+            stims = [np.flatnonzero(heard & (self.part == p)) for p in parts]
+            sums = self._side_by_side(partial(_Sums.of, neurons=neurons, ridge=self, products=products), stims)
+            best = np.zeros(len(neurons), np.intp)
+            if len(parts) > 1:
+                moments = self._side_by_side(partial(_left_out, sums, penalties), range(len(sums)))
+                covariance, predicted = np.sum(moments, axis=0)
+                scale = predicted * self.power[np.ix_(parts, neurons)].sum(0)
+                scores = np.where(scale > 0, covariance / np.sqrt(np.where(scale > 0, scale, 1)), np.nan)
+                best = np.where(np.isnan(scores), -np.inf, scores).argmax(0)
+                cc[neurons] = scores[best, np.arange(len(neurons))]
+            alpha[neurons] = penalties[best]
+            whole = sum(sums[1:], sums[0])
+            for k, found in enumerate(whole.solved(penalties)):
+                weights[:, neurons[best == k]] = found[:, best == k]
+            offset[neurons] = (whole.response - whole.table @ weights[:, neurons]) / whole.bins
+        return weights, offset, alpha, cc
+
+
+def _left_out(sums: list[_Sums], penalties: Floats, part: int) -> Floats:
+    """Of a part that is predicted from the others, covariance with the responses, and variance, times its bins.
+
+    Of each penalty and neuron [shape=(2, alpha, neuron)].
     """
-    columns, count = moments.cross.shape[1:]
-    weights, (offset, alpha, cc) = np.full((columns, count), np.nan), np.full((3, count), np.nan)
-    _, which = np.unique(moments.pattern, axis=1, return_inverse=True)
-    groups = [np.flatnonzero(which.ravel() == k) for k in range(which.max(initial=-1) + 1)]
-
-    @lru_cache(maxsize=_KEPT // (8 * columns**2) if len(groups) > 1 else 0)
-    def products(stim: int, pattern: int) -> tuple[Floats, Floats]:
-        used = table(stim)[:, moments.seen[stim][pattern]]
-        return used @ used.T, used.sum(1)
-
-    for neurons in groups:
-        heard = moments.bins[:, neurons[0]] > 0
-        parts = np.unique(moments.part[heard])
-        if not len(parts) or (len(parts) < 2 and len(penalties) > 1):
-            continue
-        sums = [_Sums.of(np.flatnonzero(heard & (moments.part == p)), neurons, moments, products) for p in parts]
-        best = np.zeros(len(neurons), np.intp)
-        if len(parts) > 1:
-            scores = _scores(sums, moments.power[np.ix_(parts, neurons)].sum(0), penalties)
-            best = np.where(np.isnan(scores), -np.inf, scores).argmax(0)
-            cc[neurons] = scores[best, np.arange(len(neurons))]
-        alpha[neurons] = penalties[best]
-        whole = sum(sums[1:], sums[0])
-        for k, found in enumerate(whole.solved(penalties)):
-            weights[:, neurons[best == k]] = found[:, best == k]
-        offset[neurons] = (whole.response - whole.table @ weights[:, neurons]) / whole.bins
-    return weights, offset, alpha, cc
-
-
-def _scores(sums: list[_Sums], power: Floats, penalties: Floats) -> Floats:
-    """CC of each penalty with the parts, each predicted from the others [shape=(alpha, neuron)]."""
-    covariance, predicted = np.zeros((2, len(penalties), len(power)))
-    for left_out, own in enumerate(sums):
-        first, *others = (s for p, s in enumerate(sums) if p != left_out)
-        for k, weights in enumerate(sum(others, first).solved(penalties)):
-            covariance[k] += (weights * own.cross_about).sum(0)
-            predicted[k] += (weights * (own.square_about @ weights)).sum(0)
-    scale = predicted * power
-    return np.where(scale > 0, covariance / np.sqrt(np.where(scale > 0, scale, 1)), np.nan)
+    own, (first, *others) = sums[part], (s for p, s in enumerate(sums) if p != part)
+    solved = list(sum(others, first).solved(penalties))
+    covariance = [(weights * own.cross_about).sum(0) for weights in solved]
+    return np.array([covariance, [(weights * (own.square_about @ weights)).sum(0) for weights in solved]])
 
 
 @dataclass
@@ -141,7 +171,7 @@ class _Sums:
     square, square_about : ndarray [shape=(column, column)]
         Products of columns, and of columns about their mean in each stimulus.
     cross, cross_about : ndarray [shape=(column, neuron)]
-        Products of columns with the responses, and the same about their means.
+        Products of columns with the responses, and with the responses about their means.
     """
 
     bins: int
@@ -153,16 +183,15 @@ class _Sums:
     cross_about: Floats
 
     @classmethod
-    def of(cls, stims: NDArray[np.intp], neurons: NDArray[np.intp], moments: Moments, products: Any) -> _Sums:
+    def of(cls, stims: NDArray[np.intp], neurons: NDArray[np.intp], ridge: Ridge, products: Any) -> _Sums:
         """Sums over the stimuli of a part."""
-        columns, part = moments.cross.shape[1], moments.part[stims[0]]
-        bins, means = moments.bins[stims, neurons[0]], moments.mean[np.ix_(stims, neurons)]
-        square, tables = np.zeros((columns, columns)), np.empty((len(stims), columns))
+        bins, means = ridge.bins[stims, neurons[0]], ridge.mean[np.ix_(stims, neurons)]
+        square, tables = np.zeros((ridge.columns, ridge.columns)), np.empty((len(stims), ridge.columns))
         for row, stim in enumerate(stims.tolist()):
-            own, tables[row] = products(stim, int(moments.pattern[stim, neurons[0]]))
+            own, tables[row] = products(stim, int(ridge.pattern[stim, neurons[0]]))
             square += own
         about = square - (tables / bins[:, None]).T @ tables
-        cross = moments.cross[part][:, neurons]
+        cross = ridge.cross[ridge.part[stims[0]]][:, neurons]
         total = int(bins.sum()), tables.sum(0), bins @ means
         return cls(*total, square, about, cross + tables.T @ means, cross)
 

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 
 from strfcube.analysis.lags import heard, lag_axis, lags, past, quietest, starts_at_onset
-from strfcube.analysis.ridge import Moments, solve
+from strfcube.analysis.ridge import Ridge
 from strfcube.analysis.transform import blockwise
 from strfcube.errors import UsageError
 
@@ -71,14 +71,13 @@ def fit(
     sounds = _Sounds.of(stimulus, steps, quiet.values, whole=starts_at_onset(stimulus, dt_ms))
     psth = psth.transpose("stim", "neuron", "time")
     count, bands = psth.sizes["neuron"], stimulus.sizes["frequency"]
-    moments = Moments(part, bands * len(steps), count)
     many = max(1, _READ * len(part) // max(1, psth.nbytes))
-    for first in range(0, len(part), many):
-        for stim, rate in enumerate(psth.isel(stim=slice(first, first + many)).values, first):
-            moments.add(stim, sounds.table(stim), rate)
-    if not moments.bins.any():
-        raise UsageError("fit_strf: no stimulus has both a spectrogram and a response")
-    weights, offset, alpha, cc = solve(moments, sounds.table, penalties)
+    with Ridge(part, sounds.table, bands * len(steps), count) as ridge:
+        for first in range(0, len(part), many):
+            ridge.add(first, psth.isel(stim=slice(first, first + many)).values)
+        if not ridge.bins.any():
+            raise UsageError("fit_strf: no stimulus has both a spectrogram and a response")
+        weights, offset, alpha, cc = ridge.solve(penalties)
     strf = weights.T.reshape(count, bands, len(steps)) / sounds.deviation[:, None]
     offset = offset - strf.sum(2) @ sounds.mean  # the tables are of bands about their means
     unit, of_sound = (str(a.attrs.get("units", "")) for a in (psth, stimulus))
