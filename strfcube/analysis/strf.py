@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from strfcube.analysis.lags import heard, lag_axis, lags, past, quietest, starts_at_onset
+from strfcube.analysis.matching import in_order
 from strfcube.analysis.ridge import Ridge
 from strfcube.analysis.transform import blockwise
 from strfcube.errors import UsageError
@@ -65,6 +66,8 @@ def fit(
     ------
     UsageError
         If a parameter is none, no stimulus has both a spectrogram and a response, or a sound has a gap.
+    SelectionError
+        If `folds` has labels that are not those of the stimuli.
     """
     penalties, part, steps = _penalties(alphas), _parts(folds, psth), lags(lag_ms, dt_ms)
     quiet = quietest(stimulus)
@@ -186,9 +189,7 @@ def _parts(folds: Any, psth: xr.DataArray) -> NDArray[np.intp]:
     count = psth.sizes["stim"]
     if isinstance(folds, int | np.integer) and not isinstance(folds, bool) and folds >= 2:
         return np.arange(count) % min(int(folds), count)
-    if isinstance(folds, xr.DataArray) and "stim" in folds.coords and "stim" in psth.coords:
-        folds = folds.reindex(stim=psth["stim"].values) if set(psth["stim"].values) <= set(folds["stim"].values) else 0
-    given = np.asarray(folds)
+    given = np.asarray(in_order(folds, "stim", psth["stim"].values, "folds"))
     if given.shape != (count,):
         raise UsageError(f"folds={folds!r}: expected a whole number, 2 or more, or the part of each of {count} stimuli")
     return np.unique(given.astype(str), return_inverse=True)[1]

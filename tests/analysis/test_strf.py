@@ -8,7 +8,7 @@ import xarray as xr
 from cubes import make_cube
 
 from strfcube import simulate
-from strfcube.errors import UsageError
+from strfcube.errors import SelectionError, UsageError
 
 LAGS = 4
 
@@ -155,6 +155,10 @@ def test_folds_are_numbers_or_parts_by_label(caplog):
     by_label = cube.strf.fit_strf(20, folds=kinds[::-1])
     xr.testing.assert_identical(by_label, cube.strf.fit_strf(20, folds=2))  # types take turns
     xr.testing.assert_identical(by_label, cube.strf.fit_strf(20, folds=kinds.values.tolist()))
+    with pytest.raises(
+        SelectionError, match="folds: the mask says nothing of 1 of 6 labels of 'stim', such as 'stim000'"
+    ):
+        cube.strf.fit_strf(20, folds=kinds[1:])
     one = cube.assign(n_repeats=cube["n_repeats"].copy())
     one["response"][1::2, 0] = np.nan
     one["n_repeats"][1::2, 0] = 0
