@@ -77,12 +77,12 @@ def _url(target: str) -> str:
     """A URL that a cube can be written to."""
     from strfcube.transport.urls import remote
 
+    remote(target)  # refuses what nothing here writes to
     scheme, _, rest = target.rstrip("/").partition("://")
     if scheme in ("http", "https"):
         raise UsageError(f"--out {target}: a web server is only read from; give a folder, or s3://, gs:// or az://")
     if "/" not in rest.strip("/") and scheme != "memory":
         raise UsageError(f"--out {target}: that is a whole bucket; give the name of a cube in it, {target}/NAME.zarr")
-    remote(target)  # refuses what nothing here writes to
     return f"{scheme}://{rest}"
 
 

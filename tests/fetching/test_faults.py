@@ -182,6 +182,26 @@ def test_a_file_that_changed_starts_over(services, bring, service, etags, modifi
     assert bring(service) == OTHER
 
 
+@pytest.mark.parametrize("service", ("github", "osf"))
+@pytest.mark.parametrize(("etags", "modified", "weak"), [(True, True, False), (False, True, False), (True, False, True)])
+@pytest.mark.parametrize("kind", ["", "forgets ETag"])
+def test_a_file_that_changed_on_a_server_that_heeds_no_if_range(services, bring, service, etags, modified, weak, kind):
+    """Nobody publishes a checksum that would find it."""
+    services.etags, services.modified, services.weak, services.heeds = etags, modified, weak, False
+    services.checksums = False
+    interrupted(services, bring, service)
+    services.add(PLACES[service], OTHER)
+    services.fault(kind, AT[service], 99)
+    assert bring(service) == OTHER
+
+
+def test_a_part_of_the_rest_is_not_taken_for_its_end(services, bring):
+    """The server tells the size neither at first nor with the rest, and nobody publishes it."""
+    services.fault("chunked drop", "units.bin", 1, 150_000)
+    services.fault("window", "units.bin", 1)
+    assert bring("github") == CONTENT
+
+
 @pytest.mark.parametrize("service", ALL)
 def test_a_login_page_does_not_end_a_part(services, bring, service):
     interrupted(services, bring, service)
