@@ -182,8 +182,10 @@ def test_a_file_that_changed_starts_over(services, bring, service, etags, modifi
     assert bring(service) == OTHER
 
 
-@pytest.mark.parametrize("service", ("github", "osf"))
-@pytest.mark.parametrize(("etags", "modified", "weak"), [(True, True, False), (False, True, False), (True, False, True)])
+@pytest.mark.parametrize("service", ["github", "osf"])
+@pytest.mark.parametrize(
+    ("etags", "modified", "weak"), [(True, True, False), (False, True, False), (True, False, True)]
+)
 @pytest.mark.parametrize("kind", ["", "forgets ETag"])
 def test_a_file_that_changed_on_a_server_that_heeds_no_if_range(services, bring, service, etags, modified, weak, kind):
     """Nobody publishes a checksum that would find it."""
