@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -398,14 +399,27 @@ def publish(store: str, target: str, work: Path) -> None:
     """Put the finished local store into place, durably, and clear the work folder.
 
     A cube that is there already changes places with the new one in one step, where the system can do that.
+
+    Raises
+    ------
+    StoreError
+        If that cube can be copied and removed, but not renamed.
     """
     old = work / REPLACED
-    if not Path(target).exists():
-        os.rename(store, target)
-    elif not _exchange(store, target):
-        os.rename(target, old)
-        os.rename(store, target)
-        shutil.rmtree(old)
+    try:
+        if not Path(target).exists():
+            os.rename(store, target)
+        elif not _exchange(store, target):
+            os.rename(target, old)
+            os.rename(store, target)
+            shutil.rmtree(old)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        raise StoreError(
+            f"{target} cannot be replaced: it lies on another disk, or in the image of this container; move it away "
+            "(mv), and the same command puts the new cube there, or give another --out"
+        ) from error
     sync_one(Path(target).parent)
     discard(work)
 
@@ -415,7 +429,6 @@ def _exchange(one: str, other: str) -> bool:
     if sys.platform != "linux":
         return False
     import ctypes
-    import errno
 
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if call is None:

@@ -1,5 +1,6 @@
 """Builds that are killed, side by side, or out of room: the same cube in the end, and never half a one."""
 
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from toy import FAST, Toy, make_neuron, make_stim, random_toy, spikes, write_toy
 from writers.ns1 import write_ns1
 
 import strfcube
+from strfcube.builder import workplace
 from strfcube.builder.workplace import work_folder
 from strfcube.errors import StoreError, StrfcubeError
 
@@ -352,6 +354,24 @@ def test_a_cube_changes_places_with_the_one_it_replaces(tmp_path, toy, monkeypat
         strfcube.build(toy, out=out, dt=10, force=True, **FAST)
     assert digest(out) == new
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cube.zarr", "new.zarr", "raw"]
+
+
+def test_a_cube_of_a_layer_below_is_moved_away_by_hand(tmp_path, toy, monkeypatch):
+    """In a container, what its image holds can be removed, but no folder of it be renamed."""
+    out = tmp_path / "cube.zarr"
+    old = digest(strfcube.build(toy, out=out, **FAST))
+
+    def refused(one, other):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), other)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workplace, "_exchange", refused)
+        with pytest.raises(StoreError, match=r"in the image of this container; move it away \(mv\), and the same command"):
+            strfcube.build(toy, out=out, dt=10, force=True, **FAST)
+    assert digest(out) == old
+    shutil.move(out, tmp_path / "old.zarr")
+    assert digest(strfcube.build(toy, out=out, dt=10, force=True, **FAST)) != old
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cube.zarr", "old.zarr", "raw"]
 
 
 @pytest.mark.parametrize("inside", ["", "/store.zarr"])
