@@ -366,7 +366,7 @@ def test_a_cube_of_a_layer_below_is_moved_away_by_hand(tmp_path, toy, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(workplace, "_exchange", refused)
-        with pytest.raises(StoreError, match=r"in the image of this container; move it away \(mv\), and the same command"):
+        with pytest.raises(StoreError, match=r"in the image of this container; move it away \(mv\), and the same"):
             strfcube.build(toy, out=out, dt=10, force=True, **FAST)
     assert digest(out) == old
     shutil.move(out, tmp_path / "old.zarr")
