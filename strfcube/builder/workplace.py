@@ -19,6 +19,7 @@ from strfcube.builder.ledger import sync_one
 from strfcube.cube.files import see_own
 from strfcube.cube.store import REPLACED, RESUME, beside, existing_cube
 from strfcube.errors import StoreError, UsageError
+from strfcube.transport.connect import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -184,6 +185,22 @@ def see_whole(source: str) -> None:
             "cannot be read whole", "give yourself permission to read its files"
         )  # fmt: skip
         raise StoreError(f"{source} {what}, and nothing is made of it: {'; '.join(wrong[:3])}{more}; {then}")
+
+
+def see_apart(source: str, target: str) -> None:
+    """Stop where a cube at a URL is to be written over the one that it is read from: there, that goes first.
+
+    Raises
+    ------
+    StoreError
+        If the cube at the target is the source, under whatever URL, or a copy of it.
+    """
+    if "://" in target and (held := connect(target, "").get("zarr.json")) is not None:
+        if held == connect(source, "").get("zarr.json"):
+            raise StoreError(
+                f"{target} is the cube that is read, or a copy of it, and an object store cannot keep it until the new "
+                "one is whole: give another --out, or remove the copy"
+            )
 
 
 def recover(work: Path, target: str) -> None:
