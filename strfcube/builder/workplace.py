@@ -195,12 +195,12 @@ def see_apart(source: str, target: str) -> None:
     StoreError
         If the cube at the target is the source, under whatever URL, or a copy of it.
     """
-    if "://" in target and (held := connect(target, "").get("zarr.json")) is not None:
-        if held == connect(source, "").get("zarr.json"):
-            raise StoreError(
-                f"{target} is the cube that is read, or a copy of it, and an object store cannot keep it until the new "
-                "one is whole: give another --out, or remove the copy"
-            )
+    held = connect(target, "").get("zarr.json") if "://" in target else None
+    if held is not None and held == connect(source, "").get("zarr.json"):
+        raise StoreError(
+            f"{target} is the cube that is read, or a copy of it, and an object store cannot keep it until the new "
+            "one is whole: give another --out, or remove the copy"
+        )
 
 
 def recover(work: Path, target: str) -> None:

@@ -131,9 +131,7 @@ def test_a_cube_is_not_written_over_the_one_that_is_read(place, toy, tmp_path):
     for again in (
         lambda: strfcube.rebin(far, 10, out=f"{far}/", force=True, jobs=0),
         lambda: strfcube.save(strfcube.open(far).isel(neuron=[0]), far, force=True),
-        lambda: strfcube.save(
-            strfcube.concat([near, f"{far}/"], names=["a", "b"], duplicates="keep"), far, force=True
-        ),
+        lambda: strfcube.save(strfcube.concat([near, f"{far}/"], names=["a", "b"], duplicates="keep"), far, force=True),
     ):
         with pytest.raises(StoreError, match=r"cube\.zarr/? is the cube that is read, or a copy of it.* another --out"):
             again()
