@@ -12,9 +12,12 @@ from services import PAGE, PASSWORD, USER
 from strfcube.catalog import Entry, RemoteFile
 from strfcube.errors import FetchError
 from strfcube.fetching import ledger, terms
+from strfcube.fetching.crcns import is_crcns
 from strfcube.fetching.fetch import carry_out
+from strfcube.fetching.mirrors import Mirrors
 from strfcube.fetching.plan import look
 from strfcube.fetching.visit import Visit
+from strfcube.fetching.web import host_of
 
 CONTENT = np.random.default_rng(0).bytes(400_000)
 OTHER = np.random.default_rng(1).bytes(400_000)
@@ -387,6 +390,29 @@ def test_a_login_that_leads_elsewhere(services, bring, target, where, kind, meth
     if method == "GET" and where.startswith("crcns"):
         assert all(PASSWORD not in r.everything for r in services.log)  # nothing was sent at all
     check_log(services)
+
+
+@pytest.mark.parametrize("target", [
+    "https://elsewhere.example\\@crcns.org/x", "https://elsewhere.example:443\\@download.crcns.org/x", "//a\\.crcns.org/x",
+    "https://elsewhere.example@crcns.org/x", "https://[::1/", "https://a:b/",
+])  # fmt: skip
+@pytest.mark.parametrize("where", ["aa-9/units.bin", "crcns.org/login_form", "download.crcns.org/aa-9"])
+def test_a_url_that_programs_read_in_two_ways(services, bring, monkeypatch, target, where):
+    """One reads the host before the backslash, another the one after it: whoever asks and whoever may be told a secret."""
+    asked, real = [], Mirrors.real
+    monkeypatch.setattr(Mirrors, "real", lambda self, url: asked.append(url) or real(self, url))
+    services.fault("redirect", where, 99, target)
+    with pytest.raises(FetchError, match=r"redirected to nowhere") as caught:
+        bring("crcns")
+    check_line(str(caught.value))
+    assert all(url.startswith(("https://crcns.org/", "https://download.crcns.org/")) for url in asked)
+
+
+def test_who_is_asked_is_read_as_by_what_asks():
+    for url in ("https://elsewhere.example\\@crcns.org/x", "https://elsewhere.example#@crcns.org", "https://[x/", "//"):
+        assert not is_crcns(url)
+        assert host_of(url) in ("elsewhere.example", "")
+    assert host_of("https://CRCNS.org:443/x?y") == "crcns.org"
 
 
 def test_a_file_that_lies_elsewhere_gets_no_cookie(services, bring):
