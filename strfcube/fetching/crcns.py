@@ -222,7 +222,8 @@ class Crcns:
     @staticmethod
     def _ours(at: str, found: str) -> str:
         if not is_crcns(found):
-            raise FetchError(f"{at}: the login leads to {found[:80] or 'no URL'}, which is not CRCNS; nothing was sent there")
+            where = found[:80] or "no URL"
+            raise FetchError(f"{at}: the login leads to {where}, which is not CRCNS; nothing was sent there")
         return found
 
     def _keep(self, line: str) -> None:

@@ -393,12 +393,12 @@ def test_a_login_that_leads_elsewhere(services, bring, target, where, kind, meth
 
 
 @pytest.mark.parametrize("target", [
-    "https://elsewhere.example\\@crcns.org/x", "https://elsewhere.example:443\\@download.crcns.org/x", "//a\\.crcns.org/x",
-    "https://elsewhere.example@crcns.org/x", "https://[::1/", "https://a:b/",
+    "https://elsewhere.example\\@crcns.org/x", "https://elsewhere.example:443\\@download.crcns.org/x",
+    "//a\\.crcns.org/x", "https://elsewhere.example@crcns.org/x", "https://[::1/", "https://a:b/",
 ])  # fmt: skip
 @pytest.mark.parametrize("where", ["aa-9/units.bin", "crcns.org/login_form", "download.crcns.org/aa-9"])
 def test_a_url_that_programs_read_in_two_ways(services, bring, monkeypatch, target, where):
-    """One reads the host before the backslash, another the one after it: whoever asks and whoever may be told a secret."""
+    """One finds the host before the backslash, another after it: who asks, and who decides what may be told there."""
     asked, real = [], Mirrors.real
     monkeypatch.setattr(Mirrors, "real", lambda self, url: asked.append(url) or real(self, url))
     services.fault("redirect", where, 99, target)
