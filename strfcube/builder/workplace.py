@@ -310,15 +310,35 @@ def token(work: Path) -> str:
 
 
 @contextmanager
-def writable(target: str, instead: str = "give another --out") -> Iterator[None]:
-    """Say what could not be written, and what to do, for anything the file system refuses."""
+def writable(target: str, instead: str = "give another --out", spools: str = "") -> Iterator[None]:
+    """Say what could not be written, and what to do, for anything the file system refuses.
+
+    Parameters
+    ----------
+    target : str
+        Path or URL of the cube.
+    instead : str
+        What helps, where it is that one.
+    spools : str
+        Folder of this machine in which the rest lies, where that is not beside the cube.
+    """
     try:
         yield
     except OSError as error:
-        place = error.filename or target
+        place = str(error.filename or _fuller(target, spools))
+        if spools and place.startswith(spools):
+            instead = "give another folder for what is read (--spool)"
         raise StoreError(
             f"cannot write {place}: {error.strerror or error}; make it writable, free space, or {instead}"
         ) from error
+
+
+def _fuller(target: str, spools: str) -> str:
+    """The place whose disk has less room: where a disk is full, the system does not say which."""
+    if not spools or "://" in target:
+        return spools or target
+    free = [shutil.disk_usage(folder).free for folder in (os.path.dirname(target), spools)]
+    return target if free[0] <= free[1] else spools
 
 
 @contextmanager

@@ -306,7 +306,7 @@ from strfcube.errors import StoreError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
 try:
-    strfcube.build(toy.Toy(sys.argv[1]), out=sys.argv[2], **toy.FAST)
+    strfcube.build(toy.Toy(sys.argv[1]), out=sys.argv[2], spool=sys.argv[4] if sys.argv[4:] else None, **toy.FAST)
 except StoreError as error:
     print(error)
 """
@@ -326,6 +326,14 @@ def test_no_room_in_any_stage(tmp_path, toy, limit):
     strfcube.build(toy, out=out, **FAST)
     assert strfcube.verify(out) == []
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cube.zarr", "raw"]
+
+
+def test_no_room_for_what_is_read(tmp_path, toy):
+    """Of a cube at a URL, what is on a disk here are the spools: they are named, and how to have them elsewhere."""
+    (tmp_path / "spools").mkdir()
+    said, errors = start(LIMITED, toy.raw, "memory://cubes/full.zarr", 500, tmp_path / "spools").communicate(timeout=60)
+    assert said.startswith(f"cannot write {tmp_path / 'spools'}/strfcube-"), errors
+    assert "free space, or give another folder for what is read (--spool)\n" in said
 
 
 @pytest.mark.parametrize("place", ["a file", "below a file", "/proc"])
