@@ -218,7 +218,8 @@ def _see_plain(url: str, scheme: str) -> None:
     """
     host, slash, path = url.partition("://")[2].partition("/")
     secret, at, host = host.rpartition("@")
-    if at and (":" in secret or scheme in ("http", "https")):  # else a container of Azure's
+    # A container of Azure's, or fsspec's github://OWNER:REPOSITORY@BRANCH, is no secret
+    if at and scheme != "github" and (":" in secret or scheme in ("http", "https")):
         raise StoreError(
             f"{scheme}://***@{host}{slash}{re.split('[?#]', path)[0]}: credentials in a URL would be shown wherever it "
             "is; leave them out, and give them as the tools of that store do, or copy the cube"
