@@ -22,7 +22,7 @@ from toy import FAST, random_toy
 import strfcube
 from strfcube.cube.shard_reader import ShardedArray
 from strfcube.errors import StoreError
-from strfcube.transport import object_store
+from strfcube.transport import object_store, urls
 from strfcube.transport.connect import connect
 from strfcube.transport.remote_files import GAP_BYTES, REQUEST_BYTES, merged
 
@@ -191,6 +191,11 @@ def test_a_url_holds_no_secret_and_nothing_that_is_not_asked_for(url, said):
             call(url)
         assert "hush" not in str(error.value)
         assert error.value.__suppress_context__ or error.value.__context__ is None
+
+
+@pytest.mark.parametrize("url", ["github://lab:cubes@main/cube.zarr", "abfss://box@lab.dfs.core.windows.net/cube.zarr"])
+def test_what_is_no_secret_in_a_url(url):
+    urls._see_plain(url, url.partition("://")[0])
 
 
 def test_without_the_extra(monkeypatch):
