@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
@@ -30,6 +31,24 @@ def interrupts_raise() -> None:
     """From here on Ctrl-C is a KeyboardInterrupt again, which whoever runs can clean up after."""
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        sys.unraisablehook = _again
+
+
+def _again(unraisable: Any) -> None:
+    """Ctrl-C within Python that a library in C called (numba does) is lost there: raise it once that is over."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        later = threading.Timer(0.05, _interrupt)
+        later.daemon = True
+        later.start()
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
+def _interrupt() -> None:
+    if sys.platform == "win32":
+        _thread.interrupt_main()
+    else:  # which ends what the main thread waits for, too
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 def _end(*_: Any) -> None:

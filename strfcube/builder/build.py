@@ -194,7 +194,7 @@ def run(
         return asked
     if share:
         return _run_part(request, at, share, asked, jobs, force, strict, spool, progress)
-    with writable(target), at.alone():
+    with writable(target, spools=_apart(at, spool)), at.alone():
         if finish:
             parts.see_same(request, at.work)
         try:
@@ -227,6 +227,11 @@ def run(
     return asked
 
 
+def _apart(at: Place, spool: str | None) -> str:
+    """Folder of spools that do not lie beside the cube."""
+    return str(at.work) if "://" in at.target else spool or ""
+
+
 def _say_up_to_date(path: str) -> None:
     log.info("%s is up to date: nothing to do", path.rpartition("/")[2])
 
@@ -250,7 +255,7 @@ def _run_part(
         parts.begin(request, part, at.work, spool)
         return True
 
-    with writable(request.target), at.beside(part.file_name, begin) as due:
+    with writable(request.target, spools=_apart(at, spool)), at.beside(part.file_name, begin) as due:
         if not due:
             at.discard()
             _say_up_to_date(asked)

@@ -247,7 +247,11 @@ class Cluster:
         unfit = []
         if joined := sorted(set(there) - self._seen):
             found = self._client.run(crew.examine, self._site, workers=joined, on_error="return")
-            for address, answer in found.items():
+            closed = _distributed().comm.CommClosedError
+            for address, answer in list(found.items()):
+                if isinstance(answer, closed):  # it ended meanwhile, or is asked again
+                    del found[address]
+                    continue
                 name, why = answer if isinstance(answer, tuple) else ("", f"cannot take part ({answer!r})")
                 if isinstance(answer, ImportError):
                     why = f"has no strfcube ({answer}): install the same version there"

@@ -18,7 +18,7 @@ from strfcube import catalog
 from strfcube.builder.build import run
 from strfcube.builder.recipe import Recipe
 from strfcube.builder.request import SOURCE, Request, default_recipe
-from strfcube.builder.workplace import see_whole
+from strfcube.builder.workplace import see_apart, see_whole
 from strfcube.cube.groups import has_group, open_group
 from strfcube.cube.shard_reader import ShardedArray
 from strfcube.cube.store import cube_root, local, locate, opened
@@ -139,6 +139,8 @@ def _rebin(
     entry = catalog.entries().get(recipe.dataset)
     default = default_recipe(recipe.dataset, recipe.dt_ns)
     target = local(out) if out is not None else _beside(path, recipe.store_name(default))
+    if how["force"]:
+        see_apart(path, target)
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     kept = {k: attrs[k] for k in ("sources", "fingerprint", "licence", "citation", "doi", "title") if k in attrs}
     history = f"{attrs['history']}\n{now} rebinned from {attrs['dt_ms']:g} ms to {recipe.dt_ms:g} ms"

@@ -21,7 +21,7 @@ from strfcube.builder.ledger import Files, written
 from strfcube.builder.places import SAVED, Place, place
 from strfcube.builder.plan import response_layout, samples_layout, stimulus_layout, trial_layouts
 from strfcube.builder.saved import Prepared, prepared
-from strfcube.builder.workplace import clear, place_of, see_whole, writable
+from strfcube.builder.workplace import clear, place_of, see_apart, see_whole, writable
 from strfcube.cube import digest
 from strfcube.cube.files import see_own
 from strfcube.cube.metadata import sealed
@@ -92,6 +92,7 @@ def save(
         made = prepared(ds)
         for source in made.stores:
             see_whole(source)
+            see_apart(source, at.target)
         _put(made, at, force, tell)
     if made.lost:
         log.warning("%s was saved %s", saved, "; ".join(made.lost))

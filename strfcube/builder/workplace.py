@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from strfcube.builder.ledger import sync_one
 from strfcube.cube.files import see_own
 from strfcube.cube.store import REPLACED, RESUME, beside, existing_cube
 from strfcube.errors import StoreError, UsageError
+from strfcube.transport.connect import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,12 +79,12 @@ def _url(target: str) -> str:
     """A URL that a cube can be written to."""
     from strfcube.transport.urls import remote
 
+    remote(target)  # refuses what nothing here writes to
     scheme, _, rest = target.rstrip("/").partition("://")
     if scheme in ("http", "https"):
         raise UsageError(f"--out {target}: a web server is only read from; give a folder, or s3://, gs:// or az://")
     if "/" not in rest.strip("/") and scheme != "memory":
         raise UsageError(f"--out {target}: that is a whole bucket; give the name of a cube in it, {target}/NAME.zarr")
-    remote(target)  # refuses what nothing here writes to
     return f"{scheme}://{rest}"
 
 
@@ -183,6 +185,22 @@ def see_whole(source: str) -> None:
             "cannot be read whole", "give yourself permission to read its files"
         )  # fmt: skip
         raise StoreError(f"{source} {what}, and nothing is made of it: {'; '.join(wrong[:3])}{more}; {then}")
+
+
+def see_apart(source: str, target: str) -> None:
+    """Stop where a cube at a URL is to be written over the one that it is read from: there, that goes first.
+
+    Raises
+    ------
+    StoreError
+        If the cube at the target is the source, under whatever URL, or a copy of it.
+    """
+    held = connect(target, "").get("zarr.json") if "://" in target else None
+    if held is not None and held == connect(source, "").get("zarr.json"):
+        raise StoreError(
+            f"{target} is the cube that is read, or a copy of it, and an object store cannot keep it until the new "
+            "one is whole: give another --out, or remove the copy"
+        )
 
 
 def recover(work: Path, target: str) -> None:
@@ -292,15 +310,35 @@ def token(work: Path) -> str:
 
 
 @contextmanager
-def writable(target: str, instead: str = "give another --out") -> Iterator[None]:
-    """Say what could not be written, and what to do, for anything the file system refuses."""
+def writable(target: str, instead: str = "give another --out", spools: str = "") -> Iterator[None]:
+    """Say what could not be written, and what to do, for anything the file system refuses.
+
+    Parameters
+    ----------
+    target : str
+        Path or URL of the cube.
+    instead : str
+        What helps, where it is that one.
+    spools : str
+        Folder of this machine in which the rest lies, where that is not beside the cube.
+    """
     try:
         yield
     except OSError as error:
-        place = error.filename or target
+        place = str(error.filename or _fuller(target, spools))
+        if spools and place.startswith(spools):
+            instead = "give another folder for what is read (--spool)"
         raise StoreError(
             f"cannot write {place}: {error.strerror or error}; make it writable, free space, or {instead}"
         ) from error
+
+
+def _fuller(target: str, spools: str) -> str:
+    """The place whose disk has less room: where a disk is full, the system does not say which."""
+    if not spools or "://" in target:
+        return spools or target
+    free = [shutil.disk_usage(folder).free for folder in (os.path.dirname(target), spools)]
+    return target if free[0] <= free[1] else spools
 
 
 @contextmanager
@@ -398,14 +436,27 @@ def publish(store: str, target: str, work: Path) -> None:
     """Put the finished local store into place, durably, and clear the work folder.
 
     A cube that is there already changes places with the new one in one step, where the system can do that.
+
+    Raises
+    ------
+    StoreError
+        If that cube can be copied and removed, but not renamed.
     """
     old = work / REPLACED
-    if not Path(target).exists():
-        os.rename(store, target)
-    elif not _exchange(store, target):
-        os.rename(target, old)
-        os.rename(store, target)
-        shutil.rmtree(old)
+    try:
+        if not Path(target).exists():
+            os.rename(store, target)
+        elif not _exchange(store, target):
+            os.rename(target, old)
+            os.rename(store, target)
+            shutil.rmtree(old)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        raise StoreError(
+            f"{target} cannot be replaced: it lies on another disk, or in the image of this container; move it away "
+            "(mv), and the same command puts the new cube there, or give another --out"
+        ) from error
     sync_one(Path(target).parent)
     discard(work)
 
@@ -415,7 +466,6 @@ def _exchange(one: str, other: str) -> bool:
     if sys.platform != "linux":
         return False
     import ctypes
-    import errno
 
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if call is None:

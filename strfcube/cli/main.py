@@ -406,15 +406,20 @@ def main(args: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except (StrfcubeError, ImportError, OSError) as error:  # these say which extra, or which file
-        code = _fail(error, 1)
+        # Modules in C cannot be imported when Ctrl-C comes meanwhile, and say only that
+        code = _end(words) if isinstance(error.__cause__, KeyboardInterrupt) else _fail(error, 1)
     except (KeyboardInterrupt, click.Abort):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C has nothing left to stop
-        click.echo(interrupted(next(iter(words), "")), err=True)
-        code = INTERRUPTED
+        code = _end(words)
     except Exception as error:
         code = _fail(f"{type(error).__name__}: {error}; this is a fault of strfcube: report it, with the output of "
                      "the same command under STRFCUBE_DEBUG=1", 1)  # fmt: skip
     sys.exit(code)
+
+
+def _end(words: Sequence[str]) -> int:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C has nothing left to stop
+    click.echo(interrupted(next(iter(words), "")), err=True)
+    return INTERRUPTED
 
 
 def _fail(error: Any, code: int) -> int:

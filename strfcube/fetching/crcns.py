@@ -14,10 +14,10 @@ from email.utils import parsedate_to_datetime
 from html.parser import HTMLParser
 from http.cookies import CookieError, Morsel, SimpleCookie
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from strfcube.errors import FetchError
-from strfcube.fetching.web import REDIRECTS, Interrupted, host_of, read
+from strfcube.fetching.web import REDIRECTS, Interrupted, host_of, joined, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -41,7 +41,7 @@ _BSD_SUM = re.compile(r"MD5 ?\((?P<path>.+)\) ?= ?(?P<md5>[0-9a-fA-F]{32})[ \t]*
 def is_crcns(url: str) -> bool:
     """Whether credentials and cookies may go there: to CRCNS itself, over https."""
     host = host_of(url)
-    return urlsplit(url).scheme == "https" and (host == "crcns.org" or host.endswith(".crcns.org"))
+    return url.lower().startswith("https://") and (host == "crcns.org" or host.endswith(".crcns.org"))
 
 
 @dataclass
@@ -187,7 +187,7 @@ class Crcns:
                 at = self._stays(at, reply)
         if asked is not None:
             form = asked.hidden | dict(form)  # a token against forged requests, for example
-            at = self._ours(at, self.web.mirrors.original(urljoin(at, asked.action)))
+            at = self._ours(at, self.web.mirrors.original(joined(at, asked.action)))
         for _ in range(3):
             with self.send(at, method="POST", form=form) as reply:
                 if reply.status_code not in (307, 308):
@@ -222,7 +222,8 @@ class Crcns:
     @staticmethod
     def _ours(at: str, found: str) -> str:
         if not is_crcns(found):
-            raise FetchError(f"{at}: the login leads to {found[:80]}, which is not CRCNS; nothing was sent there")
+            where = found[:80] or "no URL"
+            raise FetchError(f"{at}: the login leads to {where}, which is not CRCNS; nothing was sent there")
         return found
 
     def _keep(self, line: str) -> None:

@@ -188,9 +188,11 @@ def carry_out(
         _has_space(plan)
         _Crew(plan, visit, keep_archives, progress, say).work(jobs)
     except OSError as error:
+        # What was copied there, with other times, would only be verified
+        instead = "give another --raw" if plan.to_fetch else "build from what is there as it is (--no-fetch)"
         raise FetchError(
             f"cannot write {error.filename or plan.raw}: {error.strerror or error}; make it writable, free space, or "
-            f"give another --raw"
+            f"{instead}"
         ) from error
     return plan.raw
 

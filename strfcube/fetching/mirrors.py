@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 VARIABLE = "STRFCUBE_MIRRORS"
+_SECRET = re.compile("//[^/]*@")
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Mirrors:
             old, equals, new = pair.partition("=")
             if not equals or not all(_is_url(url) for url in (old, new)):
                 raise UsageError(
-                    f"{VARIABLE}: '{pair}' is not FROM=TO, two URL prefixes: https://zenodo.org/=https://mirror.example/z/"
+                    f"{VARIABLE}: '{_SECRET.sub('//***@', pair)}' is not FROM=TO, two URL prefixes without a password: "
+                    "https://zenodo.org/=https://mirror.example/z/"
                 )
             pairs.append((old, new))
         return cls(tuple(sorted(pairs, key=lambda pair: -len(pair[0]))))
@@ -65,4 +68,4 @@ def _exchange(url: str, pairs: Iterable[tuple[str, str]]) -> str:
 
 def _is_url(text: str) -> bool:
     parts = urlsplit(text)
-    return parts.scheme in ("http", "https") and bool(parts.netloc)
+    return parts.scheme in ("http", "https") and bool(parts.netloc) and "@" not in parts.netloc

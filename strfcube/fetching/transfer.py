@@ -204,20 +204,25 @@ class Transfer:
     def _continues(self, reply: requests.Response, have: int) -> int:
         """Size of the whole file, of an answer that must begin where the part ends."""
         found = _RANGE.fullmatch(reply.headers.get("Content-Range", "").strip())
-        etag, known = reply.headers.get("ETag", ""), self.begun.etag
-        if not found or int(found[1]) != have or (etag and known and etag != known):
+        if not found or int(found[1]) != have or not self._same_version(reply) or _packed(self.begun.url, reply):
             raise _StartOver
         total = 0 if found[3] == "*" else int(found[3])
         expected = self.size or self.begun.size
-        if expected and total and total != expected:
+        if (expected and total and total != expected) or not (expected or total or self.md5):
             raise _StartOver
         return total or expected
 
+    def _same_version(self, reply: requests.Response) -> bool:
+        """Whether an answer goes on with what was begun: not every server heeds ``If-Range``."""
+        for known, name in ((self.begun.etag, "ETag"), (self.begun.modified, "Last-Modified")):
+            if known and (now := reply.headers.get(name, "")):
+                return now == known
+        # The date may be left out of an answer to If-Range, the ETag may not; a checksum finds out in the end
+        return bool(self.md5 or (self.begun.modified and not self.begun.etag))
+
     def _take(self, url: str, reply: requests.Response, have: int, total: int) -> None:
         """Write what comes; the first bytes are looked at before anything that is there is given up."""
-        encoding = reply.headers.get("Content-Encoding", "").lower()
-        # Some servers call the compression of the file itself an encoding.
-        packed = encoding not in ("", "identity") and not url.partition("?")[0].endswith(("gz", "gz/content"))
+        packed = _packed(url, reply)
         total = 0 if packed else total
         pieces = _Pieces(self.web, reply, packed, host_of(url))
         head = pieces.head()
@@ -317,6 +322,12 @@ class _Pieces:
                 raise Interrupted(f"next to nothing came from {host} for {timeout:g} s")
             self.since, self.got = now, 0
         return bytes(piece)
+
+
+def _packed(url: str, reply: requests.Response) -> bool:
+    """Whether a server packed what it sends; some call the compression of the file itself an encoding."""
+    encoding = reply.headers.get("Content-Encoding", "").lower()
+    return encoding not in ("", "identity") and not url.partition("?")[0].endswith(("gz", "gz/content"))
 
 
 def _length(reply: requests.Response) -> int:

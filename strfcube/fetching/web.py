@@ -156,6 +156,8 @@ class Web:
             raise FetchError(f"{host}: the address of the proxy or mirror cannot be used; {hint}") from None
         except requests.exceptions.RequestException as error:
             raise FetchError(f"{host}: {type(error).__name__}: the request could not be made") from None
+        except ValueError:  # requests looks at where a redirection leads, whether it is followed or not
+            raise FetchError(f"{url}: redirected to nowhere") from None
         if reply.status_code in BUSY:
             wait = retry_after(reply.headers.get("Retry-After"))
             reply.close()
@@ -207,11 +209,12 @@ class Web:
         location = reply.headers.get("Location", "")
         reply.close()
         asked = self.mirrors.real(at)
-        found = self.mirrors.original(named := urljoin(asked, location))
-        if found == named and asked != at and not urlsplit(location).netloc and not urlsplit(location).scheme:
-            found = urljoin(at, location)  # a mirror that passes on the original's path
+        found = self.mirrors.original(named := joined(asked, location))
+        parts = urlsplit(joined("", location))
+        if found == named and asked != at and not parts.netloc and not parts.scheme:
+            found = joined(at, location)  # a mirror that passes on the original's path
         parts = urlsplit(found)
-        if not location or parts.scheme not in ("http", "https") or not parts.netloc:
+        if not location or parts.scheme not in ("http", "https") or not host_of(found):
             raise FetchError(f"{at}: redirected to nowhere ('{location[:80]}')")
         safe = urlsplit(at).scheme != "https" or parts.scheme == "https"
         if not safe and self.mirrors.real(at) == at:
@@ -290,9 +293,24 @@ def _nobody(request: Any) -> Any:
     return request
 
 
+def joined(at: str, found: str) -> str:
+    """A URL that a page or answer names, in full; empty where it is none, or one that not all programs read alike."""
+    with suppress(ValueError):
+        url = urljoin(at, found)
+        if "\\" not in url and "@" not in urlsplit(url).netloc:
+            return url
+    return ""
+
+
 def host_of(url: str) -> str:
-    """Host of a URL, for messages and for what may be sent there."""
-    return (urlsplit(url).hostname or "").lower()
+    """Host of a URL, for messages and for what may be sent there; read as by what sends it, empty where that cannot."""
+    from urllib3.exceptions import LocationParseError
+    from urllib3.util import parse_url
+
+    try:
+        return (parse_url(url).host or "").lower()
+    except LocationParseError:
+        return ""
 
 
 def read(reply: requests.Response, url: str, seconds: float = 120.0) -> str:

@@ -7,12 +7,14 @@ is another cube here. Files appear whole or not at all; those least recently use
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import re
 import time
 import warnings
 from concurrent.futures import Future
-from pathlib import Path
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 DEFAULT_GB = 20.0
 CHECKED = 0x48674BC7  # CRC-32C of anything that is followed by its own CRC-32C
 _TOUCH_S = 60.0  # how exactly the time of last use is kept
+_OURS = re.compile(r"[0-9a-f]{38}(\.[0-9a-f]{32}\.partial)?")  # in folders of two more digits
 _caches: dict[str, ChunkCache] = {}
 
 
@@ -113,7 +116,8 @@ class ChunkCache:
                 file.write(data + self._crc(data).to_bytes(4, "little"))
             os.replace(partial, path)
         except OSError as error:
-            Path(partial).unlink(missing_ok=True)
+            with suppress(OSError):
+                os.unlink(partial)
             if not self._warned:
                 self._warned = True
                 warnings.warn(
@@ -127,15 +131,16 @@ class ChunkCache:
                 self._total, self._since = self._shrink(), 0
 
     def _shrink(self) -> int:
-        """Remove what was used least recently until nine tenths of the limit are left; bytes that are there."""
+        """Remove what was used least recently until nine tenths of the limit are left; bytes that are there.
+
+        Whatever else somebody has in the folder is not ours, and stays.
+        """
         found = []
-        for folder, _, names in os.walk(self.folder):
-            for name in names:
-                try:
-                    status = os.stat(f"{folder}/{name}")
-                except OSError:  # another process was faster
-                    continue
-                found.append((status.st_mtime, status.st_size, f"{folder}/{name}"))
+        for path in glob.iglob(f"{glob.escape(self.folder)}/[0-9a-f][0-9a-f]/*"):
+            if _OURS.fullmatch(os.path.basename(path)):
+                with suppress(OSError):  # another process was faster
+                    status = os.stat(path)
+                    found.append((status.st_mtime, status.st_size, path))
         total = sum(size for _, size, _ in found)
         if total <= self.limit:
             return total

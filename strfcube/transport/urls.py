@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -207,15 +208,40 @@ def _version(info: Mapping[str, Any]) -> Version:
     return Version(int(info["size"]), str(tag))
 
 
+def _see_plain(url: str, scheme: str) -> None:
+    """Refuse what would be printed though it is secret, and what no request would ask for: another cube would answer.
+
+    Raises
+    ------
+    StoreError
+        If a password is in a URL, or more than a path where only a path is asked for.
+    """
+    host, slash, path = url.partition("://")[2].partition("/")
+    secret, at, host = host.rpartition("@")
+    # A container of Azure's, or fsspec's github://OWNER:REPOSITORY@BRANCH, is no secret
+    if at and scheme != "github" and (":" in secret or scheme in ("http", "https")):
+        raise StoreError(
+            f"{scheme}://***@{host}{slash}{re.split('[?#]', path)[0]}: credentials in a URL would be shown wherever it "
+            "is; leave them out, and give them as the tools of that store do, or copy the cube"
+        )
+    if scheme in object_store.SCHEMES and (found := re.search("[?#]", url)):
+        plain = url[: found.start()]
+        raise StoreError(
+            f"{plain}{found[0]}...: nothing after '{found[0]}' would be asked for, only {plain}; give that, or another "
+            "name to the cube"
+        )
+
+
 def remote(url: str) -> Remote:
     """The transport of a URL.
 
     Raises
     ------
     StoreError
-        If nothing here reads such a URL.
+        If nothing here reads such a URL, or would read all of it.
     """
     scheme = url.partition("://")[0]
+    _see_plain(url, scheme)
     if scheme not in object_store.SCHEMES:
         return Fsspec(url)
     if importlib.util.find_spec("obstore") is not None:

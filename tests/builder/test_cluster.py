@@ -230,6 +230,24 @@ def test_a_worker_that_cannot_take_part(tmp_path, toy, client, monkeypatch, chan
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
+def examined(note, site):
+    if note.exists():
+        note.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return crew.examine(site)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_worker_that_ends_when_it_is_looked_at(tmp_path, toy, client, monkeypatch):
+    expected = digest(strfcube.build(toy, out=tmp_path / "expected.zarr", **FAST))
+    client.wait_for_workers(2)
+    (tmp_path / "note").touch()
+    monkeypatch.setattr("strfcube.builder.cluster.crew.examine", partial(examined, tmp_path / "note"))
+    assert digest(strfcube.build(toy, out=tmp_path / "cube.zarr", client=client, **CUBE)) == expected
+    assert not (tmp_path / "note").exists()
+
+
 @pytest.mark.slow
 def test_workers_that_join_late(tmp_path, toy, monkeypatch, caplog):
     """The build waits for the first; one that cannot take part is told of, and given nothing."""

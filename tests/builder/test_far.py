@@ -123,6 +123,27 @@ def test_rebinned_and_pooled(place, toy, tmp_path):
         strfcube.save(pools[0], "https://lab.org/pool.zarr")
 
 
+def test_a_cube_is_not_written_over_the_one_that_is_read(place, toy, tmp_path):
+    """There is no rename: the source would go before the new cube is there."""
+    (url, names), (pipeline, near) = place, toy
+    far = strfcube.build(pipeline, out=f"{url}/cube.zarr", **FAST)
+    before = names()
+    for again in (
+        lambda: strfcube.rebin(far, 10, out=f"{far}/", force=True, jobs=0),
+        lambda: strfcube.save(strfcube.open(far).isel(neuron=[0]), far, force=True),
+        lambda: strfcube.save(strfcube.concat([near, f"{far}/"], names=["a", "b"], duplicates="keep"), far, force=True),
+    ):
+        with pytest.raises(StoreError, match=r"cube\.zarr/? is the cube that is read, or a copy of it.* another --out"):
+            again()
+        assert names() == before
+    assert digest(far) == digest(near)
+    assert strfcube.verify(far) == []
+    strfcube.rebin(near, 10, out=f"{url}/10.zarr", jobs=0)
+    strfcube.rebin(far, 10, out=f"{url}/10.zarr", force=True, jobs=0)  # another cube is replaced as before
+    part = strfcube.open(strfcube.save(strfcube.open(near).isel(neuron=[0]), tmp_path / "part.zarr"))
+    assert digest(strfcube.save(part, f"{url}/10.zarr", force=True)) == part.attrs["digest"]
+
+
 def asked(server):
     """Requests but those of the lease, which are more of a build that takes longer."""
     return [path for _, path, _ in server.requests if not path.endswith("/lock")]

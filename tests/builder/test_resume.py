@@ -1,5 +1,6 @@
 """Builds that are killed, side by side, or out of room: the same cube in the end, and never half a one."""
 
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ from toy import FAST, Toy, make_neuron, make_stim, random_toy, spikes, write_toy
 from writers.ns1 import write_ns1
 
 import strfcube
+from strfcube.builder import workplace
 from strfcube.builder.workplace import work_folder
 from strfcube.errors import StoreError, StrfcubeError
 
@@ -304,7 +306,7 @@ from strfcube.errors import StoreError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
 try:
-    strfcube.build(toy.Toy(sys.argv[1]), out=sys.argv[2], **toy.FAST)
+    strfcube.build(toy.Toy(sys.argv[1]), out=sys.argv[2], spool=sys.argv[4] if sys.argv[4:] else None, **toy.FAST)
 except StoreError as error:
     print(error)
 """
@@ -324,6 +326,14 @@ def test_no_room_in_any_stage(tmp_path, toy, limit):
     strfcube.build(toy, out=out, **FAST)
     assert strfcube.verify(out) == []
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cube.zarr", "raw"]
+
+
+def test_no_room_for_what_is_read(tmp_path, toy):
+    """Of a cube at a URL, what is on a disk here are the spools: they are named, and how to have them elsewhere."""
+    (tmp_path / "spools").mkdir()
+    said, errors = start(LIMITED, toy.raw, "memory://cubes/full.zarr", 500, tmp_path / "spools").communicate(timeout=60)
+    assert said.startswith(f"cannot write {tmp_path / 'spools'}/strfcube-"), errors
+    assert "free space, or give another folder for what is read (--spool)\n" in said
 
 
 @pytest.mark.parametrize("place", ["a file", "below a file", "/proc"])
@@ -352,6 +362,24 @@ def test_a_cube_changes_places_with_the_one_it_replaces(tmp_path, toy, monkeypat
         strfcube.build(toy, out=out, dt=10, force=True, **FAST)
     assert digest(out) == new
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cube.zarr", "new.zarr", "raw"]
+
+
+def test_a_cube_of_a_layer_below_is_moved_away_by_hand(tmp_path, toy, monkeypatch):
+    """In a container, what its image holds can be removed, but no folder of it be renamed."""
+    out = tmp_path / "cube.zarr"
+    old = digest(strfcube.build(toy, out=out, **FAST))
+
+    def refused(one, other):
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), other)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workplace, "_exchange", refused)
+        with pytest.raises(StoreError, match=r"in the image of this container; move it away \(mv\), and the same"):
+            strfcube.build(toy, out=out, dt=10, force=True, **FAST)
+    assert digest(out) == old
+    shutil.move(out, tmp_path / "old.zarr")
+    assert digest(strfcube.build(toy, out=out, dt=10, force=True, **FAST)) != old
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cube.zarr", "old.zarr", "raw"]
 
 
 @pytest.mark.parametrize("inside", ["", "/store.zarr"])

@@ -598,8 +598,11 @@ def test_a_fault_of_ours_asks_to_be_reported(run, monkeypatch):
         main(["list"])
 
 
-def test_interrupted(run, raw, tmp_path, monkeypatch):
+@pytest.mark.parametrize("within", [False, True])
+def test_interrupted(run, raw, tmp_path, monkeypatch, within):
     def stop(*_args, **_kwargs):
+        if within:  # the import of a module in C
+            raise ImportError("initialization failed") from KeyboardInterrupt()
         raise KeyboardInterrupt
 
     monkeypatch.setattr("strfcube.builder.tasks.run", stop)

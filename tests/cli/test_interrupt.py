@@ -31,6 +31,25 @@ def test_while_it_is_imported(module):
     assert done.stderr == f"{interrupted()}\n"
 
 
+WITHIN = """
+import ctypes, os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = ["strfcube", "list"]
+import strfcube.cli.main as cli
+def stopped(*_):
+    ctypes.CFUNCTYPE(None)(lambda: os.kill(os.getpid(), signal.SIGINT))()
+    time.sleep(60)
+cli.overview = stopped
+cli.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_within_what_a_library_in_c_calls():
+    done = subprocess.run([sys.executable, "-c", WITHIN], capture_output=True, text=True, timeout=40, check=False)
+    assert (done.returncode, done.stderr.strip()) == (130, interrupted())
+
+
 def test_a_library_leaves_signals_alone():
     code = "import signal; before = signal.getsignal(signal.SIGINT); import strfcube; "
     code += "assert signal.getsignal(signal.SIGINT) is before"

@@ -64,6 +64,7 @@ class Services:
     etags: bool = True
     modified: bool = True
     weak: bool = False
+    heeds: bool = True  # If-Range
     checksums: bool = True  # whether the services publish them
     form: str = ""  # the login form's page, in place of one without fields; sent to where it says
     token: str = ""  # what the form's hidden field must bring back
@@ -214,14 +215,14 @@ class _Handler(BaseHTTPRequestHandler):
         match = re.fullmatch(r"bytes=(\d+)-", wanted or "")
         condition = self.headers.get("If-Range", "")
         valid = condition in ("", etag if services.etags and not services.weak else "", date)
-        if match and valid and kind not in ("ignores range", "changes"):
+        if match and (valid or not services.heeds) and kind not in ("ignores range", "changes"):
             begin, status = int(match[1]), 206
             if begin >= len(content):
                 self.reply(416, Content_Range=f"bytes */{len(content)}")
                 return
             if kind == "wrong range":
                 begin = max(0, begin - 100)
-        body = content[begin:]
+        body = content[begin : begin + 50_000] if kind == "window" and status == 206 else content[begin:]
         if kind == "gzip":
             body, status = gzip.compress(content), 200
         self.request_log.status = status
@@ -231,13 +232,13 @@ class _Handler(BaseHTTPRequestHandler):
         )
         if kind == "called gzip":
             self.send_header("Content-Encoding", str(value))
-        if services.etags:
+        if services.etags and not (kind == "forgets ETag" and status == 206):
             self.send_header("ETag", etag)
         if services.modified:
             self.send_header("Last-Modified", date)
         if status == 206:
-            total = len(content) + 7 * (kind == "wrong total")
-            self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{total}")
+            total = "*" if kind == "window" else len(content) + 7 * (kind == "wrong total")
+            self.send_header("Content-Range", f"bytes {begin}-{begin + len(body) - 1}/{total}")
         if kind == "gzip":
             self.send_header("Content-Encoding", "gzip")
         chunked = kind in ("chunked", "chunked and typed", "chunked drop")

@@ -253,6 +253,16 @@ def test_a_copied_raw_folder_is_verified_again_and_nothing_is_asked(published, r
     before = len(published.log)
     assert run("build", "nat4", "--only", "area=A1", "--jobs", 1)[0] == 0
     assert len(published.log) == before
+    work = data() / "raw" / "nat4" / ledger.WORK
+    for name in raw_names("nat4"):
+        os.utime(data() / "raw" / "nat4" / name)
+    shutil.rmtree(work)
+    work.write_text("as a disk that can only be read has it: nothing can be noted here")
+    code, _, err = run("build", "nat4", "--only", "area=A1", "--jobs", 1, "--dt", 20)
+    assert code == 1
+    assert "build from what is there as it is (--no-fetch)" in err
+    assert run("build", "nat4", "--only", "area=A1", "--jobs", 1, "--dt", 20, "--no-fetch")[0] == 0
+    work.unlink()
     table = data() / "raw" / "nat4" / "A1_pred_correlation.csv"
     table.write_text(table.read_text().replace("True", "False"))
     code, _, err = run("build", "nat4", "--only", "area=A1", "--jobs", 1)

@@ -12,9 +12,12 @@ from services import PAGE, PASSWORD, USER
 from strfcube.catalog import Entry, RemoteFile
 from strfcube.errors import FetchError
 from strfcube.fetching import ledger, terms
+from strfcube.fetching.crcns import is_crcns
 from strfcube.fetching.fetch import carry_out
+from strfcube.fetching.mirrors import Mirrors
 from strfcube.fetching.plan import look
 from strfcube.fetching.visit import Visit
+from strfcube.fetching.web import host_of
 
 CONTENT = np.random.default_rng(0).bytes(400_000)
 OTHER = np.random.default_rng(1).bytes(400_000)
@@ -180,6 +183,28 @@ def test_a_file_that_changed_starts_over(services, bring, service, etags, modifi
     interrupted(services, bring, service)
     services.add(PLACES[service], OTHER)
     assert bring(service) == OTHER
+
+
+@pytest.mark.parametrize("service", ["github", "osf"])
+@pytest.mark.parametrize(
+    ("etags", "modified", "weak"), [(True, True, False), (False, True, False), (True, False, True)]
+)
+@pytest.mark.parametrize("kind", ["", "forgets ETag"])
+def test_a_file_that_changed_on_a_server_that_heeds_no_if_range(services, bring, service, etags, modified, weak, kind):
+    """Nobody publishes a checksum that would find it."""
+    services.etags, services.modified, services.weak, services.heeds = etags, modified, weak, False
+    services.checksums = False
+    interrupted(services, bring, service)
+    services.add(PLACES[service], OTHER)
+    services.fault(kind, AT[service], 99)
+    assert bring(service) == OTHER
+
+
+def test_a_part_of_the_rest_is_not_taken_for_its_end(services, bring):
+    """The server tells the size neither at first nor with the rest, and nobody publishes it."""
+    services.fault("chunked drop", "units.bin", 1, 150_000)
+    services.fault("window", "units.bin", 1)
+    assert bring("github") == CONTENT
 
 
 @pytest.mark.parametrize("service", ALL)
@@ -365,6 +390,29 @@ def test_a_login_that_leads_elsewhere(services, bring, target, where, kind, meth
     if method == "GET" and where.startswith("crcns"):
         assert all(PASSWORD not in r.everything for r in services.log)  # nothing was sent at all
     check_log(services)
+
+
+@pytest.mark.parametrize("target", [
+    "https://elsewhere.example\\@crcns.org/x", "https://elsewhere.example:443\\@download.crcns.org/x",
+    "//a\\.crcns.org/x", "https://elsewhere.example@crcns.org/x", "https://[::1/", "https://a:b/",
+])  # fmt: skip
+@pytest.mark.parametrize("where", ["aa-9/units.bin", "crcns.org/login_form", "download.crcns.org/aa-9"])
+def test_a_url_that_programs_read_in_two_ways(services, bring, monkeypatch, target, where):
+    """One finds the host before the backslash, another after it: who asks, and who decides what may be told there."""
+    asked, real = [], Mirrors.real
+    monkeypatch.setattr(Mirrors, "real", lambda self, url: asked.append(url) or real(self, url))
+    services.fault("redirect", where, 99, target)
+    with pytest.raises(FetchError, match=r"redirected to nowhere") as caught:
+        bring("crcns")
+    check_line(str(caught.value))
+    assert all(url.startswith(("https://crcns.org/", "https://download.crcns.org/")) for url in asked)
+
+
+def test_who_is_asked_is_read_as_by_what_asks():
+    for url in ("https://elsewhere.example\\@crcns.org/x", "https://elsewhere.example#@crcns.org", "https://[x/", "//"):
+        assert not is_crcns(url)
+        assert host_of(url) in ("elsewhere.example", "")
+    assert host_of("https://CRCNS.org:443/x?y") == "crcns.org"
 
 
 def test_a_file_that_lies_elsewhere_gets_no_cookie(services, bring):

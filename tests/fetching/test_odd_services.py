@@ -36,7 +36,8 @@ def test_a_login_form_says_where_it_goes_and_what_it_hides(services, take, actio
 
 
 @pytest.mark.parametrize("action", ["https://elsewhere.example/login", "//elsewhere.example/login", "http://crcns.org/x",
-                                    "https://crcns.org.example/login"])  # fmt: skip
+                                    "https://crcns.org.example/login", "https://elsewhere.example\\@crcns.org/login",
+                                    "https://[x"])  # fmt: skip
 def test_a_login_form_that_goes_elsewhere(services, take, action):
     services.form = FORM.format(action)
     with pytest.raises(FetchError, match="which is not CRCNS; nothing was sent there") as caught:

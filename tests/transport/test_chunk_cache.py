@@ -145,9 +145,28 @@ def test_what_was_used_last_stays(tmp_path):
     for name in names[90:]:
         cache.put(name, bytes(1000))
     for i in range(30):
-        cache.put(f"{i:040x}a"[::-1], bytes(1000))
+        cache.put(f"{i:039x}a"[::-1], bytes(1000))
     assert cache.has(names[0])
     assert not cache.has(names[1])
+
+
+def test_what_else_is_in_the_folder_stays(tmp_path):
+    """A disk of its own for the cache was meant, and somebody else's was named."""
+    mine = [tmp_path / name for name in ("thesis.tex", "ab/results.csv", "ab/cd/results.csv", "ab/.hidden")]
+    for path in mine:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(bytes(50_000))
+        os.utime(path, (1000, 1000))
+    left = tmp_path / "ab" / f"{'0' * 38}.{'0' * 32}.partial"  # of a process that was killed
+    left.write_bytes(bytes(50_000))
+    os.utime(left, (1000, 1000))
+    cache = ChunkCache(str(tmp_path), 100_000)
+    names = [f"{i:040x}"[::-1] for i in range(150)]
+    for name in names:
+        cache.put(name, bytes(1000))
+    assert all(path.stat().st_size == 50_000 for path in mine)
+    assert not left.exists()
+    assert sum(map(cache.has, names)) > 80
 
 
 def _write(folder, seed):
@@ -190,12 +209,16 @@ def test_a_folder_that_cannot_be_written(web, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(StoreError, match=r"file: no cache can be kept here: .*; give another cache_dir"):
         strfcube.open(web[0], cache_dir=tmp_path / "file")
-    cache = ChunkCache(str(tmp_path / "full"), 10_000)
+    cache, reading = (ChunkCache(str(tmp_path / name), 10_000) for name in ("full", "reading"))
     monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.warns(RuntimeWarning, match=r"chunks cannot be cached \(No space left on device\)"):
         cache.put("a" * 40, b"data")
     cache.put("b" * 40, b"data")  # said once
     assert not files(tmp_path / "full")
+    for name in ("makedirs", "unlink"):  # as on a disk that can only be read, which refuses both
+        monkeypatch.setattr(os, name, lambda *_, **__: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+    with pytest.warns(RuntimeWarning, match=r"chunks cannot be cached \(Read-only file system\)"):
+        reading.put("a" * 40, b"data")
 
 
 @pytest.mark.parametrize("text", ["-1", "0", "much", "nan"])

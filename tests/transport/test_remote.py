@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from toy import FAST, random_toy
 import strfcube
 from strfcube.cube.shard_reader import ShardedArray
 from strfcube.errors import StoreError
-from strfcube.transport import object_store
+from strfcube.transport import object_store, urls
 from strfcube.transport.connect import connect
 from strfcube.transport.remote_files import GAP_BYTES, REQUEST_BYTES, merged
 
@@ -174,6 +175,27 @@ def test_what_is_not_there(cube, s3, web):
             strfcube.open(url)
         assert url.partition("://")[2].partition("/")[0] in str(error.value)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("url", "said"), [
+    ("https://ada:hush@lab.org/cube.zarr?sig=hush", "https://***@lab.org/cube.zarr: credentials in a URL"),
+    ("https://hush@lab.org/cube.zarr", "https://***@lab.org/cube.zarr: credentials in a URL"),
+    ("ftp://ada:hush@lab.org/cube.zarr", "ftp://***@lab.org/cube.zarr: credentials in a URL"),
+    ("https://lab.org/cube.zarr?sig=hush", "nothing after '?' would be asked for, only https://lab.org/cube.zarr;"),
+    ("s3://lab/cube.zarr?versionId=hush", "nothing after '?' would be asked for, only s3://lab/cube.zarr;"),
+    ("s3://lab/cube.zarr#hush", "nothing after '#' would be asked for, only s3://lab/cube.zarr;"),
+])  # fmt: skip
+def test_a_url_holds_no_secret_and_nothing_that_is_not_asked_for(url, said):
+    for call in (strfcube.open, strfcube.verify, CubeDataset, lambda url: strfcube.build("demo", out=url, force=True)):
+        with pytest.raises(StoreError, match=re.escape(said)) as error:
+            call(url)
+        assert "hush" not in str(error.value)
+        assert error.value.__suppress_context__ or error.value.__context__ is None
+
+
+@pytest.mark.parametrize("url", ["github://lab:cubes@main/cube.zarr", "abfss://box@lab.dfs.core.windows.net/cube.zarr"])
+def test_what_is_no_secret_in_a_url(url):
+    urls._see_plain(url, url.partition("://")[0])
 
 
 def test_without_the_extra(monkeypatch):
