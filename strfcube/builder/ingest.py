@@ -282,7 +282,7 @@ class _Rows:
         stop = origin + trace.size / trial.rate if math.isnan(stop) else stop
         dt_ns = self.context.dt_ns
         at = bin_of(seconds_to_ns(origin + np.arange(trace.size) / trial.rate), dt_ns)
-        bins = int(self.context.n_bins[stim]) or (int(at[-1]) + 1 if trace.size else 0)
+        bins = int(self.context.n_bins[stim]) or (max(0, int(at[-1]) + 1) if trace.size else 0)
         counts = self.context.units[neuron] == "count"
         samples_per_bin = dt_ns * trial.rate / NS_PER_S
         if samples_per_bin < 1 - 1e-9 or (counts and abs(samples_per_bin - round(samples_per_bin)) > 1e-9):

@@ -219,6 +219,16 @@ def test_membrane_potential_is_the_mean_of_the_bin(tmp_path):
     assert ds["response"].dtype == np.float32
 
 
+def test_a_trace_that_ends_before_the_onset_of_a_stimulus_of_unknown_length(tmp_path):
+    stimuli = [make_stim("a", audio=False, length=Length.unknown())]
+    traces = [
+        Trial("a", "v", r, trace=np.full(50, -60.0 - r), rate=1000.0, trace_start=t) for r, t in ((1, -0.1), (2, 0))
+    ]
+    ds = built(write_toy(tmp_path / "raw", stimuli, [make_neuron("v", trace=True)], {"s": traces}), tmp_path)
+    assert ds["n_bins"].values == 10
+    np.testing.assert_array_equal(ds["response"].values[0, 0], [[np.nan] * 10, [-62] * 10])
+
+
 def test_a_trace_with_holes_and_a_window_of_its_own(tmp_path):
     trace = np.full(200, -70.5)
     trace[45] = np.nan
