@@ -239,6 +239,25 @@ def test_a_trace_with_holes_and_a_window_of_its_own(tmp_path):
     assert np.flatnonzero(np.isfinite(values)).tolist() == seen
 
 
+@pytest.mark.parametrize("unit", ["count", "mV"])
+def test_a_bin_of_which_a_part_was_sampled_is_missing(tmp_path, unit):
+    """Whatever window is stated; and so it is where the bins of a cube end within a new one."""
+    trials = [
+        Trial("a", "n", r, trace=np.ones(n), rate=1000.0, trace_start=t, window=(-0.1, 0.3))
+        for r, (t, n) in enumerate([(0.003, 100), (0.0, 47), (-0.01, 90)])
+    ]
+    pipeline = write_toy(
+        tmp_path / "raw", [make_stim("a", 0.095)], [make_neuron("n", trace=unit == "mV")], {"s": trials}
+    )
+    cube = build(pipeline, tmp_path)
+    value, seen = 5.0 if unit == "count" else 1.0, [(1, 19), (0, 9), (0, 16)]
+    wanted = [[value if a <= k < b else np.nan for k in range(19)] for a, b in seen]
+    np.testing.assert_array_equal(strfcube.open(cube)["response"].values[0, 0], wanted)
+    ten = strfcube.open(strfcube.rebin(cube, 10, out=tmp_path / "10.zarr", jobs=0))["response"].values[0, 0]
+    value, seen = 10.0 if unit == "count" else 1.0, [(1, 9), (0, 4), (0, 8)]
+    np.testing.assert_array_equal(ten, [[value if a <= k < b else np.nan for k in range(10)] for a, b in seen])
+
+
 def test_sampled_counts_are_summed(tmp_path):
     """Spikes that a data set publishes as counts a bin."""
     counts = np.array([0, 1, 2, 0, 3, 1, 0, 0, 1, 2], float)
