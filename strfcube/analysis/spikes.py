@@ -163,7 +163,7 @@ def _fits(
     bins = np.rint(pair["time"].values / (dt_ns / NS_PER_S)).astype(np.int64)
     if not len(bins) or any((own == own).any() for r, own in counts.items() if r not in repeat):
         return False
-    first, last = observed_bins(*window.T, np.full(len(window), ends_of(ds)[stim]), dt_ns)
+    first, last = observed_bins(window[:, 0], window[:, 1], np.full(len(window), ends_of(ds)[stim]), dt_ns)
     for r, spikes, a, b in zip(repeat.tolist(), times, first, last, strict=True):
         own = counts[r]
         there = np.bincount(np.clip(bin_of(spikes, dt_ns), -1, bins.max() + 1) + 1, minlength=int(bins.max()) + 3)
