@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from strfcube.cube.normalise import ends_of
 from strfcube.cube.trials import Stored, origin_of_pair
 from strfcube.errors import SelectionError, StoreError, did_you_mean
-from strfcube.grid import NS_PER_S, bin_of, dt_to_ns
+from strfcube.grid import NS_PER_S, bin_of, dt_to_ns, observed_bins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,7 +144,7 @@ def of_pair(ds: xr.Dataset, stim: str | int, neuron: str | int) -> SpikeTrains |
     times = [np.sort(t) for t in np.split(stored.spikes(rows), ends)]
     window = np.stack([c[name][rows].astype(float) for name in ("window_start", "window_stop")], 1)
     repeat = np.asarray(ds["repeat"].values)[[place[int(r)] for r in c["repeat_index"][rows]]].astype(np.int64)
-    if not origin.held and not _fits(ds, s, n, repeat, times):
+    if not origin.held and not _fits(ds, s, n, repeat, times, window):
         return (
             "its responses are not the counts of its store any more (smoothed, averaged or binned anew, say): ask the "
             "cube that it was made of"
@@ -151,19 +152,24 @@ def of_pair(ds: xr.Dataset, stim: str | int, neuron: str | int) -> SpikeTrains |
     return SpikeTrains(tuple(t / NS_PER_S for t in times), window, repeat)
 
 
-def _fits(ds: xr.Dataset, stim: int, neuron: int, repeat: NDArray[Any], times: list[NDArray[np.int64]]) -> bool:
+def _fits(
+    ds: xr.Dataset, stim: int, neuron: int, repeat: NDArray[Any], times: list[NDArray[np.int64]],
+    window: NDArray[np.float64],
+) -> bool:  # fmt: skip
     """Whether the spikes, counted in bins, are the responses of the pair wherever these were observed."""
     dt_ns = dt_to_ns(float(ds.attrs["dt_ms"]))
     pair = ds["response"].isel(stim=stim, neuron=neuron).transpose("repeat", "time")
-    counts = pair.values
-    labels = pair["repeat"].values.tolist()
+    counts = dict(zip(pair["repeat"].values.tolist(), pair.values, strict=True))
     bins = np.rint(pair["time"].values / (dt_ns / NS_PER_S)).astype(np.int64)
-    if not len(bins) or repeat.tolist() != [r for r, c in zip(labels, counts, strict=True) if (c == c).any()]:
+    if not len(bins) or any((own == own).any() for r, own in counts.items() if r not in repeat):
         return False
-    for r, spikes in zip(repeat, times, strict=True):
-        own = counts[labels.index(r)]
+    first, last = observed_bins(window[:, 0], window[:, 1], np.full(len(window), ends_of(ds)[stim]), dt_ns)
+    for r, spikes, a, b in zip(repeat.tolist(), times, first, last, strict=True):
+        own = counts[r]
         there = np.bincount(np.clip(bin_of(spikes, dt_ns), -1, bins.max() + 1) + 1, minlength=int(bins.max()) + 3)
         seen = ~np.isnan(own)
+        if not seen.any() and ((a <= bins) & (bins < b)).any():
+            return False
         if not np.array_equal(there[bins[seen] + 1], own[seen]):
             return False
     return True

@@ -225,18 +225,17 @@ def standardize(stimulus: xr.DataArray, stims: Any = None, per: Literal["band", 
     """
     if per not in ("band", "all"):
         raise UsageError(f"per={per!r}, expected 'band' or 'all'")
-    labels = np.asarray(stimulus["stim"].values, object)
+    labels = [str(v) for v in stimulus["stim"].values]
     chosen = np.ones(len(labels), bool)
     if stims is not None:
-        wanted = np.asarray(stims)
+        wanted, strange = np.asarray(stims), []
         if wanted.dtype == bool:
-            wanted = np.asarray(in_order(stims, "stim", stimulus["stim"].values, "stims"))
-        chosen = wanted if wanted.dtype == bool else np.isin(labels.astype(str), wanted.astype(str))
-        strange = [] if wanted.dtype == bool else sorted(set(wanted.astype(str).ravel()) - set(labels.astype(str)))
-        if strange or not chosen.any() or chosen.shape != labels.shape:
-            raise SelectionError(
-                f"stims: {strange[:5] or 'nothing chosen'}; there are {len(labels)}: {list(labels[:5])} ..."
-            )
+            chosen = np.asarray(in_order(stims, "stim", stimulus["stim"].values, "stims"))
+        else:
+            asked = {str(v) for v in wanted.ravel()}
+            chosen, strange = np.array([v in asked for v in labels], bool), sorted(asked - set(labels))
+        if strange or not chosen.any() or chosen.shape != (len(labels),):
+            raise SelectionError(f"stims: {strange[:5] or 'nothing chosen'}; there are {len(labels)}: {labels[:5]} ...")
     part = stimulus.isel(stim=np.flatnonzero(chosen)).astype(np.float64)
     dims = ["stim", "time"] if per == "band" else list(part.dims)
     count = part.notnull().sum(dims)

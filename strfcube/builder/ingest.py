@@ -278,11 +278,11 @@ class _Rows:
             self._tell(trial.file, what, "they are missing from the cube")
             trace = np.where(wild, math.nan, trace)
         origin = trial.trace_start if trial.trace_start == trial.trace_start else 0.0 if math.isnan(start) else start
-        start = origin if math.isnan(start) else start
-        stop = origin + trace.size / trial.rate if math.isnan(stop) else stop
+        end = origin + trace.size / trial.rate
+        start, stop = origin if math.isnan(start) else start, end if math.isnan(stop) else stop
         dt_ns = self.context.dt_ns
         at = bin_of(seconds_to_ns(origin + np.arange(trace.size) / trial.rate), dt_ns)
-        bins = int(self.context.n_bins[stim]) or (int(at[-1]) + 1 if trace.size else 0)
+        bins = int(self.context.n_bins[stim]) or (max(0, int(at[-1]) + 1) if trace.size else 0)
         counts = self.context.units[neuron] == "count"
         samples_per_bin = dt_ns * trial.rate / NS_PER_S
         if samples_per_bin < 1 - 1e-9 or (counts and abs(samples_per_bin - round(samples_per_bin)) > 1e-9):
@@ -291,7 +291,9 @@ class _Rows:
                 f"dt={dt_ns / 1e6:g} ms: the response of neuron '{trial.neuron}' is sampled every {step:g} ms and "
                 f"has no finer source; give a whole multiple of {step:g} ms, or leave it out with --only"
             )
-        first, last = (int(v[0]) for v in observed_bins(np.array([start]), np.array([stop]), np.array([bins]), dt_ns))
+        # A bin of which a part was sampled has too few counts, whatever window is stated
+        span = np.array([max(start, origin)]), np.array([min(stop, end)])
+        first, last = (int(v[0]) for v in observed_bins(*span, np.array([bins]), dt_ns))
         inside = (at >= first) & (at < last)
         total = np.bincount(at[inside] - first, weights=trace[inside], minlength=max(last - first, 0))
         number = np.bincount(at[inside] - first, minlength=max(last - first, 0))

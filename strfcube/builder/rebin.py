@@ -69,7 +69,8 @@ def rebin(
 ) -> str:
     """Make a cube at another bin width from the trials and the audio that a cube holds.
 
-    Array for array what a build from the raw files gives.
+    Array for array what a build from the raw files gives; but of responses whose finest source are the cube's own bins,
+    a new bin that reaches beyond the last of these is missing.
 
     Parameters
     ----------

@@ -161,7 +161,7 @@ def _trimmed(ds: xr.Dataset) -> xr.Dataset:
     repeats = max(1, int(ds["n_repeats"].values.max(initial=0)))
     bins = max(1, int(ds["n_bins"].values.max(initial=0)))
     ds = ds.isel(repeat=slice(0, repeats), time=slice(0, bins))
-    words = {n: (v.dims, text(v.values.astype(str)), v.attrs) for n, v in ds.coords.items() if v.dtype.kind in "UTO"}
+    words = {n: (v.dims, text(v.values), v.attrs) for n, v in ds.coords.items() if v.dtype.kind in "UTO"}
     attrs = {k: v for k, v in ds["response"].attrs.items() if k != "_FillValue"}
     said = response_words({"mixed", "count"})["long_name"]
     if attrs.get("long_name") == said and attrs.get("units") != "mixed":

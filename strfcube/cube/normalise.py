@@ -236,7 +236,7 @@ def as_recorded(ds: xr.Dataset) -> xr.Dataset:
     if rows is not None and not _holds_more(rows, ds):
         return ds
     heard = ds["n_repeats"].variable.to_base_variable() > xr.Variable("repeat", numbers(ds))
-    within = xr.Variable("stim", _ends(ds)) > xr.Variable("time", _bins(ds))
+    within = xr.Variable("stim", ends_of(ds)) > xr.Variable("time", _bins(ds))
     values: Any = response.variable.to_base_variable()  # whose `where` has no types
     if response.chunks is None and not _more_than(values, heard, within):
         return ds
@@ -248,7 +248,7 @@ def as_recorded(ds: xr.Dataset) -> xr.Dataset:
 
 def _holds_more(rows: Rows, ds: xr.Dataset) -> bool:
     """Whether stores hold trials or bins that ``n_repeats`` and ``n_bins``, changed since, say there are none of."""
-    counts, ends = ds["n_repeats"].transpose("stim", "neuron").values, _ends(ds)
+    counts, ends = ds["n_repeats"].transpose("stim", "neuron").values, ends_of(ds)
     last, first = int(_bins(ds)[-1]) + 1, 0
     for part in rows.parts:
         here, kept, own = part.stim >= 0, part.source.kept, counts[:, first : first + len(part.neuron)]
@@ -280,8 +280,8 @@ def _unrecorded(number: int) -> UsageError:
     )
 
 
-def _ends(ds: xr.Dataset) -> NDArray[np.int64]:
-    """First bin after each stimulus; the largest number there is where that is not known."""
+def ends_of(ds: xr.Dataset) -> NDArray[np.int64]:
+    """First bin after each stimulus [shape=(stim,)]; the largest number there is where that is not known."""
     if "n_bins" not in ds:
         return np.full(ds.sizes["stim"], np.iinfo(np.int64).max)
     _check_dims(ds, "n_bins")

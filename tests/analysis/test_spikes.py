@@ -120,6 +120,21 @@ def test_trials_of_a_cube_built_again_are_not_those_of_the_open_one(tmp_path):
                 asked(old)
 
 
+def test_a_trial_that_observed_no_bin_is_one_all_the_same(tmp_path):
+    """Its recording ended before the sound, or before the part in time that is looked at."""
+    windows = [(-0.2, 0.1), (-0.2, 0.04), (-0.2, -0.1)]
+    trials = [spikes("a", "n", r, [-150, 5, 30], window=w) for r, w in enumerate(windows)]
+    pipeline = write_toy(tmp_path / "raw", [make_stim("a")], [make_neuron("n")], {"s": trials})
+    ds = strfcube.open(strfcube.build(pipeline, out=tmp_path / "x.zarr", **FAST))
+    for cube in (ds, ds.isel(time=slice(10, None))):
+        for one in (cube, cube.compute()):  # held values know no rows of the store
+            assert [t.tolist() for t in one.strf.spikes("a", "n")] == [[-0.15, 0.005, 0.03]] * 3
+    held = ds.compute()
+    for hidden in (held["repeat"] != 0, held["repeat"] != 1, held["repeat"] < 0):
+        with pytest.raises(StoreError, match="not the counts of its store any more"):
+            held.assign(response=held["response"].where(hidden)).strf.spikes("a", "n")
+
+
 def test_traces_have_none(tmp_path):
     from strfcube.records import Trial
 

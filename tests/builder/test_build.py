@@ -219,6 +219,16 @@ def test_membrane_potential_is_the_mean_of_the_bin(tmp_path):
     assert ds["response"].dtype == np.float32
 
 
+def test_a_trace_that_ends_before_the_onset_of_a_stimulus_of_unknown_length(tmp_path):
+    stimuli = [make_stim("a", audio=False, length=Length.unknown())]
+    traces = [
+        Trial("a", "v", r, trace=np.full(50, -60.0 - r), rate=1000.0, trace_start=t) for r, t in ((1, -0.1), (2, 0))
+    ]
+    ds = built(write_toy(tmp_path / "raw", stimuli, [make_neuron("v", trace=True)], {"s": traces}), tmp_path)
+    assert ds["n_bins"].values == 10
+    np.testing.assert_array_equal(ds["response"].values[0, 0], [[np.nan] * 10, [-62] * 10])
+
+
 def test_a_trace_with_holes_and_a_window_of_its_own(tmp_path):
     trace = np.full(200, -70.5)
     trace[45] = np.nan
@@ -227,6 +237,25 @@ def test_a_trace_with_holes_and_a_window_of_its_own(tmp_path):
     values = built(pipeline, tmp_path)["response"].values[0, 0, 0]
     seen = [3, 5, 6, 7, 8, 9, 10, 11]  # 12.5 to 62.5 ms, without the bins it holds in part, and the one with the hole
     assert np.flatnonzero(np.isfinite(values)).tolist() == seen
+
+
+@pytest.mark.parametrize("unit", ["count", "mV"])
+def test_a_bin_of_which_a_part_was_sampled_is_missing(tmp_path, unit):
+    """Whatever window is stated; and so it is where the bins of a cube end within a new one."""
+    trials = [
+        Trial("a", "n", r, trace=np.ones(n), rate=1000.0, trace_start=t, window=(-0.1, 0.3))
+        for r, (t, n) in enumerate([(0.003, 100), (0.0, 47), (-0.01, 90)])
+    ]
+    pipeline = write_toy(
+        tmp_path / "raw", [make_stim("a", 0.095)], [make_neuron("n", trace=unit == "mV")], {"s": trials}
+    )
+    cube = build(pipeline, tmp_path)
+    value, seen = 5.0 if unit == "count" else 1.0, [(1, 19), (0, 9), (0, 16)]
+    wanted = [[value if a <= k < b else np.nan for k in range(19)] for a, b in seen]
+    np.testing.assert_array_equal(strfcube.open(cube)["response"].values[0, 0], wanted)
+    ten = strfcube.open(strfcube.rebin(cube, 10, out=tmp_path / "10.zarr", jobs=0))["response"].values[0, 0]
+    value, seen = 10.0 if unit == "count" else 1.0, [(1, 9), (0, 4), (0, 8)]
+    np.testing.assert_array_equal(ten, [[value if a <= k < b else np.nan for k in range(10)] for a, b in seen])
 
 
 def test_sampled_counts_are_summed(tmp_path):

@@ -45,6 +45,20 @@ def made(tmp_path_factory):
     return pipeline, strfcube.build(pipeline, out=folder / "whole.zarr", **FAST)
 
 
+def test_text_of_any_kind(made, tmp_path):
+    """Plain xarray reads text of Zarr as NumPy's strings of variable length."""
+    plain, ds = xr.open_zarr(made[1]), strfcube.open(made[1])
+    for dtype in (np.dtypes.StringDType(), object, "U"):
+        words = {n: (c.dims, c.values.astype(dtype), c.attrs) for n, c in ds.coords.items() if c.dtype == object}
+        assert digests(strfcube.save(ds.assign_coords(words), tmp_path / "x.zarr", force=True)) == digests(made[1])
+    assert digests(strfcube.save(plain, tmp_path / "plain.zarr")) == digests(made[1])
+    few = ds.strf.standardize("train")["stimulus"]
+    np.testing.assert_array_equal(plain.strf.standardize("train")["stimulus"], few)
+    np.testing.assert_array_equal(
+        ds.strf.standardize(few["stim"].values.astype("T"))["stimulus"], ds.strf.standardize()["stimulus"]
+    )
+
+
 def digests(path):
     return json.loads(strfcube.open(path).attrs["digests"])
 
