@@ -643,7 +643,7 @@ def test_what_is_no_array_of_numbers_is_no_prediction(view, model):
     [
         (lambda stims: stims, "shape (7, 1, 6, 40) for 7 stimuli, expected (7, 9, 40)"),
         (lambda stims: linear(stims)[..., :-8], "shape (7, 9, 32) for 7 stimuli, expected (7, 9, 40)"),
-        (lambda stims: linear(stims)[:, :, None].repeat(2, 2), "shape (7, 9, 2, 40) for 7 stimuli, expected (7, 9, 40)"),
+        (lambda stims: linear(stims)[:, :, None].repeat(2, 2), "shape (7, 9, 2, 40) for 7 stimuli"),
         (lambda stims: linear(stims)[:, :1], "a value for each of 9 neurons and 40 bins"),
     ],
 )
