@@ -175,7 +175,7 @@ def _attrs(request: Request, digests: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _against(figures: Mapping[str, int], plan: Plan) -> tuple[Finding, ...]:
-    """What a complete default build must show, held against what it shows."""
+    """What a complete build must show, held against what it shows."""
     shown = {"stim": len(plan.stims), "neuron": len(plan.neurons), "pairs": int((plan.n_repeats > 0).sum())}
     wrong = [f"{shown[k]} {k} instead of {v}" for k, v in figures.items() if k in shown and shown[k] != v]
     if not wrong:

@@ -62,7 +62,7 @@ class Request:
     entry : Entry or None
         The catalog's; None for a pipeline of the user's own.
     figures : mapping
-        What a complete default build must show.
+        What a complete build must show; empty where a part is built, or with other options of the pipeline.
     attrs : mapping
         Root attributes that replace the computed ones.
     missing : Missing
@@ -199,7 +199,9 @@ def prepare(
         progress("survey", 0, 0)
     began = time.time_ns()
     files = pipeline.listing((lambda count: progress("survey", count, 0)) if progress else None)
-    figures = dict(entry.figures) if entry and recipe.to_json() == default.to_json() else {}
+    # Of how many stimuli, neurons and pairs there are, whatever their bins and spectrograms
+    everything = (recipe.only, recipe.options) == (default.only, default.options)
+    figures = dict(entry.figures) if entry and everything else {}
     current = partial(raw_state, pipeline)
     request = Request(
         pipeline, recipe, target, fingerprint(files), current, began, entry, figures, missing=Missing.of(files)

@@ -60,7 +60,7 @@ def cli() -> None:
 
 @cli.command("list")
 def list_() -> None:
-    """List the data sets with what there is to download, and the cubes that are built.
+    """List the data sets, and the cubes that are built.
 
     \b
     Example:
@@ -119,7 +119,7 @@ def cite(name: str) -> None:
 
 
 def fetch(name: str, only: tuple[str, ...], raw: str | None, dry_run: bool, jobs: int, **values: Any) -> None:
-    """Fetch the raw files of a data set: what is not there, each verified.
+    """Fetch the raw files of a data set. Only what is not there, and each is verified.
 
     \b
     Examples:
@@ -164,7 +164,7 @@ cli.add_command(
 
 @cli.command("build", cls=Datasets)
 def build() -> None:
-    """Build a cube of a data set; raw files that are not there are fetched.
+    """Build a cube of a data set. Raw files that are not there are fetched.
 
     \b
     Examples:
@@ -353,7 +353,7 @@ def concat(stores: tuple[str, ...], out: str, names: str | None, force: bool, **
 @click.option("--only", multiple=True, metavar="KEY=VALUE[,VALUE]", help="Export only what has this value.")
 @click.option("--force", is_flag=True, help="Replace files that are there.")
 def export(store: str, dt: float | None, out: str, only: tuple[str, ...], force: bool) -> None:
-    """Write a cube, or a part of it, for MATLAB, as netCDF, or as tables of text.
+    """Write a cube or a part of it for MATLAB, as netCDF or as tables.
 
     \b
     Examples:

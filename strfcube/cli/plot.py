@@ -42,7 +42,7 @@ _SUFFIXES = (".png", ".svg", ".pdf")
 @click.option("--out", type=click.Path(), default="strfcube.png", show_default=True, help="NAME.png, .svg or .pdf.")
 @click.option("--force", is_flag=True, help="Replace a picture that is there.")
 def plot(store: str, dt: float | None, kind: str, out: str, force: bool, **given: Any) -> None:
-    """Draw a cube: a stimulus, a neuron, all neurons, what there is of them, and how reliable it is.
+    """Draw a cube. A stimulus, a neuron, all neurons, what there is of them, or how reliable it is.
 
     \b
     Examples:

@@ -23,7 +23,7 @@ from strfcube.progress import Display
 @click.option("--force", is_flag=True, help="Replace a page that is there.")
 @click.option("--megabytes", type=float, default=MEGABYTES, show_default=True, help="Largest size of the page.")
 def report(store: str, dt: float | None, out: str, only: tuple[str, ...], force: bool, megabytes: float) -> None:
-    """Write a cube as one page that any browser opens: what it is, and a look at every response.
+    """Write a cube as one page that any browser opens. It says what it is, and shows every response.
 
     \b
     Examples:

@@ -105,7 +105,9 @@ def _range(column: pd.Series[Any]) -> str:
     """What a column that is not shown holds, briefly."""
     values = column.dropna()
     if column.dtype.kind in "iuf":
-        return f"({values.min():.4g} to {values.max():.4g})"
+        spec = ",.0f" if (values % 1 == 0).all() else ".4g"
+        low, high = f"{values.min():{spec}}", f"{values.max():{spec}}"
+        return f"({low} to {high})" if low != high else f"(about {low})"
     kinds = sorted({str(value) for value in values} - {""})
     listed = "|".join(kinds)
     return f"({listed})" if len(listed) <= _MOST else f"({len(kinds)} values)"

@@ -24,7 +24,8 @@ def predicted(view: CubeView, answers: Callable[[list[int]], Any], batch_size: i
     view : CubeView
         Its stimuli and neurons.
     answers : callable
-        Gives, of positions among the stimuli, an array [shape=(stim, neuron, time)] as long as the longest of them.
+        Gives, of positions among the stimuli, an array [shape=(stim, neuron, time) or (stim, neuron, 1, time)] as long
+        as the longest of them.
     batch_size : int
         Stimuli that are asked for together.
 
@@ -43,6 +44,8 @@ def predicted(view: CubeView, answers: Callable[[list[int]], Any], batch_size: i
         items = list(range(first, min(first + batch_size, len(view))))
         found = numeric(answers(items))
         expected = len(items), out.shape[1], int(bins[items].max())
+        if found.shape == (*expected[:2], 1, expected[2]):  # a repeat, as the responses have it
+            found = found[:, :, 0]
         if found.shape != expected:
             raise UsageError(
                 f"predict: the model gave an array of shape {found.shape} for {len(items)} stimuli, expected "

@@ -266,8 +266,9 @@ class CubeView(Chosen):
         Parameters
         ----------
         model : callable
-            Takes ``stims`` of a batch, in the order of the view, and gives an array [shape=(B, neuron, T)] of its
-            framework. One that gives something else is wrapped: ``view.predict(lambda stims: model(stims).exp())``.
+            Takes ``stims`` of a batch, in the order of the view, and gives an array [shape=(B, neuron, T) or
+            (B, neuron, 1, T)] of its framework. One that gives something else is wrapped:
+            ``view.predict(lambda stims: model(stims).exp())``.
             Of torch, no gradients are kept; a module is in evaluation mode meanwhile, one that is wrapped is left as
             it is: say ``model.eval()`` before.
         batch_size : int

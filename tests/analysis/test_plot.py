@@ -2,6 +2,7 @@
 
 import builtins
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -63,6 +64,17 @@ def test_response(cube, tmp_path):
     assert all(ax.get_xlim() == pytest.approx((0, end)) for ax in (top, middle, bottom))
     assert top.get_position().x1 == pytest.approx(bottom.get_position().x1)
     figure.savefig(tmp_path / "picture.png")
+
+
+def test_a_text_stays_a_text_in_every_format_of_vectors(cube, tmp_path):
+    figure = cube.strf.plot.quality()
+    for ending in ("pdf", "svg", "eps"):
+        figure.savefig(tmp_path / f"picture.{ending}")
+    assert ">CCmax</text>" in (tmp_path / "picture.svg").read_text("utf-8")
+    for ending in ("pdf", "eps"):  # outlines of letters, which journals refuse, are fonts of type 3
+        written = (tmp_path / f"picture.{ending}").read_bytes()
+        assert re.search(rb"/(FontFile2|FontType 42)", written)
+        assert not re.search(rb"/(Type3|FontType 3)\b", written)
 
 
 def test_a_spike_is_drawn_in_the_middle_of_its_bin(cube):

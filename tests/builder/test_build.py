@@ -14,9 +14,10 @@ import xarray as xr
 import zarr
 from scipy.io import loadmat
 from toy import FAST, RATE, Toy, make_neuron, make_stim, random_toy, recount, spikes, tone, write_toy
+from writers.ns1 import write_ns1
 
 import strfcube
-from strfcube.builder.request import chosen
+from strfcube.builder.request import chosen, prepare
 from strfcube.errors import RawDataError, SelectionError, StoreError, StrfcubeError, UsageError
 from strfcube.records import Finding, Length, ReadyMade, Source, Survey, Trial, Trials
 from strfcube.sound.spectrogram import Mel, compute
@@ -95,6 +96,15 @@ def test_size_of_the_real_cube(real_ns1):
     }
     assert sum(size.values()) - size["audio"] < 15e6
     assert sum(size.values()) - size["audio"] - size["trials"] < 4e6
+
+
+@pytest.mark.parametrize(("flags", "held"), [
+    ({}, True), ({"dt": 7, "post": 20, "align": "causal", "audio": False, "spec": "mel", "bands": 8}, True),
+    ({"only": {"stim": "nat01"}}, False), ({"drc": True}, False),
+])  # fmt: skip
+def test_what_is_held_against_the_published_figures(tmp_path, flags, held):
+    raw = write_ns1(tmp_path / "raw", units=1, repeats=1, drc_repeats=1, clip_seconds=0.05).raw
+    assert bool(prepare("ns1", raw=raw, out=tmp_path / "x.zarr", **flags).figures) is held
 
 
 # --- what is missing -------------------------------------------------------------------------------------------------

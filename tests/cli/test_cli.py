@@ -78,6 +78,7 @@ def test_help_fits_80_columns_and_has_an_example(run, command, flag):
     assert (code, err) == (0, "")
     assert max(map(len, out.splitlines())) <= 80
     assert re.search(r"Examples?:\n +strfcube ", out)
+    assert not re.search(r"\.\.\.$", out.partition("Commands:")[2], re.M)  # no sentence is cut
 
 
 def test_version(run):

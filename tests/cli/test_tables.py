@@ -72,6 +72,14 @@ def test_columns_that_tell_neurons_apart_are_shown(tmp_path):
         assert {"units", "long_name"} <= set(ds[name].attrs)
 
 
+def test_what_a_column_that_does_not_fit_holds():
+    from strfcube.cli.tables import fitted
+
+    table = pd.DataFrame({"n_samples": [244_140, 244_141], "far": [4.99999, 5.00001], "level": [0.5, 1e6]}, ["a", "b"])
+    told = " ".join(fitted(table.rename_axis("stim"), (), 10).split()).partition("with --csv: ")[2]
+    assert told == "n_samples (244,140 to 244,141), far (about 5), level (0.5 to 1e+06)"
+
+
 @pytest.mark.slow
 def test_export_of_a_part(demo, tmp_path):
     output("export", demo, "--only", "area=MLd", "-o", tmp_path / "x.csv")

@@ -7,6 +7,7 @@ from pathlib import Path
 import dask.array as da
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 from cubes import make_cube, strings
 from hypothesis import given, settings
@@ -276,8 +277,6 @@ def test_what_is_no_cube_is_told_apart(made):
     ):
         with pytest.raises(UsageError, match=message):
             CubeView(wrong)
-    import xarray as xr
-
     with pytest.raises(UsageError, match="without mask_and_scale=False"):
         CubeView(xr.open_zarr(made[1], mask_and_scale=False))
 
@@ -626,6 +625,10 @@ def test_predictions_go_where_predictions_are_taken(view):
     assert not np.allclose(scaled, found, equal_nan=True)
 
 
+def test_a_prediction_may_have_one_repeat(view):
+    xr.testing.assert_identical(view.predict(lambda stims: linear(stims)[:, :, None]), view.predict(linear))
+
+
 @pytest.mark.parametrize("model", [
     lambda stims: linear(stims) + 1j, lambda stims: linear(stims).astype(str), lambda stims: (linear(stims), 1),
     lambda stims: {"rate": linear(stims)}, lambda stims: None,
@@ -640,6 +643,7 @@ def test_what_is_no_array_of_numbers_is_no_prediction(view, model):
     [
         (lambda stims: stims, "shape (7, 1, 6, 40) for 7 stimuli, expected (7, 9, 40)"),
         (lambda stims: linear(stims)[..., :-8], "shape (7, 9, 32) for 7 stimuli, expected (7, 9, 40)"),
+        (lambda stims: linear(stims)[:, :, None].repeat(2, 2), "shape (7, 9, 2, 40) for 7 stimuli"),
         (lambda stims: linear(stims)[:, :1], "a value for each of 9 neurons and 40 bins"),
     ],
 )

@@ -6,6 +6,7 @@ import io
 import os
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -25,14 +26,17 @@ class Picture(Figure):
         self.savefig(stream, format="png")
         return stream.getvalue()
 
+    def savefig(self, fname: Any, **kwargs: Any) -> None:
+        """Write it as matplotlib does, but so that a text stays a text: in svg, and in the fonts of pdf, ps and eps."""
+        with rc_context({"svg.fonttype": "none", "pdf.fonttype": 42, "ps.fonttype": 42}):
+            super().savefig(fname, **kwargs)
+
     def save(self, path: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Write it so that a text stays a text in svg and pdf, and that the same picture is the same file.
+        """Write it with 300 dots an inch, and so that the same picture is the same file.
 
         As `savefig` does, it replaces what is there; ``~`` is the home folder.
         """
-        from matplotlib import rc_context
-
         path = os.path.expanduser(os.fspath(path))
         dated = {"svg": "Date", "pdf": "CreationDate"}.get(path.rpartition(".")[2].lower())
-        with rc_context({"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "strfcube"}):
+        with rc_context({"svg.hashsalt": "strfcube"}):
             self.savefig(path, dpi=300, metadata={dated: None} if dated else None, **kwargs)
