@@ -366,9 +366,9 @@ def test_plot_draws_every_kind(run, cube, tmp_path):
         "prediction": ("--pred", tmp_path / "pred.npy"), "strf": ("--weights", tmp_path / "weights.npy"),
         "coverage": ("--by", "area", "--width-mm", 120),
     }  # fmt: skip
-    starts = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+    starts = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF", "eps": b"%!PS", "tiff": b"II*"}
     for i, kind in enumerate(KINDS):
-        suffix = list(starts)[i % 3]
+        suffix = list(starts)[i % len(starts)]
         out = tmp_path / f"{kind}.{suffix}"
         assert run("plot", cube, "--kind", kind, "--out", out, *options.get(kind, ()))[0] == 0, kind
         assert out.read_bytes().startswith(starts[suffix])

@@ -37,6 +37,9 @@ class Picture(Figure):
         As `savefig` does, it replaces what is there; ``~`` is the home folder.
         """
         path = os.path.expanduser(os.fspath(path))
-        dated = {"svg": "Date", "pdf": "CreationDate"}.get(path.rpartition(".")[2].lower())
+        suffix = path.rpartition(".")[2].lower()
+        dated = {"svg": "Date", "pdf": "CreationDate"}.get(suffix)
+        if suffix in ("tif", "tiff"):
+            kwargs = {"pil_kwargs": {"compression": "tiff_lzw"}} | kwargs
         with rc_context({"svg.hashsalt": "strfcube"}):
             self.savefig(path, dpi=300, metadata={dated: None} if dated else None, **kwargs)
