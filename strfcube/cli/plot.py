@@ -39,7 +39,8 @@ _SUFFIXES = (".png", ".svg", ".pdf", ".eps", ".tif", ".tiff")
     "--pred", type=click.Path(), help="Prediction to draw: NAME.nc, or NAME.npy (stim, neuron, time) in counts a bin."
 )
 @click.option("--weights", type=click.Path(), help="STRFs to draw: NAME.nc, or NAME.npy ([neuron,] frequency, lag).")
-@click.option("--out", type=click.Path(), default="strfcube.png", show_default=True, help="NAME.png, .svg, .pdf, .eps or .tiff.")
+@click.option("--out", type=click.Path(), default="strfcube.png", show_default=True,
+              help="NAME.png, .tiff, .svg, .pdf or .eps.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace a picture that is there.")
 def plot(store: str, dt: float | None, kind: str, out: str, force: bool, **given: Any) -> None:
     """Draw a cube. A stimulus, a neuron, all neurons, what there is of them, or how reliable it is.

@@ -13,6 +13,7 @@ from writers import ac1
 import strfcube
 from strfcube.analysis.report.packing import folded, varints
 from strfcube.analysis.spikes import SpikeTrains, of_pair
+from strfcube.catalog import entries
 from strfcube.cli.main import main
 from strfcube.errors import StoreError, UsageError
 
@@ -323,7 +324,11 @@ def test_the_command(demo, tmp_path, capsys, monkeypatch):
         main(["report", str(demo), "--only", "area=MLd", "-o", "part.html"])
     assert end.value.code == 0
     strfcube.save(strfcube.open(demo).strf.sel(area="MLd"), tmp_path / "part.zarr")
-    assert held_against(Page(tmp_path / "part.html"), tmp_path / "part.zarr")[1] > 0
+    part, known = Page(tmp_path / "part.html"), " ".join(entries()["demo"].description.split())
+    assert held_against(part, tmp_path / "part.zarr")[1] > 0
+    assert f"The whole data set, of which this is not all: {known}" in part.words
+    assert known in Page(tmp_path / "report.html").words
+    assert "of which this is not all" not in Page(tmp_path / "report.html").words
     assert sorted(p.name for p in tmp_path.iterdir()) == ["part.html", "part.zarr", "report.html"]
     capsys.readouterr()
     with pytest.raises(SystemExit) as end:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from strfcube.analysis.plot.levels import Limits
+    from strfcube.catalog import Entry
     from strfcube.progress import Progress
 
 MEGABYTES = 60.0
@@ -140,7 +141,7 @@ def _parts(
     name = path.rstrip("/").rpartition("/")[2]
     return {
         "summary": _summary(ds, responses.repeats),
-        "description": f"<p>{escape(entry.description)}</p>" if entry else "",
+        "description": f"<p>{escape(_about(entry, ds))}</p>" if entry else "",
         "what": page.rows(_what(ds)),
         "holds": "".join(f"<p>{escape(line)}</p>" for line in _holds(responses, held, levels, spans, most)),
         "cite": page.lines(str(attrs.get("citation", ""))) + f"<p>{escape(own)}</p>",
@@ -158,6 +159,12 @@ def _parts(
             ("recipe", page.indented(str(attrs.get("recipe", "")))),
         ]),
     }  # fmt: skip
+
+
+def _about(entry: Entry, ds: xr.Dataset) -> str:
+    """What the data set is that a cube, or a part of it, is of."""
+    part = any(ds.sizes[dim] < entry.figures.get(dim, 0) for dim in ("stim", "neuron"))
+    return f"The whole data set, of which this is not all: {entry.description}" if part else entry.description
 
 
 def _summary(ds: xr.Dataset, repeats: NDArray[np.int64]) -> str:
