@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -68,7 +69,9 @@ def local(place: str | os.PathLike[str]) -> str:
     UsageError
         As `named`.
     """
-    text = named(place).removeprefix("file://")
+    text = named(place)
+    if text.startswith("file:"):
+        text = unquote(text.removeprefix("file:").removeprefix("//localhost").removeprefix("//"))
     try:
         return text if "://" in text else os.path.abspath(os.path.expanduser(text))
     except FileNotFoundError:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -820,9 +821,10 @@ def test_the_digest_changes_with_a_spike(tmp_path):
 
 
 def test_a_file_url_is_a_path(tmp_path):
-    path = build(one(tmp_path, [1]), tmp_path)
-    assert strfcube.build(Toy(tmp_path / "raw"), out=f"file://{path}", **FAST) == path
-    assert strfcube.open(f"file://{path}").attrs["digest"] == digest(path)
+    path = build(one(tmp_path, [1]), tmp_path, "a cube.zarr")
+    assert strfcube.build(Toy(tmp_path / "raw"), out=f"file://{quote(path)}", **FAST) == path
+    for prefix in ("file://", "file:", "file://localhost"):
+        assert strfcube.open(f"{prefix}{quote(path)}").attrs["digest"] == digest(path)
 
 
 @pytest.mark.slow
