@@ -35,6 +35,7 @@ from strfcube.cli.describe import (
 )
 from strfcube.cli.plot import plot
 from strfcube.cli.report import report as page
+from strfcube.cli.score import score
 from strfcube.errors import SelectionError, StrfcubeError, UsageError
 from strfcube.fetching.fetch import JOBS
 from strfcube.progress import Display, for_reader
@@ -374,6 +375,7 @@ def export(store: str, dt: float | None, out: str, only: tuple[str, ...], force:
 
 cli.add_command(plot)
 cli.add_command(page)
+cli.add_command(score)
 
 
 def _as_flags(text: str) -> str:

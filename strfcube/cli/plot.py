@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import click
 
 from strfcube.analysis.output import target_of
 from strfcube.analysis.plot import KINDS, options, see_known
+from strfcube.cli.arrays import ENDINGS, read
 from strfcube.cli.complete import a_kind, a_store
 from strfcube.errors import SelectionError, StrfcubeError, UsageError, did_you_mean
 
@@ -36,9 +36,11 @@ _SUFFIXES = (".png", ".svg", ".pdf", ".eps", ".tif", ".tiff")
 @click.option("--columns", type=int, help="Panels in a row.")
 @click.option("--width-mm", type=float, help="Width of the picture: 85 is a column of a journal.")
 @click.option(
-    "--pred", type=click.Path(), help="Prediction to draw: NAME.nc, or NAME.npy (stim, neuron, time) in counts a bin."
+    "--pred",
+    type=click.Path(),
+    help="Prediction to draw: NAME.nc, .npy or .mat (stim, neuron, time).",
 )
-@click.option("--weights", type=click.Path(), help="STRFs to draw: NAME.nc, or NAME.npy ([neuron,] frequency, lag).")
+@click.option("--weights", type=click.Path(), help="STRFs to draw: NAME.nc, .npy or .mat ([neuron,] frequency, lag).")
 @click.option("--out", type=click.Path(), default="strfcube.png", show_default=True,
               help="NAME.png, .tiff, .svg, .pdf or .eps.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace a picture that is there.")
@@ -96,7 +98,7 @@ def _known(kind: str, given: dict[str, Any]) -> dict[str, Any]:
             raise UsageError(f"--kind {kind} has no {_flag(name)}; {listed}")
     for name in {"pred", "weights"} & set(has):
         if name not in chosen:
-            raise UsageError(f"--kind {kind}: give the file to draw, {_flag(name)} NAME.npy or NAME.nc")
+            raise UsageError(f"--kind {kind}: give the file to draw, {_flag(name)} NAME, which ends in {ENDINGS}")
     return chosen
 
 
@@ -112,26 +114,8 @@ def _array(ds: xr.Dataset, name: str, path: str) -> Any:
     import numpy as np
     import xarray as xr
 
-    place = os.path.expanduser(path)
-    if not os.path.isfile(place):
-        raise StrfcubeError(f"{_flag(name)} {path}: there is no such file")
-    if not place.endswith((".npy", ".nc")):
-        raise UsageError(f"{_flag(name)} {path}: expected a name that ends in .npy or .nc")
-    try:
-        if place.endswith(".npy"):
-            values = np.load(place)
-        else:
-            with xr.open_dataset(place) as opened:
-                values = opened.load()
-    except (OSError, ValueError) as error:
-        raise StrfcubeError(f"{_flag(name)} {path}: cannot be read: {' '.join(str(error).split())}") from None
-    if isinstance(values, xr.Dataset):
-        names = [str(n) for n in values.data_vars]
-        own = names[0] if len(names) == 1 else {"pred": "prediction"}.get(name, name)
-        if own not in names:
-            raise UsageError(f"{_flag(name)} {path}: expected one array, or '{own}', got {', '.join(names) or 'none'}")
-        return values[own]
-    if name == "pred":
+    values = read(_flag(name), path, {"pred": "prediction"}.get(name, name))
+    if name == "pred" or isinstance(values, xr.DataArray):
         return values
     bands = ds.sizes["frequency"]
     if values.ndim not in (2, 3) or values.shape[-2] != bands:

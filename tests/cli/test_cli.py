@@ -405,7 +405,7 @@ def test_plot_takes_what_was_fitted(run, cube, tmp_path):
         ),
         (("--kind", "population", "--edges", "16"), "give --sort, a coordinate"),
         (("--kind", "response", "--stim", "0", "--stim", "1"), "shows one stim, got 2"),
-        (("--kind", "prediction"), "give the file to draw, --pred NAME.npy or NAME.nc"),
+        (("--kind", "prediction"), "give the file to draw, --pred NAME, which ends in .nc, .npy or .mat"),
         (("--kind", "strf", "--weights", "no.npy"), "--weights no.npy: there is no such file"),
         (
             ("--out", "x.jpg"),
