@@ -42,6 +42,7 @@ import math
 import re
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -357,11 +358,12 @@ def _times(t: NDArray[Any], path: Path) -> NDArray[np.float64]:
 
 
 def _repeat_ids(trials: NDArray[Any]) -> list[int]:
-    """Numbers of the repeats of a clip, from ``repeat_id``; of one without spikes, where it is empty, its place."""
+    """Numbers of the repeats of a clip, from ``repeat_id``; those without spikes, where it is empty, fill the gaps."""
     struct = matlab.structs(trials)
     given = struct["repeat_id"].ravel() if "repeat_id" in struct.dtype.names else [None] * struct.size
     numbers = [_count(_scalar(v)) for v in given]
-    return [place if math.isnan(v) else int(v) for place, v in enumerate(numbers, 1)]
+    free = (number for number in count(1) if number not in numbers)
+    return [next(free) if math.isnan(v) else int(v) for v in numbers]
 
 
 def _clips_of(sets: NDArray[Any], file: str, report: Report) -> list[_Clip | None]:
