@@ -55,7 +55,12 @@ class Sound:
     @property
     def name(self) -> str:
         """Folder and name, such as ``category1/12``."""
-        return f"{self.path.parent.name}/{self.path.stem}"
+        return f"{self.folder}/{self.path.stem}"
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder in the spelling of the data set, whatever the disk has."""
+        return self.path.parent.name.lower()
 
 
 class Heard(NamedTuple):
@@ -127,6 +132,8 @@ def load_trace(path: Path) -> tuple[Any, float]:
         raise RawDataError(f"in 'response': {error}", path) from None
     if not LOWEST_RATE <= rate <= limits.TRACE_RATE[1]:
         raise RawDataError(f"expected a rate in 'response.sf', found {rate:g} Hz", path)
+    if not 0 < abs(scale) < math.inf:
+        raise RawDataError(f"expected mV a count in 'response.scale', found {scale:g}", path)
     return trace.astype("f4") * scale, rate
 
 
@@ -324,7 +331,8 @@ class Wehr(Book):
 
     def _read_sounds(self) -> None:
         ignored = []
-        for folder in (parent / name for parent in folders(self.raw, self.stimuli) for name in WEHR_FOLDERS):
+        inside = ((parent, name) for parent in folders(self.raw, self.stimuli) for name in listing(parent)[0])
+        for folder in sorted((p / n for p, n in inside if n.lower() in WEHR_FOLDERS), key=_in_order):
             for path in sorted(ending(folder, ".mat"), key=lambda path: natural_key(path.name)):
                 if not path.stem.isdecimal():
                     ignored.append(self.relative(path))
@@ -360,12 +368,13 @@ class Asari(Book):
         super().__init__(raw, report)
         self._odd: set[Path] = set()
         # Names as the files on disk have them, looked up without regard to case.
-        self._paths = {
-            (path.parent.name.lower(), path.stem.lower()): path
-            for parent in folders(self.raw, self.stimuli)
-            for name in listing(parent)[0]
-            for path in ending(parent / name, ".mat")
-        }
+        self._paths: dict[tuple[str, str], Path] = {}
+        parents = folders(self.raw, self.stimuli)
+        for path in (p for parent in parents for name in listing(parent)[0] for p in ending(parent / name, ".mat")):
+            first = self._paths.setdefault((path.parent.name.lower(), path.stem.lower()), path)
+            if first is not path and not filecmp.cmp(first, path, shallow=False):
+                what = f"there is another sound of that name, {self.relative(first)}, which differs"
+                report(Finding("warning", self.relative(path), what, "the other one is used; keep one"))
 
     def identify(self, description: str, ms: float, param: Any) -> Heard:
         """Join the segments that ``Sequence n: i j k`` lists."""
@@ -382,7 +391,7 @@ class Asari(Book):
         if len({sound.rate for sound in sounds}) > 1:
             rates = ", ".join(f"{sound.name} {sound.rate:g} Hz" for sound in sounds)
             raise ValueError(f"its segments differ in rate: {rates}")
-        classes = {sound.path.parent.name for sound in sounds}
+        classes = {sound.folder for sound in sounds}
         names = [sound.path.stem if len(classes) == 1 else sound.name for sound in sounds]
         return Heard("/".join(["asari", *(classes if len(classes) == 1 else ()), "+".join(names)]), sounds, description)
 
@@ -398,9 +407,14 @@ class Asari(Book):
 
 
 def folders(raw: Path, pattern: str) -> list[Path]:
-    """Folders of that name, below up to two outer folders."""
+    """Folders of that name, without regard to case, below up to two outer folders."""
     depths = ("", "[!.]*/", "[!.]*/[!.]*/")
-    return sorted(path for depth in depths for path in raw.glob(depth + pattern) if path.is_dir())
+    letters = "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else c for c in pattern)
+    return sorted(path for depth in depths for path in raw.glob(depth + letters) if path.is_dir())
+
+
+def _in_order(folder: Path) -> tuple[Path, int]:
+    return folder.parent, WEHR_FOLDERS.index(folder.name.lower())
 
 
 def books(raw: Path, names: Iterable[str], report: Report) -> list[Book]:
