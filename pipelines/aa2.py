@@ -94,7 +94,8 @@ class AA2(TextTrials):
         for line, row in self._rows(path, 4, report):
             try:
                 entry = Stated(int(plain(row[3])), float(plain(row[1])), file, line)
-                if not row[0].lower().endswith(".wav") or not (0 < entry.samples <= limits.SECONDS * entry.rate and 0 < entry.rate < 1e7):
+                possible = 0 < entry.samples <= limits.SECONDS * entry.rate and 0 < entry.rate < 1e7
+                if not (possible and row[0].lower().endswith(".wav")):
                     raise ValueError(row)
             except ValueError:
                 what = f"expected a wav, its rate in Hz, bits and number of samples, found {','.join(row)[:60]!r}"

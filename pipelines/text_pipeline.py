@@ -383,7 +383,8 @@ def _report_line_counts(
         (file, count), more = others[0], len(others) - 1
         what = f"{counted(count, 'line', 'lines')}, where the cell's files usually have {usual}"
         what += f"; so it is in {counted(more, 'more file', 'more files')}" if more else ""
-        report(Finding("info", file, what, "each line is a trial; a file that was cut short lacks its last ones", count))
+        then = "each line is a trial; a file that was cut short lacks its last ones"
+        report(Finding("info", file, what, then, count))
 
 
 def _rejected(

@@ -204,8 +204,8 @@ def _spikes(site: Site, bundle: Bundle, report: Report) -> Iterator[Trials]:
         times = events[cell]
         good = usable(times)
         if len(good) < len(times):
-            what = f"{len(times) - len(good)} of {len(times)} spike times of {cell} are negative, no numbers or days late"
-            report(Finding("warning", file, what, "they are left out"))
+            what = f"{len(times) - len(good)} of {len(times)} spike times of {cell}"
+            report(Finding("warning", file, f"{what} are negative, no numbers or days late", "they are left out"))
         sizes, relative = cut(good, starts, stops)
         yield Trials(cell, stimuli, repeats, sizes, relative, 0.0, stops - starts, file)
 

@@ -103,11 +103,11 @@ def survey_area(raw: Path, area: str, prefix: str, report: Report) -> Area | Non
     resp, stim = signals.get("resp"), signals.get("stim")
     by_cell: dict[str, Recorded] = {}
     for site in recorded:
-        own = site.header.chans or ()
-        if twice := [cell for cell in own if cell in by_cell]:
+        there = site.header.chans or ()
+        if twice := [cell for cell in there if cell in by_cell]:
             what = f"cells that are in {by_cell[twice[0]].bundle}, too: {some(twice)}"
             report(Finding("warning", str(site.bundle), what, "only the first of the two recordings is used"))
-        by_cell |= {cell: site for cell in own if cell not in by_cell}
+        by_cell |= {cell: site for cell in there if cell not in by_cell}
     cells = resp.chans if resp else tuple(sorted(by_cell))
     if not cells:
         return None

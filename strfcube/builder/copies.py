@@ -98,6 +98,5 @@ def _telling(summary: spool.Summary, end: int) -> tuple[NDArray[np.uint64], NDAr
 
 def _trial(r: dict[str, NDArray[Any]], row: int, names: Names, file: int = -1) -> str:
     place = f" in {names.files[int(r['file'][row])]}" if file not in (-1, int(r["file"][row])) else ""
-    return (
-        f"trial {int(r['number'][row])} of {names.stim(int(r['stim'][row]))} to {names.neuron(int(r['neuron'][row]))}{place}"
-    )
+    stim, neuron = names.stim(int(r["stim"][row])), names.neuron(int(r["neuron"][row]))
+    return f"trial {int(r['number'][row])} of {stim} to {neuron}{place}"

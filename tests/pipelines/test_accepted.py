@@ -205,7 +205,8 @@ def test_a_file_of_another_number_of_trials_than_its_cell(raw, tmp_path, change,
     for source in pipeline.survey(lambda finding: None).sources:
         if source.id == "pipu1018_2_A":
             list(pipeline.read(source, found.append))
-    assert [(f.file, f.line, f.what) for f in found] == [((cell / "spike2").relative_to(folder).as_posix(), place, what)]
+    file = (cell / "spike2").relative_to(folder).as_posix()
+    assert [(f.file, f.line, f.what) for f in found] == [(file, place, what)]
 
 
 def test_line_ends_that_were_doubled_in_all_files(raw, written, tmp_path):

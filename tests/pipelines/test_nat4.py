@@ -279,7 +279,7 @@ def test_events_that_no_header_names_or_that_are_a_matrix(truth, tmp_path):
     assert site in has(findings, "warning", "spike times of ZZZ001a-01-1, which its json file does not name")[0].file
     matrix = change_events(tmp_path, lambda h5: h5.create_dataset("ZZZ001a-01-2", data=np.ones((2, 3))))
     rewrite_site(raw, site, matrix)
-    with pytest.raises(RawDataError, match=r"event times in one row, found an array of shape \(2, 3\) for ZZZ001a-01-2"):
+    with pytest.raises(RawDataError, match=r"times in one row, found an array of shape \(2, 3\) for ZZZ001a-01-2"):
         read_all(raw)
 
 

@@ -134,7 +134,8 @@ def test_stim_file_with_cr_and_without_line_end(tmp_path):
         (tmp_path / "c" / f"stim{k}").write_bytes(name)
     found = []
     assert pair_files(tmp_path, "c", found.append) == {1: "A.wav", 2: "B.wav", 3: "C.WAV", 4: "D.wav"}
-    assert [(f.place, f.what) for f in found] == [("c/stim4, line 2", "expected the name of one wav, found 1 more line")]
+    assert [f.place for f in found] == ["c/stim4, line 2"]
+    assert found[0].what == "expected the name of one wav, found 1 more line"
 
 
 def test_root_is_found_under_its_wrapping_folders(tmp_path):
