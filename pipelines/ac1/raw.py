@@ -30,6 +30,7 @@ ASARI_RATE = 97656.0  # Hz, of all of Asari's segments
 _FOLDER = re.compile(r"\d{8}-[a-z]+\d*-\d+", re.IGNORECASE)
 _SEGMENT = re.compile(r"(?:.*[/\\])?(class\d+)[/\\]([^/\\]+?)(?:\.mat)?", re.IGNORECASE)
 _SEQUENCE = re.compile(r"\s*sequence\s+(\d+)\s*:\s*(\d+(?:\s+\d+)*)\s*", re.IGNORECASE)
+_NEAR = 10  # samples; two triggers closer than this present one sound
 _LEFT_OUT = "these presentations are left out"
 
 
@@ -220,10 +221,11 @@ class Book:
                 notes[str(error), _LEFT_OUT].append(number)
                 continue
             self.heard.setdefault(heard.id, heard)
-            if (other := at.setdefault(onset, number)) != number:
+            if other := next((n for o, n in at.items() if abs(o - onset) <= _NEAR), 0):
                 notes[
                     f"the same onset as trigger {other}", "they are kept; if it was copied, a response counts twice"
                 ].append(number)
+            at.setdefault(onset, number)
             presentations.append(Presentation(number, onset, ms, heard.id))
             if not as_long(heard.seconds, ms):
                 note = f"trigger {number} lasts {ms:g} ms, its sound {heard.id} {1000 * heard.seconds:g} ms"

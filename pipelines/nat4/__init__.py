@@ -173,7 +173,7 @@ def _spikes(site: Site, bundle: Bundle, report: Report) -> Iterator[Trials]:
     names, starts, ends = presentations(signal.epochs)
     twice = len(placed(signal.epochs)) - len(names)
     if twice:
-        what = f"{twice} rows of the epoch table repeat another one, name and times"
+        what = f"{twice} rows of the epoch table repeat another one, of that name and at that time"
         report(Finding("info", file, what, "each presentation is one trial"))
     report_unplaced(signal.epochs, file, report)
     last = max((float(times[np.isfinite(times)].max(initial=0)) for times in events.values()), default=0.0)
@@ -308,7 +308,7 @@ def _wavs(raw: Path, report: Report) -> dict[str, Callable[[], Audio]]:
         places |= {f"{name}/{file.name}": partial(read_wav, raw / name / file.name) for file in walk(raw / name)}
     wavs: dict[str, str] = {}
     for place in sorted(places):
-        first = wavs.setdefault(place.rpartition("/")[2].lower(), place)
+        first = wavs.setdefault(place.replace("\\", "/").rpartition("/")[2].lower(), place)
         if first != place:
             report(Finding("warning", place, f"there is another wav of that name, {first}", "the other one is used"))
     return {name: places[place] for name, place in wavs.items()}

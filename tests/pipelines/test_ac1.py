@@ -438,6 +438,13 @@ def test_gaps_in_a_trace_reject_the_repeat(small):
     assert trials[WEHR_A, "wehr/fragments/3", 2].rejected_by != "range"
 
 
+def test_two_triggers_of_one_presentation(small):
+    """As where one list was rounded, or counted from 0: the same response but for some samples."""
+    trace = 100 * np.random.default_rng(0).normal(size=9000)
+    findings, _ = _rewrite(small, [whale(100, 1000.0), whale(101, 1000.0), whale(4200, 1000.0)], trace=trace)
+    assert [f.what for f in findings] == ["trigger 2: the same onset as trigger 1"]
+
+
 def test_two_sounds_that_cannot_be_told_apart(small):
     writer.stimulus(small / "wehr/Stimuli/fragments/4.mat", np.zeros(97656), "Humpback  whale", "samples")
     _, findings = survey(small)

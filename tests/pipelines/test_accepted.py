@@ -1,5 +1,6 @@
 """What a raw file holds is not what it should be, though it can be read: each is a finding, and nothing else is."""
 
+import csv
 import hashlib
 import io
 import re
@@ -434,6 +435,41 @@ def test_powers_of_nat4(raw, written, tmp_path):
     view = CubeView(path)
     with pytest.raises(UsageError, match="2 of its 150 bins have no value in the spectrogram"):
         view.batch(range(len(view)))
+
+
+@pytest.mark.parametrize("decimals", [15, 6, 2])
+def test_epochs_of_nat4_that_are_listed_twice(raw, written, tmp_path, decimals):
+    """As where tables of two signals, which round otherwise, were joined: each presentation is one trial."""
+    folder = raw("nat4")
+    archive = folder / "A1_single_sites.zip"
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(folder)
+    archive.unlink()
+    site = pick(folder / "A1_single_sites", "*ARM029a*.tgz")[0]
+
+    def again(name, content):
+        if not name.endswith("epoch.csv"):
+            return content
+        header, *rows = csv.reader(io.StringIO(content.decode(), newline=""))
+        start, end = (header.index(key) for key in ("start", "end"))
+        for row in list(rows):
+            shifted = list(row)
+            shifted[start], shifted[end] = (
+                f"{float(row[column]) + 3e-4 * (decimals < 9):.{decimals}f}" for column in (start, end)
+            )
+            rows.append(shifted)
+        out = io.StringIO()
+        csv.writer(out).writerows([header, *rows])
+        return out.getvalue().encode()
+
+    retar(site, again)
+    pipelines = [catalog.pipeline_class("nat4")(path) for path in (folder, written("nat4"))]
+    sizes, found = [], []
+    for pipeline in pipelines:
+        source = next(s for s in pipeline.survey(found.append).sources if "ARM029a" in s.id)
+        sizes.append(len([t for record in pipeline.read(source, found.append) for t in getattr(record, "stimuli", ())]))
+    assert sizes[0] == sizes[1]
+    assert any("rows of the epoch table repeat another one" in f.what for f in found)
 
 
 @pytest.mark.parametrize("seconds", [0, 100])

@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import pickle
+import shutil
 import tarfile
 import zipfile
 
@@ -215,9 +216,14 @@ def test_a_wav_that_is_missing_or_damaged(truth, tmp_path):
 
 def test_waveforms_under_another_spelling_or_twice(truth, tmp_path):
     raw = copy_of(truth.raw, tmp_path)
-    (raw / "wav.zip").rename(raw / "WAV.ZIP")
+    with zipfile.ZipFile(raw / "wav.zip") as archive, zipfile.ZipFile(raw / "WAV.ZIP", "w") as windows:
+        for name in archive.namelist():
+            windows.writestr(f"wav\\{name.rpartition('/')[2]}", archive.read(name))
+    (raw / "wav.zip").unlink()
     survey, _, findings = read_all(raw)
-    assert all(s.audio for s in survey.stimuli)
+    for stimulus in survey.stimuli:
+        np.testing.assert_array_equal(stimulus.audio().samples, truth.wavs[stimulus.meta["stim_name"]])
+    shutil.copy(truth.raw / "wav.zip", raw / "WAV.ZIP")
     name = sound_names(12, 3)[0].removeprefix("STIM_")
     (raw / "Wav" / "old").mkdir(parents=True)
     with zipfile.ZipFile(raw / "WAV.ZIP") as archive:
@@ -300,8 +306,6 @@ def test_a_cell_that_a_header_names_twice(truth, tmp_path):
 
 
 def copy_of(raw, tmp_path):
-    import shutil
-
     return shutil.copytree(raw, tmp_path / "copy")
 
 
