@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from strfcube.records import Stimulus
 
 _SUFFIX = "_cells"
+_AA2 = "all_cells"  # those of aa-2, unpacked into the same folder
 
 
 class AA1(TextTrials):
@@ -55,7 +56,7 @@ class AA1(TextTrials):
 
     def cells(self, root: Path, report: Report) -> list[Cell]:
         """List the cell folders of each area in the order of their names."""
-        areas = [folder for folder in listing(root)[0] if folder.endswith(_SUFFIX)]
+        areas = [folder for folder in listing(root)[0] if folder.endswith(_SUFFIX) and folder != _AA2]
         cells: dict[str, Cell] = {}
         spelled = {area.lower() for area in areas}
         for area in sorted([*areas, *(mark for mark in self.marks if mark.lower() not in spelled)]):

@@ -65,10 +65,13 @@ class AA2(TextTrials):
             else:
                 regions[row[0]] = (row[1], line)
         cells = []
+        named = bool(regions)
         for name in listing(root / "all_cells")[0]:
             folder = self.relative(root / "all_cells" / name)
             label, line = regions.pop(name, ("", 0))
-            if not line and table.is_file():
+            if line and not label:
+                report(Finding("warning", self.relative(table), f"no region of {name}", "its area is unknown", line))
+            if not line and named:
                 report(Finding("warning", folder, f"{table.name} does not name the cell", "its area is unknown"))
             cells.append(self.located(name, folder, label, report, self.relative(table), line))
         if regions:
@@ -91,10 +94,11 @@ class AA2(TextTrials):
         for line, row in self._rows(path, 4, report):
             try:
                 entry = Stated(int(plain(row[3])), float(plain(row[1])), file, line)
-                if not (0 < entry.samples <= limits.SECONDS * entry.rate and 0 < entry.rate < 1e7):
+                possible = 0 < entry.samples <= limits.SECONDS * entry.rate and 0 < entry.rate < 1e7
+                if not (possible and row[0].lower().endswith(".wav")):
                     raise ValueError(row)
             except ValueError:
-                what = f"expected a rate in Hz and a number of samples, found {row[1][:20]!r} and {row[3][:20]!r}"
+                what = f"expected a wav, its rate in Hz, bits and number of samples, found {','.join(row)[:60]!r}"
                 report(Finding("warning", file, what, "the line is not used", line))
             else:
                 stated[usual_name(row[0])] = entry
@@ -121,20 +125,29 @@ class AA2(TextTrials):
             what = f"the table is not there{packed(self.raw)}"
             report(Finding(severity, self.relative(path), what, lost or "what only it states is unknown"))
             return
-        line = "\n"
+        line, usable = "\n", 0
+        short: list[tuple[int, str]] = []
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
             reader = csv.reader(((line := each).replace("\0", "?") for each in lines), skipinitialspace=True)
             try:
                 for row in reader:
                     fields = [field.strip() for field in row]
                     if len(fields) >= width and fields[0]:
+                        usable += 1
                         yield reader.line_num, fields
                     elif any(fields):
-                        what = f"expected at least {width} fields, found {','.join(fields)[:40]!r}"
-                        report(Finding("warning", self.relative(path), what, "the line is not used", reader.line_num))
+                        short.append((reader.line_num, ",".join(fields)[:40]))
             except csv.Error as error:  # a quote that nothing closes
                 what = f"expected a table with commas: {error}"
                 report(Finding("error", self.relative(path), what, "the rest is not used", reader.line_num))
+        expected = f"at least {width} fields with commas between them"
+        if not usable:
+            number, text = short[0] if short else (0, "")
+            what = f"expected lines of {expected}, found none; the first is {text!r}" if short else "the table is empty"
+            report(Finding("warning", self.relative(path), what, lost or "what only it states is unknown", number))
+        for number, text in short if usable else ():
+            what = f"expected {expected}, found {text!r}"
+            report(Finding("warning", self.relative(path), what, "the line is not used", number))
         if not line.endswith(("\n", "\r")):
             what = f"the table ends within a line, {line[-40:].strip()!r}: it may be cut short"
             report(Finding("warning", self.relative(path), what, "the line is read as it is", reader.line_num))

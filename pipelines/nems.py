@@ -228,6 +228,9 @@ def _assemble(bundle: Bundle, name: str, header: Header | None, epochs: Epochs |
         return Signal(header, epochs, tiles={key: np.asarray(tile, np.float32) for key, tile in data.items()})
     if odd := [key for key, times in data.items() if times.dtype.kind not in "fiu"]:
         raise RawDataError(f"signal '{name}': expected event times in s, found no numbers for {odd[0]}", bundle)
+    if wide := [key for key, times in data.items() if times.size > max(times.shape, default=1)]:
+        what = f"expected event times in one row, found an array of shape {data[wide[0]].shape} for {wide[0]}"
+        raise RawDataError(f"signal '{name}': {what}", bundle)
     return Signal(header, epochs, events={key: np.asarray(times, np.float64).ravel() for key, times in data.items()})
 
 

@@ -211,12 +211,14 @@ def read_header(stream: IO[bytes], label: str) -> Header:
         fs = float(fields["fs"])
         seconds = _end(fields.get("segments")) / fs
         kind = next((k for k in _KINDS if k in str(fields.get("signal_type") or _KINDS[0])), None)
-        chans = None if chans is None else tuple(map(str, chans))
+        chans = None if chans is None else tuple(str(name).strip() for name in chans)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
         raise RawDataError(f"expected a json object with a positive 'fs', but {error!r}", label) from error
     low, high = limits.TRACE_RATE
     if not low <= fs <= high:
         raise RawDataError(f"expected a positive 'fs', found {fs:g} Hz: {low:g} to {high:g} Hz are possible", label)
+    if chans and (twice := next((name for name in chans if chans.count(name) > 1), "")):
+        raise RawDataError(f"expected channels of different names in 'chans', found {twice!r} twice", label)
     if kind is None:
         raise RawDataError(f"signal_type {fields['signal_type']!r}: expected one of {', '.join(_KINDS)}", label)
     return Header(str(fields.get("name", "")), fs, kind, chans, seconds)
@@ -316,6 +318,8 @@ def _parse(text: bytes, end: int, channels: int, label: str, line: int) -> Itera
     while at < end:
         channels = channels or text.count(b",", 0, text.index(b"\n")) + 1
         block = _parse_e18(text, at, end, channels)
+        if block is None and not text[at:end].strip():  # blank lines at the end of the file
+            return
         if block is None:
             yield _parse_any(text[at:end], channels, label, line)
             return

@@ -42,6 +42,7 @@ import math
 import re
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -68,6 +69,8 @@ _CLIP_TOLERANCE = 0.01  # s; the published clips are of 244,140 or 244,141 sampl
 _SWEEP_SECONDS = (5.0, 5.5)  # published ones are of 5.2 to 5.24 s
 
 _FIELDS = ("path", "NrOfElectrodes", "ElectrodeNumber", "depth", "NoiseRatio", "singleT", "singleN")
+_NUMBERS = ("NrOfElectrodes", "ElectrodeNumber", "depth", "NoiseRatio", "singleN")
+_RATINGS = ("Yes", "Maybe", "No")
 _TYPES = dict.fromkeys((1, 20), "water_sounds") | dict.fromkeys((9, 10, 11, 12), "human_speech")
 _TYPES |= {4: "ferret_vocalization", 7: "insects_buzzing"}
 _CATEGORIES = {
@@ -165,7 +168,7 @@ class NS1(Pipeline):
                                "only the first row is used"))  # fmt: skip
                 continue
             if file := self._unit_file(path, report):
-                meta = _unit_meta(name, {key: _scalar(columns[key][row]) for key in _FIELDS})
+                meta = _unit_meta(name, row, {key: _scalar(columns[key][row]) for key in _FIELDS}, report)
                 neurons[name] = Neuron(name, name, meta)
                 sources.append(Source(name, (name, file)))
         if not neurons:
@@ -190,14 +193,23 @@ class NS1(Pipeline):
         repeats: list[int] = []
         times: list[NDArray[np.float64]] = []
         stop: list[float] = []
+        uncounted: list[str] = []
         for clip, trials, end in zip(clips, repeats_of, stops, strict=True):
             if clip is None or (clip.type == "drc" and not self.settings["drc"]) or not trials.size:
                 continue
             spikes = [_times(t, path) for t in _field(trials, "t", path)]
-            times += spikes
+            numbers = _repeat_ids(trials)
+            if len(set(numbers)) < len(numbers):
+                numbers = list(range(1, len(spikes) + 1))
+                uncounted.append(clip.id)
+            by_number = sorted(range(len(spikes)), key=numbers.__getitem__)
+            times += [spikes[k] for k in by_number]
             stimuli += [clip.id] * len(spikes)
-            repeats += range(1, len(spikes) + 1)
+            repeats += [numbers[k] for k in by_number]
             stop += [_number(_scalar(end)) / 1000] * len(spikes)
+        if uncounted:
+            what = f"a repeat_id comes twice in {', '.join(uncounted)}"
+            report(Finding("warning", file, what, "they are numbered in the order of the file"))
         wanted = NATURAL + DRC if self.settings["drc"] else NATURAL
         if absent := [clip.id for clip in wanted if clip.id not in set(stimuli)]:
             report(Finding("warning", file, f"no trial of {', '.join(absent)}", "never presented to this unit"))
@@ -282,10 +294,18 @@ def _without_sound(count: int) -> str:
     return f"{count} stimuli without spectrogram, taken as {CLIP_SECONDS:g} s long as documented; the responses stay"
 
 
-def _unit_meta(name: str, row: dict[str, Any]) -> dict[str, Any]:
+def _unit_meta(name: str, number: int, row: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Coordinates of a unit out of its row of the table; what is not as the others have it is reported."""
+    odd = [f"{key} {row[key]!r}" for key in _NUMBERS if row[key] is not None and math.isnan(_number(row[key]))]
+    odd += [f"no {key}" for key in (*_NUMBERS, "singleT") if row[key] is None]
+    if row["singleT"] is not None and row["singleT"] not in _RATINGS:
+        odd.append(f"singleT {row['singleT']!r}")
+    if odd:
+        what = f"row {number + 1} of 'neuron' has {', '.join(odd)}: expected numbers, and a singleT of Yes, Maybe or No"
+        report(Finding("warning", METADATA, what, f"these are missing of {name}, and valid_unit is False without them"))
     group, *penetration, _ = name.split("/")
     experiment = re.match(r"exp\d+|E\d+", group) or re.match(r"exp\d+|E\d+", penetration[0])
-    depth, single = _number(row["depth"]), str(row["singleT"] or "")
+    depth, single = _number(row["depth"]), str(row["singleT"]) if row["singleT"] in _RATINGS else ""
     return {
         "cell_id": name, "animal": experiment[0] if experiment else "", "species": "ferret", "area": "A1",
         "region": "A1", "area_label": "A1", "signal_type": "spikes", "units": "count", "group": group,
@@ -332,7 +352,18 @@ def _count(value: Any) -> int | float:
 def _times(t: NDArray[Any], path: Path) -> NDArray[np.float64]:
     if t.dtype.kind not in "fiu":
         raise RawDataError(f"expected spike times in 't', found {t.dtype}; {_AGAIN}", path)
+    if t.size > max(t.shape, default=1):
+        raise RawDataError(f"expected a row of spike times in 't', found an array of shape {t.shape}; {_AGAIN}", path)
     return t.ravel().astype(np.float64)
+
+
+def _repeat_ids(trials: NDArray[Any]) -> list[int]:
+    """Numbers of the repeats of a clip, from ``repeat_id``; those without spikes, where it is empty, fill the gaps."""
+    struct = matlab.structs(trials)
+    given = struct["repeat_id"].ravel() if "repeat_id" in struct.dtype.names else [None] * struct.size
+    numbers = [_count(_scalar(v)) for v in given]
+    free = (number for number in count(1) if number not in numbers)
+    return [next(free) if math.isnan(v) else int(v) for v in numbers]
 
 
 def _clips_of(sets: NDArray[Any], file: str, report: Report) -> list[_Clip | None]:

@@ -40,7 +40,7 @@ from strfcube.records import (
 from strfcube.sound.audio import read_wav
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -50,6 +50,7 @@ BEFORE_S = -2.0  # and none comes before that
 RATE = 32000.0  # Hz, of every wav of both sets
 CATEGORY = {"conspecific": "song", "flatrip": "ml_noise", "songrip": "song_ripple"}
 MALFORMED = "malformed number"
+_ALTERNATE = 10  # empty lines, each after one that is not, that chance does not make
 
 _CELL = re.compile(r"(?P<animal>[^_]+)_(?P<seq>\d+)(?:_(?P<rig>[A-Z]))?")
 
@@ -135,7 +136,9 @@ class TextTrials(Pipeline):
             If the raw folder is not this data set, or holds no pair of a stim and a spike file.
         """
         root = find_root(self.raw, self.marks)
-        heard = {cell: classes for cell in self.cells(root, report) if (classes := self._classes(cell, report))}
+        cells = self.cells(root, report)
+        self._report_alike(root, {cell.folder.rpartition("/")[0] for cell in cells}, report)
+        heard = {cell: classes for cell in cells if (classes := self._classes(cell, report))}
         played: dict[str, dict[str, str]] = {}
         for cell, classes in heard.items():
             for word, numbered in classes.items():
@@ -176,10 +179,14 @@ class TextTrials(Pipeline):
         if not texts:
             return
         lines = [text.count(b"\n") for text in texts]
-        _report_blank_ends(files, texts, lines, report)
+        _report_line_counts(files, texts, stimuli, lines, report)
         parsed = parse_trials(b"".join(texts))
         file_of, stimulus_of = _spread(files, lines), _spread(stimuli, lines)
         number = np.concatenate([np.arange(count) for count in lines])
+        second = number % 2 == 1
+        if second.sum() >= _ALTERNATE and not parsed.row_size[second].any() and (parsed.row_size > 0).mean() > 0.25:
+            what = "every second line of the cell's files is empty: their line ends may have been doubled"
+            report(Finding("warning", folder, what, "each is taken for a trial without spikes; fetch the files again"))
         kept = np.ones(len(number), bool)
         kept[list(parsed.malformed)] = False
         last = np.cumsum(parsed.row_size)
@@ -247,6 +254,16 @@ class TextTrials(Pipeline):
             what = "expected a pair of a stim and a spike file that can be read, found none"
             report(Finding("warning", cell.folder, what, "the cell is left out"))
         return {word: numbered for word, numbered in found.items() if numbered}
+
+    def _report_alike(self, root: Path, used: Collection[str], report: Report) -> None:
+        """Report folders of cells beside those that are read, such as one that was unpacked for the second time."""
+        for name in listing(root)[0]:
+            mark = next((mark for mark in self.marks if name.lower().startswith(mark.lower())), "")
+            inside = listing(root / name)[0]
+            if mark and inside and (folder := self.relative(root / name)) not in used:
+                what = f"cells are read from {mark}, not from here"
+                then = f"what is in it is left out: {counted(len(inside), 'folder', 'folders')}"
+                report(Finding("warning", folder, what, then))
 
     def _stimuli(
         self, root: Path, ids: Mapping[str, Mapping[str, tuple[str, str]]], report: Report
@@ -344,13 +361,30 @@ class TextTrials(Pipeline):
         }
 
 
-def _report_blank_ends(files: Sequence[str], texts: Sequence[bytes], lines: Sequence[int], report: Report) -> None:
-    """Report the files with one trial more than the cell's others, where it may be a blank line at the end."""
+def _report_line_counts(
+    files: Sequence[str], texts: Sequence[bytes], stimuli: Sequence[str], lines: Sequence[int], report: Report
+) -> None:
+    """Report the files with more or fewer trials than the cell's others: a blank line, or a file that is cut short.
+
+    A sound that was played in two blocks may have any number of them in each.
+    """
     usual = Counter(lines).most_common(1)[0][0]
-    for file, text, count in zip(files, texts, lines, strict=True):
-        if count == usual + 1 and not text.rsplit(b"\n", 2)[-2].strip():
-            what = f"{count} lines, where the cell's files usually have {usual}, and the last is empty"
-            report(Finding("warning", file, what, "it is taken for a trial without spikes", count))
+    blocks = Counter(stimuli)
+    others = []
+    for file, text, stimulus, count in zip(files, texts, stimuli, lines, strict=True):
+        blank = [1] * (not text.partition(b"\n")[0].strip()) + [count] * (not text.rsplit(b"\n", 2)[-2].strip())
+        if count == usual + 1 and blank:
+            place = "last" if blank[-1] == count else "first"
+            what = f"{count} lines, where the cell's files usually have {usual}, and the {place} is empty"
+            report(Finding("warning", file, what, "it is taken for a trial without spikes", blank[-1]))
+        elif count != usual and blocks[stimulus] == 1:
+            others.append((file, count))
+    if others:
+        (file, count), more = others[0], len(others) - 1
+        what = f"{counted(count, 'line', 'lines')}, where the cell's files usually have {usual}"
+        what += f"; so it is in {counted(more, 'more file', 'more files')}" if more else ""
+        then = "each line is a trial; a file that was cut short lacks its last ones"
+        report(Finding("info", file, what, then, count))
 
 
 def _rejected(

@@ -22,7 +22,7 @@ import numpy as np
 from strfcube import limits
 from strfcube.pipelines.raw_folder import listing, some
 from strfcube.raw_files import see_readable
-from strfcube.records import Finding, Report
+from strfcube.records import Finding, Report, counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -190,8 +190,11 @@ def _wav_name(raw: Path, file: str, report: Report) -> str:
         see_readable(error, raw / file)
         report(Finding("error", file, f"it cannot be read: {error.strerror}", left_out))
         return ""
-    name = text.decode("ascii", "replace").strip().partition("\n")[0].strip()
+    name, *more = [line.strip() for line in text.decode("ascii", "replace").splitlines() if line.strip()] or [""]
     if text.isascii() and name.isprintable() and _WAV_NAME.fullmatch(name):
+        if more:
+            what = f"expected the name of one wav, found {counted(len(more), 'more line', 'more lines')}"
+            report(Finding("warning", file, what, "its first line counts", 2))
         return usual_name(name)
     what = f"expected the name of a wav, found {quote(text)}" if text else "expected the name of a wav, found 0 bytes"
     report(Finding("error", file, what, left_out, 1))

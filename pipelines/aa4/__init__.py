@@ -90,6 +90,7 @@ _TEXTS = {
     "source_sex": b"stim_source_sex",
 }  # fmt: skip
 _DURATION_TOLERANCE = 1e-3  # s
+_HDF5 = re.compile(r"\.(h5|hdf5?)\b", re.IGNORECASE)  # as x.hdf5, and x.h5.part of a download
 _WAV = re.compile(r"stim_?0*(\d+)\.wav", re.IGNORECASE)
 
 
@@ -227,10 +228,11 @@ class AA4(Pipeline):
             report(Finding("warning" if any(columns.strange.values()) else "info", file, what, "these are not read"))
         times, row_size, strange = columns.spikes()
         if strange:
-            what = (
-                f"{counted(strange, 'spike time is', 'spike times are')} -999 or no number, in trials that have others"
-            )
+            what = f"{counted(strange, 'spike time is', 'spike times are')} no number, or -999 beside others"
             report(Finding("warning", file, what, "these spikes are left out"))
+        if columns.negative:
+            what = f"{counted(columns.negative, 'trial has', 'trials have')} a negative pre_time or post_time"
+            report(Finding("warning", file, what, "that end of the recorded window is taken as not stated"))
         yield Trials(
             neuron, columns.stimuli, np.array(columns.numbers, np.int64), row_size, times,
             np.array(columns.start), np.array(columns.stop), file,
@@ -282,7 +284,8 @@ class AA4(Pipeline):
                 report(Finding("warning", file, "holds no stimulus group", "the unit is left out"))
         if beside := [name for name in listing(folder)[1] if not name.lower().endswith((".h5", *ARCHIVES))]:
             what = f"expected *.h5 units and the folder wavfiles, found {some(beside)}"
-            report(Finding("info", animal, what, "these files are not read"))
+            units_alike = any(_HDF5.search(name) for name in beside)
+            report(Finding("warning" if units_alike else "info", animal, what, "these files are not read"))
         for sort_type, stems in sorted(left_out.items()):
             what = f"{counted(len(stems), 'unit has', 'units have')} sort type {sort_type!r}, the first is {stems[0]}"
             report(Finding("info", animal, what, "left out, unless the option sort_types names that type"))

@@ -200,6 +200,8 @@ class TrialColumns:
         Trials and groups that could not be read, and why.
     strange : dict of str to bool
         What is in the place of a trial, but is none, and whether it holds anything.
+    negative : int
+        Trials whose ``pre_time`` or ``post_time`` is below zero.
     """
 
     def __init__(self) -> None:
@@ -209,6 +211,7 @@ class TrialColumns:
         self.stop: list[float] = []
         self.broken: list[str] = []
         self.strange: dict[str, bool] = {}
+        self.negative = 0
         self._sizes: list[int] = []
         self._times = np.empty(1 << 15)
         self._filled = 0
@@ -244,6 +247,7 @@ class TrialColumns:
             self.stimuli.append(stimulus)
             self.numbers.append(number)
             pre, post = self._number(group, name, b"pre_time"), self._number(group, name, b"post_time")
+            self.negative += pre < 0 or post < 0
             self.start.append(-pre if pre > 0 else math.nan)
             self.stop.append(seconds + post if post > 0 else math.nan)
 
@@ -257,13 +261,14 @@ class TrialColumns:
         ndarray of int64 [shape=(trial,)]
             `row_size`: spikes of each trial.
         int
-            Values left out of trials that have others: -999 or not finite.
+            Values left out that are not finite, or -999 beside others.
         """
         times = self._times[: self._filled]
         sizes = np.array(self._sizes, np.int64)
         wrong = (times == SILENT) | ~np.isfinite(times)
         lost = np.bincount(np.repeat(np.arange(len(sizes)), sizes)[wrong], minlength=len(sizes))
-        return times[~wrong], sizes - lost, int(lost[sizes > 1].sum())
+        silent = np.repeat(sizes == 1, sizes) & (times == SILENT)
+        return times[~wrong], sizes - lost, int((wrong & ~silent).sum())
 
     def _read(self, group: h5g.GroupID, trial: bytes) -> int:
         """Read a trial's spike times to the end of the buffer and return their number."""

@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WEHR_CELLS = 25
+_QUIET = 0.02  # mV; standard deviation of a potential
 _RESULTS = re.compile(r"asari-results-\d+")
 WEHR_EXCLUDED = (1, 2, 4, 8)
 
@@ -237,6 +238,10 @@ class AC1(Pipeline):
             what = f"'response.sf' is {rate:g} Hz, the recordings have {' or '.join(f'{r:g}' for r in TRACE_RATES)} Hz"
             report(Finding("warning", recording.file, what, "the file is believed"))
         trace = detrend(millivolts, rate, s["detrend_median_ms"], s["detrend_sigma_ms"])
+        there = trace[np.isfinite(trace)]
+        if detected is None and len(there) and 0 < there.std() < _QUIET:
+            what = f"the potential varies by {there.std():.2g} mV in the whole file, less than an amplifier's own noise"
+            report(Finding("warning", recording.file, what, "it is kept; see whether response.scale gives mV"))
         spikes = np.empty(0, np.int64)
         if detected is not None:
             detected.append(find_spikes(trace, rate, s["spike_threshold"], s["spike_median_ms"],
@@ -308,13 +313,15 @@ def join_sounds(paths: Sequence[Path], ramp_ms: float) -> Audio:
             samples[:n] *= ramp
             samples[-n:] *= ramp[::-1]
         pieces.append(samples)
+    if len({piece.dtype for piece in pieces}) > 1:  # whole numbers and fractions of full scale
+        pieces = [to_float(piece) for piece in pieces]
     return Audio(np.concatenate(pieces), rate)
 
 
 def _stimulus(heard: Heard, book: Book, ramp_ms: float) -> Stimulus:
     sequenced = isinstance(book, Asari)
     audio = partial(join_sounds, tuple(sound.path for sound in heard.sounds), ramp_ms if sequenced else 0.0)
-    folders = sorted({sound.path.parent.name for sound in heard.sounds})
+    folders = sorted({sound.folder for sound in heard.sounds})
     meta = {
         "stim_name": heard.id.partition("/")[2], "stim_type": heard.description, "stim_category": "natural",
         "stim_class": folders[0] if len(folders) == 1 else "mixed", "experimenter": book.experimenter,

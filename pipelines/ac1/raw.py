@@ -30,6 +30,7 @@ ASARI_RATE = 97656.0  # Hz, of all of Asari's segments
 _FOLDER = re.compile(r"\d{8}-[a-z]+\d*-\d+", re.IGNORECASE)
 _SEGMENT = re.compile(r"(?:.*[/\\])?(class\d+)[/\\]([^/\\]+?)(?:\.mat)?", re.IGNORECASE)
 _SEQUENCE = re.compile(r"\s*sequence\s+(\d+)\s*:\s*(\d+(?:\s+\d+)*)\s*", re.IGNORECASE)
+_NEAR = 10  # samples; two triggers closer than this present one sound
 _LEFT_OUT = "these presentations are left out"
 
 
@@ -55,7 +56,12 @@ class Sound:
     @property
     def name(self) -> str:
         """Folder and name, such as ``category1/12``."""
-        return f"{self.path.parent.name}/{self.path.stem}"
+        return f"{self.folder}/{self.path.stem}"
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder in the spelling of the data set, whatever the disk has."""
+        return self.path.parent.name.lower()
 
 
 class Heard(NamedTuple):
@@ -127,6 +133,8 @@ def load_trace(path: Path) -> tuple[Any, float]:
         raise RawDataError(f"in 'response': {error}", path) from None
     if not LOWEST_RATE <= rate <= limits.TRACE_RATE[1]:
         raise RawDataError(f"expected a rate in 'response.sf', found {rate:g} Hz", path)
+    if not 0 < abs(scale) < math.inf:
+        raise RawDataError(f"expected mV a count in 'response.scale', found {scale:g}", path)
     return trace.astype("f4") * scale, rate
 
 
@@ -213,10 +221,11 @@ class Book:
                 notes[str(error), _LEFT_OUT].append(number)
                 continue
             self.heard.setdefault(heard.id, heard)
-            if (other := at.setdefault(onset, number)) != number:
+            if other := next((n for o, n in at.items() if abs(o - onset) <= _NEAR), 0):
                 notes[
                     f"the same onset as trigger {other}", "they are kept; if it was copied, a response counts twice"
                 ].append(number)
+            at.setdefault(onset, number)
             presentations.append(Presentation(number, onset, ms, heard.id))
             if not as_long(heard.seconds, ms):
                 note = f"trigger {number} lasts {ms:g} ms, its sound {heard.id} {1000 * heard.seconds:g} ms"
@@ -324,7 +333,8 @@ class Wehr(Book):
 
     def _read_sounds(self) -> None:
         ignored = []
-        for folder in (parent / name for parent in folders(self.raw, self.stimuli) for name in WEHR_FOLDERS):
+        inside = ((parent, name) for parent in folders(self.raw, self.stimuli) for name in listing(parent)[0])
+        for folder in sorted((p / n for p, n in inside if n.lower() in WEHR_FOLDERS), key=_in_order):
             for path in sorted(ending(folder, ".mat"), key=lambda path: natural_key(path.name)):
                 if not path.stem.isdecimal():
                     ignored.append(self.relative(path))
@@ -360,12 +370,13 @@ class Asari(Book):
         super().__init__(raw, report)
         self._odd: set[Path] = set()
         # Names as the files on disk have them, looked up without regard to case.
-        self._paths = {
-            (path.parent.name.lower(), path.stem.lower()): path
-            for parent in folders(self.raw, self.stimuli)
-            for name in listing(parent)[0]
-            for path in ending(parent / name, ".mat")
-        }
+        self._paths: dict[tuple[str, str], Path] = {}
+        parents = folders(self.raw, self.stimuli)
+        for path in (p for parent in parents for name in listing(parent)[0] for p in ending(parent / name, ".mat")):
+            first = self._paths.setdefault((path.parent.name.lower(), path.stem.lower()), path)
+            if first is not path and not filecmp.cmp(first, path, shallow=False):
+                what = f"there is another sound of that name, {self.relative(first)}, which differs"
+                report(Finding("warning", self.relative(path), what, "the other one is used; keep one"))
 
     def identify(self, description: str, ms: float, param: Any) -> Heard:
         """Join the segments that ``Sequence n: i j k`` lists."""
@@ -382,7 +393,7 @@ class Asari(Book):
         if len({sound.rate for sound in sounds}) > 1:
             rates = ", ".join(f"{sound.name} {sound.rate:g} Hz" for sound in sounds)
             raise ValueError(f"its segments differ in rate: {rates}")
-        classes = {sound.path.parent.name for sound in sounds}
+        classes = {sound.folder for sound in sounds}
         names = [sound.path.stem if len(classes) == 1 else sound.name for sound in sounds]
         return Heard("/".join(["asari", *(classes if len(classes) == 1 else ()), "+".join(names)]), sounds, description)
 
@@ -398,9 +409,14 @@ class Asari(Book):
 
 
 def folders(raw: Path, pattern: str) -> list[Path]:
-    """Folders of that name, below up to two outer folders."""
+    """Folders of that name, without regard to case, below up to two outer folders."""
     depths = ("", "[!.]*/", "[!.]*/[!.]*/")
-    return sorted(path for depth in depths for path in raw.glob(depth + pattern) if path.is_dir())
+    letters = "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else c for c in pattern)
+    return sorted(path for depth in depths for path in raw.glob(depth + letters) if path.is_dir())
+
+
+def _in_order(folder: Path) -> tuple[Path, int]:
+    return folder.parent, WEHR_FOLDERS.index(folder.name.lower())
 
 
 def books(raw: Path, names: Iterable[str], report: Report) -> list[Book]:

@@ -50,7 +50,7 @@ from strfcube.pipelines.nat4.area import BANDS, FS, named, survey_area
 from strfcube.pipelines.nat4.population import STIM, VAL, cut, placed, presentations, report_unplaced, some, usable
 from strfcube.pipelines.nems import read_bundle
 from strfcube.pipelines.nems_files import ZIP_DAMAGE, why
-from strfcube.pipelines.raw_folder import elsewhere
+from strfcube.pipelines.raw_folder import elsewhere, listing
 from strfcube.raw_files import see_readable, walk
 from strfcube.records import (
     Finding,
@@ -173,7 +173,7 @@ def _spikes(site: Site, bundle: Bundle, report: Report) -> Iterator[Trials]:
     names, starts, ends = presentations(signal.epochs)
     twice = len(placed(signal.epochs)) - len(names)
     if twice:
-        what = f"{twice} rows of the epoch table repeat another one, name and times"
+        what = f"{twice} rows of the epoch table repeat another one, of that name and at that time"
         report(Finding("info", file, what, "each presentation is one trial"))
     report_unplaced(signal.epochs, file, report)
     last = max((float(times[np.isfinite(times)].max(initial=0)) for times in events.values()), default=0.0)
@@ -193,6 +193,9 @@ def _spikes(site: Site, bundle: Bundle, report: Report) -> Iterator[Trials]:
     stimuli = [site.prefix + name for name in names]
     seen: dict[str, int] = {}
     repeats = np.array([seen.update({n: seen.get(n, -1) + 1}) or seen[n] for n in names], np.int64)
+    if unnamed := [cell for cell in events if cell not in signal.chans]:
+        what = f"spike times of {some(unnamed)}, which its json file does not name"
+        report(Finding("warning", file, what, "they are left out"))
     if lost := [cell for cell in site.cells if cell not in events]:
         report(
             Finding("error", file, f"names {some(lost)}, but has no spike times of them", "they have no trials here")
@@ -201,8 +204,8 @@ def _spikes(site: Site, bundle: Bundle, report: Report) -> Iterator[Trials]:
         times = events[cell]
         good = usable(times)
         if len(good) < len(times):
-            what = f"{len(times) - len(good)} of {len(times)} spike times of {cell} are negative or no numbers"
-            report(Finding("warning", file, what, "they are left out"))
+            what = f"{len(times) - len(good)} of {len(times)} spike times of {cell}"
+            report(Finding("warning", file, f"{what} are negative, no numbers or days late", "they are left out"))
         sizes, relative = cut(good, starts, stops)
         yield Trials(cell, stimuli, repeats, sizes, relative, 0.0, stops - starts, file)
 
@@ -288,22 +291,27 @@ def _wav_key(name: str) -> str:
 
 
 def _wavs(raw: Path, report: Report) -> dict[str, Callable[[], Audio]]:
-    """Lower-case file name to waveform, from ``wav.zip`` or a folder ``wav``."""
-    archive = raw / "wav.zip"
-    if not archive.is_file():
-        folder = raw / "wav"
-        files = [folder / file.name for file in walk(folder)] if folder.is_dir() else []
-        return {file.name.lower(): partial(read_wav, file) for file in files}
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            names = [n for n in opened.namelist() if n.lower().endswith(".wav") and "/." not in f"/{n}"]
-    except ZIP_DAMAGE as error:
-        see_readable(error, archive)
-        report(
-            Finding("error", archive.name, f"expected a whole zip archive, but {why(error)}", "there are no waveforms")
-        )
-        return {}
-    return {name.rpartition("/")[2].lower(): partial(read_zipped_wav, archive, name) for name in names}
+    """Lower-case file name to waveform, from ``wav.zip``, else from a folder ``wav``."""
+    folders, files = listing(raw)
+    places: dict[str, Callable[[], Audio]] = {}
+    for name in (file for file in files if file.lower() == "wav.zip"):
+        archive = raw / name
+        try:
+            with zipfile.ZipFile(archive) as opened:
+                members = [n for n in opened.namelist() if n.lower().endswith(".wav") and "/." not in f"/{n}"]
+            places |= {f"{name}/{member}": partial(read_zipped_wav, archive, member) for member in members}
+        except ZIP_DAMAGE as error:
+            see_readable(error, archive)
+            what = f"expected a whole zip archive, but {why(error)}"
+            report(Finding("error", name, what, "it gives no waveform; fetch it again"))
+    for name in (folder for folder in folders if folder.lower() == "wav" and not places):
+        places |= {f"{name}/{file.name}": partial(read_wav, raw / name / file.name) for file in walk(raw / name)}
+    wavs: dict[str, str] = {}
+    for place in sorted(places):
+        first = wavs.setdefault(place.replace("\\", "/").rpartition("/")[2].lower(), place)
+        if first != place:
+            report(Finding("warning", place, f"there is another wav of that name, {first}", "the other one is used"))
+    return {name: places[place] for name, place in wavs.items()}
 
 
 def read_zipped_wav(archive: Path, member: str) -> Audio:

@@ -103,11 +103,11 @@ def survey_area(raw: Path, area: str, prefix: str, report: Report) -> Area | Non
     resp, stim = signals.get("resp"), signals.get("stim")
     by_cell: dict[str, Recorded] = {}
     for site in recorded:
-        for cell in site.header.chans or ():
-            if cell in by_cell:
-                what = f"cell {cell} is also in {by_cell[cell].bundle}"
-                report(Finding("warning", str(site.bundle), what, "only the first of the two recordings is used"))
-            by_cell.setdefault(cell, site)
+        there = site.header.chans or ()
+        if twice := [cell for cell in there if cell in by_cell]:
+            what = f"cells that are in {by_cell[twice[0]].bundle}, too: {some(twice)}"
+            report(Finding("warning", str(site.bundle), what, "only the first of the two recordings is used"))
+        by_cell |= {cell: site for cell in there if cell not in by_cell}
     cells = resp.chans if resp else tuple(sorted(by_cell))
     if not cells:
         return None
@@ -140,7 +140,7 @@ def _sites(raw: Path, area: str, report: Report) -> list[Recorded]:
     taken: set[str] = set()
     bundles = _bundles(raw, area, report)
     if not bundles:
-        what = f"no per-site recordings of {area}: neither {area}_single_sites.zip nor a folder {area}_single_sites"
+        what = f"expected the recordings of its sites, here or in a folder {area}_single_sites; none can be read"
         report(Finding("warning", f"{area}_single_sites.zip", what, f"{area} has no val trials"))
     for bundle in bundles:
         try:
@@ -174,31 +174,45 @@ def _packed(name: str) -> bool:
 
 
 def _bundles(raw: Path, area: str, report: Report) -> list[Bundle]:
-    there = named(raw, area, "single_sites")
-    archive = next((path for path in there if path.suffix.lower() == ".zip" and path.is_file()), None)
-    if archive:
+    usual = f"{area}_single_sites"
+    there = [p for p in named(raw, area, "single_sites") if p.is_dir() or p.suffix.lower() == ".zip"]
+    there.sort(key=lambda p: (p.stem.lower() != usual.lower(), p.is_dir()))  # not "A1_single_sites (1).zip" first
+    for number, path in enumerate(there):
         try:
-            with zipfile.ZipFile(archive) as opened:
-                members = sorted(m for m in opened.namelist() if _packed(m) and "/." not in f"/{m}")
+            found = _in_folder(raw, path) if path.is_dir() else _in_zip(path)
         except ZIP_DAMAGE as error:
-            see_readable(error, archive)
+            see_readable(error, path)
             what = f"expected a whole zip archive, but {why(error)}"
-            report(Finding("error", archive.name, what, f"the sites of {area} are not read; fetch it again"))
-            return []
-        return [Bundle(archive, member, f"{archive.name}/{member}") for member in members]
-    folder = next((path for path in there if path.is_dir()), None)
-    files = [folder / file.name for file in walk(folder)] if folder else []
+            report(Finding("error", path.name, what, "no site is read from it; fetch it again"))
+            continue
+        if found and (others := [p.name for p in there[number + 1 :]]):
+            what = f"there are more recordings of the sites of {area}: {', '.join(others)}"
+            report(Finding("warning", path.name, what, "only this one is read; keep one"))
+        if found:
+            return found
+    population = named(raw, area, "NAT4")
+    return [Bundle(p, "", p.name) for p in named(raw, area) if _packed(p.name) and p not in population]
+
+
+def _in_zip(archive: Path) -> list[Bundle]:
+    with zipfile.ZipFile(archive) as opened:
+        members = sorted(m for m in opened.namelist() if _packed(m) and "/." not in f"/{m}")
+    return [Bundle(archive, member, f"{archive.name}/{member}") for member in members]
+
+
+def _in_folder(raw: Path, folder: Path) -> list[Bundle]:
+    files = [folder / file.name for file in walk(folder)]
     found = [path for path in files if _packed(path.name)]
     found += {path.parent for path in files if path.name.endswith(".resp.json")}
-    population = named(raw, area, "NAT4")
-    found += [] if found else (p for p in named(raw, area) if _packed(p.name) and p not in population)  # no folder
     return [Bundle(p, "", p.relative_to(raw).as_posix()) for p in sorted(found) if is_ours(p.name)]
 
 
 def _population(raw: Path, area: str, report: Report) -> tuple[str, dict[str, Signal]]:
     """File and signals of the population recording; none where it is absent or unreadable."""
+    usual = f"{area}_NAT4_ozgf.fs100.ch18.tgz"
     found = [p for p in named(raw, area, "NAT4") if p.is_dir() or _packed(p.name)]
-    file = found[0].name if found else f"{area}_NAT4_ozgf.fs100.ch18.tgz"
+    found.sort(key=lambda p: p.name.lower() != usual.lower())
+    file = found[0].name if found else usual
     consequence = f"no spectrograms from {area}; its cells are those of the per-site recordings"
     if not found:
         report(Finding("warning", file, "the population recording is absent", consequence))

@@ -54,8 +54,17 @@ def misfits(epochs: Epochs, rows: list[int]) -> list[tuple[int, float]]:
 
 
 def presentations(epochs: Epochs) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64]]:
-    """Names, starts and ends (s) of the stimulus epochs, by start time; a row listed twice counts once."""
-    rows = list({(epochs.names[r], epochs.starts[r], epochs.ends[r]): r for r in placed(epochs)}.values())
+    """Names, starts and ends (s) of the stimulus epochs, by start time; a row listed twice counts once.
+
+    So does one whose times were rounded in another way: a sound does not begin again before half of it was played.
+    """
+    rows: list[int] = []
+    last: dict[str, int] = {}
+    for row in placed(epochs):
+        before = last.get(epochs.names[row])
+        if before is None or epochs.starts[row] >= (epochs.starts[before] + epochs.ends[before]) / 2:
+            rows.append(row)
+            last[epochs.names[row]] = row
     return tuple(epochs.names[row] for row in rows), epochs.starts[rows], epochs.ends[rows]
 
 

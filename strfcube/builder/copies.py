@@ -1,7 +1,8 @@
-"""Trials that equal others to the last spike: no neuron fires twice like that, so that one was copied.
+"""Trials that equal others to the last spike, and spikes that stand twice in their trial: one of the two was copied.
 
-Silent trials equal each other rightly, and so may trials of one or two spikes; of 3.9 million spikes of real recordings
-that were looked at, no two trials with a spike are equal.
+Silent trials equal each other rightly, and so may trials of one or two spikes. Of 3.9 million spikes of real recordings
+that were looked at, no two trials with a spike are equal, and no two spikes of a trial; times that were rounded to what
+bins need may make a few so.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from strfcube.builder import spool
 
 _THEN = "all are kept; if one was copied, responses look more reliable than they are"
+_DOUBLED = 0.05  # of the spikes of a neuron, from which on no rounding made them equal
+_LEAST = 5  # such spikes
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,24 @@ def within(columns: spool.Columns, marks: NDArray[np.uint64], names: Names) -> I
     for (_, file), pairs in groups.items():
         first, copy = pairs[0]
         more = f", and so do {len(pairs) - 1} more" if len(pairs) > 1 else ""
-        what = f"trial {_trial(r, copy, names)} equals trial {_trial(r, first, names, r['file'][copy])}{more}"
+        what = f"{_trial(r, copy, names)} equals {_trial(r, first, names, r['file'][copy])}{more}"
         yield Finding("warning", names.files[file], what, _THEN)
+
+
+def doubled(columns: spool.Columns, names: Names) -> Iterator[Finding]:
+    """Neurons many of whose spikes stand twice, or more often, in their trial: one finding for each."""
+    r = columns.rows
+    row = np.repeat(np.arange(len(r["spikes"])), r["spikes"])
+    same = np.append(False, (np.diff(columns.times) == 0) & (np.diff(row) == 0))[: len(row)]
+    if not same.any():
+        return
+    whose = r["neuron"][row]
+    again, spikes = np.bincount(whose[same]), np.bincount(whose)
+    for neuron in np.flatnonzero(again >= np.maximum(_LEAST, _DOUBLED * spikes[: len(again)])).tolist():
+        first = int(row[same & (whose == neuron)][0])
+        what = f"{again[neuron]} of {spikes[neuron]} spike times repeat another one of their trial"
+        then = "all are kept; if they were copied, counts are too high"
+        yield Finding("warning", names.files[int(r["file"][first])], f"{what}, as in {_trial(r, first, names)}", then)
 
 
 def between(summaries: Sequence[spool.Summary], neurons: Sequence[str]) -> Iterator[Finding]:
@@ -79,6 +98,5 @@ def _telling(summary: spool.Summary, end: int) -> tuple[NDArray[np.uint64], NDAr
 
 def _trial(r: dict[str, NDArray[Any]], row: int, names: Names, file: int = -1) -> str:
     place = f" in {names.files[int(r['file'][row])]}" if file not in (-1, int(r["file"][row])) else ""
-    return (
-        f"{int(r['number'][row])} of {names.stim(int(r['stim'][row]))} to {names.neuron(int(r['neuron'][row]))}{place}"
-    )
+    stim, neuron = names.stim(int(r["stim"][row])), names.neuron(int(r["neuron"][row]))
+    return f"trial {int(r['number'][row])} of {stim} to {neuron}{place}"

@@ -104,7 +104,7 @@ def ingest(context: Context, source: Source, spool_path: str) -> dict[str, Any]:
     columns = rows.columns()
     _unchanged(context, rows.files)
     marks = prints.of_trials(columns.rows, columns.times, columns.values)
-    for finding in copies.within(columns, marks, rows.names):
+    for finding in (*copies.within(columns, marks, rows.names), *copies.doubled(columns, rows.names)):
         report(finding)
     return _spooled(spool_path, context, columns, rows, findings, marks)
 

@@ -547,7 +547,9 @@ def test_an_ending_in_capitals_is_the_same_ending(one):
 def test_files_beside_the_units_are_told(one):
     (one / ANIMAL / "Site1_L1400R1400_e11_s0.hdf5").write_bytes(b"")
     (one / ANIMAL / "._Site1_L1400R1400_e11_s0.h5").write_bytes(b"")
-    assert only(survey(one)[1], "info", ANIMAL).endswith("found Site1_L1400R1400_e11_s0.hdf5")
+    assert only(survey(one)[1], "warning", ANIMAL).endswith("found Site1_L1400R1400_e11_s0.hdf5")
+    (one / ANIMAL / "Site1_L1400R1400_e11_s0.hdf5").rename(one / ANIMAL / "notes.txt")
+    assert only(survey(one)[1], "info", ANIMAL).endswith("found notes.txt")
 
 
 def test_trials_that_are_not_named_by_a_number_are_a_warning(one):
@@ -575,6 +577,25 @@ def test_empty_attributes_are_absent_ones(one):
     assert np.isnan(trials.start[0])
     assert np.isnan(trials.stop[0])
     assert findings == []
+
+
+def test_a_trial_without_a_number_is_no_silent_one(one):
+    """-999 alone is what the lab wrote for silence; NaN is what a conversion makes of what it cannot read."""
+    with h5py.File(one / ANIMAL / f"{STEM}.h5", "r+") as file:
+        for trial, value in (("1", [np.nan]), ("2", [-999.0]), ("3", [0.03, -999.0])):
+            del file["Call1/1"][trial]["spike_times"]
+            file["Call1/1"][trial]["spike_times"] = value
+    (trials,), findings = read(one, survey(one)[0].sources[0])
+    assert only(findings, "warning", f"{UNIT}.h5") == "2 spike times are no number, or -999 beside others"
+    assert trials.row_size.tolist() == [0, 0, 1, 2, 0, 1]
+
+
+def test_pauses_below_zero(one):
+    with h5py.File(one / ANIMAL / f"{STEM}.h5", "r+") as file:
+        file["Call1/1/1"].attrs["pre_time"] = -1.0
+    (trials,), findings = read(one, survey(one)[0].sources[0])
+    assert only(findings, "warning", f"{UNIT}.h5") == "1 trial has a negative pre_time or post_time"
+    assert np.isnan(trials.start[0])
 
 
 def test_a_link_to_nothing_leaves_the_rest(one):

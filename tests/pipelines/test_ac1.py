@@ -16,7 +16,7 @@ from writers import ac1 as writer
 import strfcube
 from strfcube.cube.schema import AREAS, NEURON_COORDS, SIGNAL_UNITS, STIM_CATEGORIES, STIM_COORDS
 from strfcube.errors import RawDataError, UsageError
-from strfcube.pipelines.ac1 import AC1
+from strfcube.pipelines.ac1 import AC1, join_sounds
 from strfcube.pipelines.ac1.raw import load_sound, load_trace
 from strfcube.pipelines.membrane import detrend
 
@@ -428,7 +428,7 @@ def test_whole_numbers_stay_the_doubles_that_matlab_had(tmp_path):
 
 
 def test_gaps_in_a_trace_reject_the_repeat(small):
-    trace = np.random.default_rng(0).normal(size=8000)
+    trace = 100 * np.random.default_rng(0).normal(size=8000)
     trace[2000:2010] = np.nan
     findings, trials = _rewrite(small, [whale(100, 1000.0), whale(4100, 900.0)], trace=trace)
     assert {f.what for f in findings} == {
@@ -436,6 +436,13 @@ def test_gaps_in_a_trace_reject_the_repeat(small):
     }  # fmt: skip
     assert trials[WEHR_A, "wehr/fragments/3", 1].rejected_by == "range"
     assert trials[WEHR_A, "wehr/fragments/3", 2].rejected_by != "range"
+
+
+def test_two_triggers_of_one_presentation(small):
+    """As where one list was rounded, or counted from 0: the same response but for some samples."""
+    trace = 100 * np.random.default_rng(0).normal(size=9000)
+    findings, _ = _rewrite(small, [whale(100, 1000.0), whale(101, 1000.0), whale(4200, 1000.0)], trace=trace)
+    assert [f.what for f in findings] == ["trigger 2: the same onset as trigger 1"]
 
 
 def test_two_sounds_that_cannot_be_told_apart(small):
@@ -508,6 +515,51 @@ def test_an_archive_unpacked_twice_is_read_once(small):
     assert trials.keys() == expected.keys()
     assert said(findings, "warning", f"wehr/Results/{WEHR_A}", "12 files are copies of those in another folder")
     assert said(findings, "warning", f"asari-results-1/{ASARI}", "1 files are copies")
+
+
+def test_folders_in_another_spelling(small):
+    expected, expected_trials, expected_findings = everything(small)
+    for path in ("asari/Stimuli/class3", "wehr/Stimuli/category1", "wehr/Stimuli", "wehr/Results", "asari-results-1"):
+        (small / path).rename((small / path).with_name((small / path).name.upper()))
+    surveyed, trials, findings = everything(small)
+    assert [(s.id, s.meta) for s in surveyed.stimuli] == [(s.id, s.meta) for s in expected.stimuli]
+    assert [(n.id, n.meta) for n in surveyed.neurons] == [(n.id, n.meta) for n in expected.neurons]
+    assert trials.keys() == expected_trials.keys()
+    assert len(findings) == len(expected_findings)
+
+
+def test_two_sounds_of_one_name(small):
+    sound = survey(small)[0].stimuli[-1].audio()
+    shutil.copytree(small / "asari" / "Stimuli", small / "old" / "asari" / "Stimuli")
+    assert not said(survey(small)[1], "warning", "another sound of that name")
+    other = sorted((small / "old" / "asari" / "Stimuli").rglob("*.mat"))[0]
+    shutil.copy(sorted(other.parent.glob("*.mat"))[1], other)
+    found, findings = survey(small)
+    (told,) = said(findings, "warning", "there is another sound of that name", "which differs")
+    assert told.file == other.relative_to(small).as_posix()
+    np.testing.assert_array_equal(found.stimuli[-1].audio().samples, sound.samples)
+
+
+def test_segments_of_two_types_join_at_one_scale(tmp_path):
+    wave = np.round(np.sin(np.arange(400.0)) * 2**14)
+    for name, samples in (("1", (wave).astype(np.int16)), ("2", wave / 2**15)):
+        content = {"sample": samples, "param": {"sf": 97656.0, "description": "segment"}}
+        savemat(tmp_path / f"{name}.mat", {"stimulus": content})
+    joined = join_sounds([tmp_path / "1.mat", tmp_path / "2.mat"], 0.0).samples
+    np.testing.assert_array_equal(joined[:400], joined[400:])
+
+
+@pytest.mark.parametrize(
+    ("factor", "severity", "words"),
+    [(0.0, "error", "expected mV a count in 'response.scale', found 0"), (1e-3, "warning", "the potential varies by")],
+)
+def test_a_scale_that_does_not_give_mv(small, monkeypatch, factor, severity, words):
+    path = small / "wehr" / "Results" / WEHR_A / f"{WEHR_A}-1.mat"
+    monkeypatch.setattr(writer, "SCALE", writer.SCALE * factor)
+    trace = 300 * np.random.default_rng(0).normal(size=8000)
+    writer.recording(path, np.round(trace).astype(np.int16), 4000.0, [whale(100, 1000.0)])
+    (told,) = said(everything(small)[2], severity, words)
+    assert told.file == path.relative_to(small).as_posix()
 
 
 def test_a_cell_recorded_in_two_ways_is_two_neurons(small):

@@ -1,7 +1,9 @@
 """What a raw file holds is not what it should be, though it can be read: each is a finding, and nothing else is."""
 
+import csv
 import hashlib
 import io
+import re
 import shutil
 import tarfile
 import time
@@ -181,6 +183,97 @@ def test_one_file_in_another_unit_than_its_cell(raw, written, tmp_path):
     assert [file for file, _ in told] == [(cell / "spike1").relative_to(folder).as_posix()]
 
 
+@pytest.mark.parametrize(
+    ("change", "place", "what"),
+    [
+        (lambda b: b"".join(b.splitlines(True)[:6]), 6, "6 lines, where the cell's files usually have 10"),
+        (lambda b: b"\n" + b, 1, "11 lines, where the cell's files usually have 10, and the first is empty"),
+        (lambda b: b + b"\n", 11, "11 lines, where the cell's files usually have 10, and the last is empty"),
+        (lambda b: b.replace(b"\n", b"\n\n"), 20, "20 lines, where the cell's files usually have 10"),
+    ],
+    ids=["cut at a line end", "blank first", "blank last", "doubled line ends"],
+)
+def test_a_file_of_another_number_of_trials_than_its_cell(raw, tmp_path, change, place, what):
+    folder = raw("aa1")
+    cell = folder / "MLd_cells" / "pipu1018_2_A" / "flatrip"
+    rng = np.random.default_rng(0)
+    for file in cell.glob("spike*"):
+        trials = (rng.uniform(0, 2000, 3) for _ in range(10))
+        file.write_text("".join(" ".join(f"{t:.3f}" for t in trial) + " \n" for trial in trials))
+    (cell / "spike2").write_bytes(change((cell / "spike2").read_bytes()))
+    found = []
+    pipeline = catalog.pipeline_class("aa1")(folder)
+    for source in pipeline.survey(lambda finding: None).sources:
+        if source.id == "pipu1018_2_A":
+            list(pipeline.read(source, found.append))
+    file = (cell / "spike2").relative_to(folder).as_posix()
+    assert [(f.file, f.line, f.what) for f in found] == [(file, place, what)]
+
+
+def test_line_ends_that_were_doubled_in_all_files(raw, written, tmp_path):
+    folder = raw("aa1")
+    cell = folder / "MLd_cells" / "pipu1018_2_A"
+    for file in cell.rglob("spike*"):
+        file.write_bytes(b"1.000 2.000 \n\n" * 10)
+    what = "every second line of the cell's files is empty: their line ends may have been doubled"
+    assert (cell.relative_to(folder).as_posix(), 0, what) in new("aa1", written, folder, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["aa1", "aa2"])
+def test_cells_in_a_folder_beside_the_one_that_is_read(raw, written, tmp_path, kind):
+    folder = raw(kind)
+    cell = next(p for p in sorted(folder.glob("*_cells/*")) if p.is_dir())
+    beside = cell.parent.with_name(f"{cell.parent.name} 2")
+    beside.mkdir()
+    cell.rename(beside / cell.name)
+    told = f"cells are read from {cell.parent.name}, not from here"
+    assert (beside.name, 0, told) in new(kind, written, folder, tmp_path)
+
+
+def test_aa1_and_aa2_in_one_folder(raw, written, tmp_path):
+    folder = raw("aa1")
+    shutil.copytree(written("aa2") / "all_cells", folder / "all_cells")
+    assert new("aa1", written, folder, tmp_path) == []
+    labels = [[n.id for n in catalog.pipeline_class("aa1")(raw).survey(lambda f: None).neurons]
+              for raw in (folder, written("aa1"))]  # fmt: skip
+    assert labels[0] == labels[1]
+
+
+@pytest.mark.parametrize(
+    ("table", "change", "line", "what"),
+    [
+        ("cell_regions.csv", lambda b: b.replace(b",", b";"), 1,
+         "expected lines of at least 2 fields with commas between them, found none; the first is"),
+        ("cell_regions.csv", lambda b: b"", 0, "the table is empty"),
+        ("cell_regions.csv", lambda b: b.replace(b",CM", b","), 4, "no region of pupu2122_2_B"),
+        ("stim_data.csv", lambda b: b"\n".join(b",".join(x.split(b",")[::-1]) for x in b.split()) + b"\n", 1,
+         "expected a wav, its rate in Hz, bits and number of samples, found"),
+    ],
+    ids=["semicolons", "empty", "blank", "reversed"],
+)  # fmt: skip
+def test_tables_of_aa2_that_are_no_such_tables(raw, written, tmp_path, table, change, line, what):
+    folder = raw("aa2")
+    (folder / table).write_bytes(change((folder / table).read_bytes()))
+    found = [f for f in new("aa2", written, folder, tmp_path) if f[0] == table]
+    assert found[0][1] == line
+    assert found[0][2].startswith(what)
+    assert len(found) == 1 or table == "stim_data.csv"
+
+
+def test_spikes_that_stand_twice(raw, written, tmp_path):
+    """As where two copies of a recording were joined: twice as many, and no trial equals another."""
+    folder = raw("aa1")
+    cell = folder / "MLd_cells" / "pipu1018_2_A"
+    spikes = 0
+    for file in cell.rglob("spike*"):
+        lines = [line.split() for line in file.read_bytes().splitlines()]
+        spikes += sum(len(set(line)) for line in lines)
+        file.write_bytes(b"".join(b"".join(word + b" " for word in sorted(line * 2)) + b"\n" for line in lines))
+    (told,) = [what for _, _, what in new("aa1", written, folder, tmp_path) if "repeat another one" in what]
+    again, total = map(int, re.match(r"(\d+) of (\d+) spike times repeat another one of their trial", told).groups())
+    assert total - again == spikes
+
+
 def test_a_table_that_is_cut(raw, written, tmp_path):
     folder = raw("aa2")
     table = folder / "cell_regions.csv"
@@ -342,6 +435,41 @@ def test_powers_of_nat4(raw, written, tmp_path):
     view = CubeView(path)
     with pytest.raises(UsageError, match="2 of its 150 bins have no value in the spectrogram"):
         view.batch(range(len(view)))
+
+
+@pytest.mark.parametrize("decimals", [15, 6, 2])
+def test_epochs_of_nat4_that_are_listed_twice(raw, written, tmp_path, decimals):
+    """As where tables of two signals, which round otherwise, were joined: each presentation is one trial."""
+    folder = raw("nat4")
+    archive = folder / "A1_single_sites.zip"
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(folder)
+    archive.unlink()
+    site = pick(folder / "A1_single_sites", "*ARM029a*.tgz")[0]
+
+    def again(name, content):
+        if not name.endswith("epoch.csv"):
+            return content
+        header, *rows = csv.reader(io.StringIO(content.decode(), newline=""))
+        start, end = (header.index(key) for key in ("start", "end"))
+        for row in list(rows):
+            shifted = list(row)
+            shifted[start], shifted[end] = (
+                f"{float(row[column]) + 3e-4 * (decimals < 9):.{decimals}f}" for column in (start, end)
+            )
+            rows.append(shifted)
+        out = io.StringIO()
+        csv.writer(out).writerows([header, *rows])
+        return out.getvalue().encode()
+
+    retar(site, again)
+    pipelines = [catalog.pipeline_class("nat4")(path) for path in (folder, written("nat4"))]
+    sizes, found = [], []
+    for pipeline in pipelines:
+        source = next(s for s in pipeline.survey(found.append).sources if "ARM029a" in s.id)
+        sizes.append(len([t for record in pipeline.read(source, found.append) for t in getattr(record, "stimuli", ())]))
+    assert sizes[0] == sizes[1]
+    assert any("rows of the epoch table repeat another one" in f.what for f in found)
 
 
 @pytest.mark.parametrize("seconds", [0, 100])

@@ -3,10 +3,13 @@
 import csv
 import functools
 import io
+import json
 import pickle
+import shutil
 import tarfile
 import zipfile
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given
@@ -211,9 +214,98 @@ def test_a_wav_that_is_missing_or_damaged(truth, tmp_path):
         next(s for s in survey.stimuli if s.audio).audio()
 
 
-def copy_of(raw, tmp_path):
-    import shutil
+def test_waveforms_under_another_spelling_or_twice(truth, tmp_path):
+    raw = copy_of(truth.raw, tmp_path)
+    with zipfile.ZipFile(raw / "wav.zip") as archive, zipfile.ZipFile(raw / "WAV.ZIP", "w") as windows:
+        for name in archive.namelist():
+            windows.writestr(f"wav\\{name.rpartition('/')[2]}", archive.read(name))
+    (raw / "wav.zip").unlink()
+    survey, _, findings = read_all(raw)
+    for stimulus in survey.stimuli:
+        np.testing.assert_array_equal(stimulus.audio().samples, truth.wavs[stimulus.meta["stim_name"]])
+    shutil.copy(truth.raw / "wav.zip", raw / "WAV.ZIP")
+    name = sound_names(12, 3)[0].removeprefix("STIM_")
+    (raw / "Wav" / "old").mkdir(parents=True)
+    with zipfile.ZipFile(raw / "WAV.ZIP") as archive:
+        archive.extractall(raw / "Wav")
+    file = next((raw / "Wav").rglob(name.lower()), None) or next((raw / "Wav").rglob(name))
+    (raw / "Wav" / "old" / name.upper()).write_bytes(file.read_bytes()[:200])
+    (raw / "WAV.ZIP").write_bytes(b"PK")
+    survey, _, findings = read_all(raw)
+    assert has(findings, "error", "WAV.ZIP: expected a whole zip archive")
+    (told,) = has(findings, "warning", "there is another wav of that name")
+    assert {told.file, told.what.rpartition(" ")[2]} == {
+        p.relative_to(raw).as_posix() for p in (file, raw / "Wav" / "old" / name.upper())
+    }
+    assert all(s.audio for s in survey.stimuli)
 
+
+@pytest.mark.parametrize("spoilt", ["fewer", "damaged", "all damaged but a folder"])
+def test_two_archives_of_sites(truth, tmp_path, spoilt):
+    """As a browser names the second download, and as what was unpacked lies beside its archive."""
+    raw = copy_of(truth.raw, tmp_path)
+    archive, again = raw / "A1_single_sites.zip", raw / "A1_single_sites (1).zip"
+    again.write_bytes(b"PK")
+    if spoilt == "fewer":
+        with zipfile.ZipFile(archive) as whole, zipfile.ZipFile(again, "w") as part:
+            part.writestr(whole.namelist()[0], whole.read(whole.namelist()[0]))
+    if spoilt == "all damaged but a folder":
+        with zipfile.ZipFile(archive) as whole:
+            whole.extractall(raw / "A1_single_sites")
+        archive.write_bytes(b"PK")
+    survey, trials, findings = read_all(raw)
+    expected, expected_trials, _ = read_all(truth.raw)
+    assert [n.meta for n in survey.neurons] == [n.meta for n in expected.neurons]
+    for cell in trials:
+        for name in truth.sounds:
+            np.testing.assert_array_equal(counts_of(trials[cell], name), counts_of(expected_trials[cell], name))
+    assert has(findings, "warning", "there are more recordings of the sites of A1: A1_single_sites (1).zip")
+    assert bool(has(findings, "error", "A1_single_sites.zip: expected a whole zip")) == (spoilt[:3] == "all")
+
+
+def change_events(tmp_path, change):
+    def rewrite(archive):
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            files = {m.name.rpartition("/")[2]: tar.extractfile(m).read() for m in tar if m.isfile()}
+        name = next(n for n in files if n.endswith(".resp.h5"))
+        image = io.BytesIO(files[name])
+        with h5py.File(image, "r+") as h5:
+            change(h5)
+        write_tgz(tmp_path / "site.tgz", files | {name: image.getvalue()})
+        return (tmp_path / "site.tgz").read_bytes()
+
+    return rewrite
+
+
+def test_events_that_no_header_names_or_that_are_a_matrix(truth, tmp_path):
+    raw = copy_of(truth.raw, tmp_path)
+    site, events = "A1_ARM029a", change_events(tmp_path, lambda h5: h5.create_dataset("ZZZ001a-01-1", data=[1.0]))
+    rewrite_site(raw, site, events)
+    _, _, findings = read_all(raw)
+    assert site in has(findings, "warning", "spike times of ZZZ001a-01-1, which its json file does not name")[0].file
+    matrix = change_events(tmp_path, lambda h5: h5.create_dataset("ZZZ001a-01-2", data=np.ones((2, 3))))
+    rewrite_site(raw, site, matrix)
+    with pytest.raises(RawDataError, match=r"times in one row, found an array of shape \(2, 3\) for ZZZ001a-01-2"):
+        read_all(raw)
+
+
+def test_a_cell_that_a_header_names_twice(truth, tmp_path):
+    raw = copy_of(truth.raw, tmp_path)
+
+    def twice(files):
+        name = next(n for n in files if n.endswith(".resp.json"))
+        header = json.loads(files[name])
+        header["chans"][1] = f"{header['chans'][0]} "
+        return files | {name: json.dumps(header).encode()}
+
+    rewrite_population(raw, twice)
+    survey, _, findings = read_all(raw)
+    cell = truth.cells["A1"][0]
+    assert has(findings, "error", f"expected channels of different names in 'chans', found '{cell}' twice")
+    assert len({n.id for n in survey.neurons}) == len(survey.neurons)
+
+
+def copy_of(raw, tmp_path):
     return shutil.copytree(raw, tmp_path / "copy")
 
 
@@ -417,7 +509,7 @@ def test_epochs_past_the_end_and_odd_spike_times(tmp_path):
     assert silent.row_size.tolist() == [0, 0, 0]
     assert len(has(findings, "warning", "ends after the signal (4 s) (its trial is cut there)")) == 2
     assert has(findings, "info", "1 rows of the epoch table repeat another one")
-    assert has(findings, "warning", "2 of 6 spike times of CRD016d-04-1 are negative or no numbers")
+    assert has(findings, "warning", "2 of 6 spike times of CRD016d-04-1 are negative, no numbers or days late")
     new = next(s for s in survey.stimuli if s.id == "STIM_cat1_x.wav")
     assert new.spectrogram is None
 

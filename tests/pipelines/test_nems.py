@@ -294,6 +294,14 @@ def test_matrices_equal_numpys_own_reading(monkeypatch, block, kind):
         parse(text.rstrip())
 
 
+def test_blank_lines_at_the_end_of_a_matrix():
+    rows = b"".join(b",".join(b"%.18e" % v for v in row) + b"\n" for row in np.arange(24.0).reshape(8, 3))
+    (block,) = raster_blocks(io.BytesIO(rows + b"\n \n"), "m.csv")
+    np.testing.assert_array_equal(block, np.arange(24.0).reshape(8, 3))
+    with pytest.raises(RawDataError, match="expected 3 values, found 1"):
+        list(raster_blocks(io.BytesIO(rows[:150] + b"\n" + rows[150:]), "m.csv"))
+
+
 def test_numbers_in_other_formats():
     np.testing.assert_array_equal(parse(b"0.5,1,-2e3\n0.25,nan,3\n"), np.float32([[0.5, 1, -2e3], [0.25, np.nan, 3]]))
 

@@ -353,6 +353,45 @@ def test_backslashes_and_a_unit_named_twice(one):
     assert "second time" in finding.what
 
 
+def test_values_of_the_table_that_are_none_of_theirs(one):
+    table = loadmat(one.raw / "MetadataSHEnCneurons.mat")["neuron"]
+    table[0, 0]["depth"], table[0, 0]["singleT"] = np.array(["500 um"]), np.array(["yes"])
+    savemat(one.raw / "MetadataSHEnCneurons.mat", {"neuron": table})
+    found, (finding,) = survey(one.raw)
+    assert finding.file == "MetadataSHEnCneurons.mat"
+    assert finding.what.startswith("row 1 of 'neuron' has depth '500 um', singleT 'yes': expected numbers")
+    (neuron,) = found.neurons
+    assert np.isnan(neuron.meta["depth"])
+    assert neuron.meta["valid_unit"] is False
+
+
+def test_repeats_go_by_their_number(one):
+    def turn(data):
+        for place in range(3):
+            sets = data["set"][0, 0]
+            sets["repeats"][0, place] = sets["repeats"][0, place][:, ::-1]
+        twice = data["set"][0, 0]["repeats"][0, 3]["repeat_id"]
+        twice[0, 0] = twice[0, 1]
+        return data
+
+    before, _ = read(one.raw, survey(one.raw)[0].sources[0])
+    edit(one.raw, turn)
+    (after,), (finding,) = read(one.raw, survey(one.raw)[0].sources[0])
+    assert finding.what == "a repeat_id comes twice in nat04"
+    for name in ("spike_times", "row_size", "repeats"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before[0], name))
+
+
+def test_times_in_more_than_one_row_are_refused(one):
+    def widen(data):
+        data["set"][0, 0]["repeats"][0, 0]["t"][0, 0] = np.array([[1.0, 2.0], [1.0, 1.0]])
+        return data
+
+    edit(one.raw, widen)
+    with pytest.raises(RawDataError, match=r"expected a row of spike times in 't', found an array of shape \(2, 2\)"):
+        read(one.raw, survey(one.raw)[0].sources[0])
+
+
 # --- things that end it ----------------------------------------------------------------------------------------------
 
 

@@ -129,10 +129,13 @@ def test_pairs_in_numeric_order_and_every_hole_is_reported(tmp_path):
 
 
 def test_stim_file_with_cr_and_without_line_end(tmp_path):
-    for k, name in enumerate((b"A.wav\r\n", b"B.wav", b"  C.WAV \nmore\n"), start=1):
+    for k, name in enumerate((b"A.wav\r\n", b"B.wav", b"  C.WAV \n \n", b"D.wav\nE.wav\n"), start=1):
         write_pair(tmp_path / "c", k, "", [[1.0]])
         (tmp_path / "c" / f"stim{k}").write_bytes(name)
-    assert pair_files(tmp_path, "c", pytest.fail) == {1: "A.wav", 2: "B.wav", 3: "C.WAV"}
+    found = []
+    assert pair_files(tmp_path, "c", found.append) == {1: "A.wav", 2: "B.wav", 3: "C.WAV", 4: "D.wav"}
+    assert [f.place for f in found] == ["c/stim4, line 2"]
+    assert found[0].what == "expected the name of one wav, found 1 more line"
 
 
 def test_root_is_found_under_its_wrapping_folders(tmp_path):
