@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from strfcube.blas import one_thread
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,9 +65,9 @@ class Ridge:
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        from threadpoolctl import threadpool_limits
+        import scipy.linalg  # noqa: F401  (it has a BLAS of its own, which is there only then)
 
-        self._open.enter_context(threadpool_limits(1))
+        self._open.enter_context(one_thread())
         self._pool = self._open.enter_context(ThreadPoolExecutor(max(1, min(self.parts, os.cpu_count() or 1))))
         return self
 
