@@ -1,6 +1,4 @@
-"""One thread for BLAS: products change with the number of its threads, and these wait for one another where others
-compute, too.
-"""
+"""One thread for BLAS: products change with the number of its threads, which wait for one another where others run."""
 
 from __future__ import annotations
 

@@ -44,8 +44,8 @@ def lagged(
     Raises
     ------
     UsageError
-        If `lag_ms` is no time, `silence` is of other bands, a sound has a gap or an infinite value, or a pool has sounds
-        of other bands or units than others.
+        If `lag_ms` is no time, `silence` is of other bands, a sound has a gap or an infinite value, or a pool has
+        sounds of other bands or units than others.
     """
     stimulus = of_one_axis(stimulus)
     steps, whole = lags(lag_ms, dt_ms), starts_at_onset(stimulus, dt_ms)
@@ -112,8 +112,8 @@ def of_one_axis(stimulus: xr.DataArray) -> xr.DataArray:
     units = set(stimulus["stimulus_units"].values.tolist()) if "stimulus_units" in stimulus.coords else {unit}
     if not np.allclose(bands, bands[:1], rtol=1e-4, atol=0) or (unit == "mixed" and len(units) > 1):
         raise UsageError(
-            "the sounds of this pool are of different bands or units, which no receptive field is of: take those of one "
-            "of its cubes, such as ds.strf.sel(stim_dataset=...)"
+            "the sounds of this pool are of different bands or units, and no receptive field is of several: take those "
+            "of one of its cubes, ds.strf.sel(stim_dataset=...)"
         )
     one = stimulus.drop_vars("band_frequency").assign_coords(frequency=("frequency", bands.values[0], bands.attrs))
     return one.assign_attrs(units=units.pop() if unit == "mixed" else unit)
@@ -134,8 +134,8 @@ def heard(sound: NDArray[Any], name: str = "of a stimulus") -> int:
     """
     if np.isinf(sound).any():
         raise UsageError(
-            f"the spectrogram {name} has infinite values, such as the logarithm of 0; put a floor under it before, such "
-            "as numpy.log(ds.stimulus + 1e-3)"
+            f"the spectrogram {name} has infinite values, such as the logarithm of 0; put a floor under it before: "
+            "numpy.log(ds.stimulus + 1e-3), say"
         )
     there = np.isfinite(sound).any(0)
     known = int(there.sum())
