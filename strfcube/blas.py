@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from strfcube.forks import OwnLock
 
@@ -11,27 +11,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _LOCK = OwnLock()
-_HELD: list[Any] = []  # limits, the first of which knows how many threads there were
-_inside = 0
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Leave BLAS one thread, in this process, until nobody needs it any more.
+    """Leave BLAS one thread, in this process; another that needs it so waits.
 
-    It is a setting of the process: of two that need it at once the first to end must not undo it for the other, nor the
-    last leave it as it found it.
+    It is a setting of the process: of two at once the first to end would undo it for the other, and the last leave it
+    at one.
     """
-    global _inside
     from threadpoolctl import threadpool_limits
 
-    with _LOCK:
-        _HELD.append(threadpool_limits(1))  # of libraries that were loaded meanwhile as well
-        _inside += 1
-    try:
+    with _LOCK, threadpool_limits(1):
         yield
-    finally:
-        with _LOCK:
-            _inside -= 1
-            while _HELD and not _inside:
-                _HELD.pop().restore_original_limits()

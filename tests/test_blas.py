@@ -1,7 +1,9 @@
 """BLAS on one thread, whoever else needs it so."""
 
 import threading
+import time
 
+import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from strfcube.blas import one_thread
@@ -11,25 +13,25 @@ def threads():
     return {lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"}
 
 
-def test_of_two_at_once_the_first_to_end_leaves_the_other_alone_and_the_last_restores():
-    ready, go = threading.Event(), threading.Event()
+def test_several_threads_find_one_each_and_it_is_restored():
+    before, seen = threads(), []
 
-    def first():
+    def need(seconds):
         with one_thread():
-            ready.set()
-            go.wait(10)
+            time.sleep(seconds)
+            seen.append(threads())
 
-    with threadpool_limits(2):
-        other = threading.Thread(target=first)
-        other.start()
-        ready.wait(10)
-        with one_thread():
-            go.set()
-            other.join()
-            assert threads() == {1}
-        assert threads() == {2}
-        try:
-            with one_thread():
-                raise ValueError
-        except ValueError:
-            assert threads() == {2}
+    for _ in range(2):  # after it was held here, too
+        need(0)
+        both = [threading.Thread(target=need, args=(seconds,)) for seconds in (0.05, 0.2)]
+        for thread in both:
+            thread.start()
+        for thread in both:
+            thread.join()
+    assert seen == [{1}] * 6
+    assert threads() == before
+    with pytest.raises(ValueError, match="within"), one_thread():
+        raise ValueError("within")
+    assert threads() == before
+    with threadpool_limits(1), one_thread():
+        assert threads() == {1}

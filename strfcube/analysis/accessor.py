@@ -576,7 +576,7 @@ class StrfAccessor:
         --------
         >>> fitted = train.strf.fit_strf(lag_ms=60)  # doctest: +SKIP
         >>> test.strf.ccnorm(test.strf.predict(fitted))  # doctest: +SKIP
-        >>> train.strf.plot.strf(fitted["weights"])  # doctest: +SKIP
+        >>> train.strf.plot.strf(fitted)  # doctest: +SKIP
         """
         from strfcube.analysis.strf import ALPHAS, fit
 

@@ -96,12 +96,13 @@ class Ridge:
 
     def _add(self, stim: int, rate: NDArray[Any]) -> None:
         table, part = self.table(stim), self.part[stim]
+        rounding = 4 * np.finfo(np.result_type(rate, np.float32)).eps  # of means of the same over fewer repeats
         rate = rate[:, : table.shape[1]].astype(np.float64)
         seen = np.isfinite(rate) & np.isfinite(table).all(0)
         bins = seen.sum(1)
         mean = np.where(seen, rate, 0).sum(1) / np.maximum(bins, 1)
         about = np.where(seen, rate - mean[:, None], 0)
-        about[np.abs(about).max(1, initial=0) <= 1e-9 * np.abs(mean)] = 0  # a constant but for rounding
+        about[np.abs(about).max(1, initial=0) <= rounding * np.abs(mean)] = 0  # a constant
         self.cross[part] += np.nan_to_num(table, copy=False) @ about.T
         self.power[part] += np.vecdot(about, about)
         self.bins[stim], self.mean[stim] = bins, mean

@@ -49,7 +49,7 @@ def fit(
         Lags go from 0 up to, and without, this many ms.
     alphas : float or sequence of float
         Penalties to choose from: ``alpha n |w|^2`` is added to the squared errors of n bins, w being the weights of
-        bands that are scaled to a standard deviation of 1.
+        bands that are scaled to a standard deviation of 1. The one with the highest ``cc`` is taken.
     folds : int, or sequence or xarray.DataArray [shape=(stim,)]
         Into how many parts the stimuli are divided in turn, or the part that each belongs to. Each part is predicted
         from the others.

@@ -151,6 +151,16 @@ def test_what_came_before_a_part_in_time_is_not_known():
         np.testing.assert_allclose(fitted["offset"][n], offset, rtol=1e-6)
 
 
+def test_a_constant_is_one_over_fewer_repeats_too():
+    cube = make_cube(stim=4, neuron=2, holes=False, bins=60, trace=(0, 1))
+    level = cube["response"].copy(data=np.where(cube["response"].isnull(), np.nan, np.float32(-60.1)))
+    level[:, :, 1:, 20:] = np.nan
+    fitted = cube.assign(response=level).strf.fit_strf(20)
+    assert abs(fitted["weights"]).max() < 1e-6
+    assert fitted["cc"].isnull().all()
+    np.testing.assert_allclose(fitted["offset"], -60.1, rtol=1e-6)
+
+
 def test_folds_are_numbers_or_parts_by_label(caplog):
     cube = make_cube(stim=6, neuron=3, holes=False, bins=60)
     kinds = cube["stim_type"]
