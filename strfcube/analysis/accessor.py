@@ -576,7 +576,7 @@ class StrfAccessor:
         --------
         >>> fitted = train.strf.fit_strf(lag_ms=60)  # doctest: +SKIP
         >>> test.strf.ccnorm(test.strf.predict(fitted))  # doctest: +SKIP
-        >>> train.strf.plot.strf(fitted["weights"])  # doctest: +SKIP
+        >>> train.strf.plot.strf(fitted)  # doctest: +SKIP
         """
         from strfcube.analysis.strf import ALPHAS, fit
 
@@ -598,11 +598,9 @@ class StrfAccessor:
         """
         from strfcube.analysis.strf import predict
 
-        if isinstance(fitted, xr.Dataset) and "neuron" in fitted.coords and "neuron" in self._ds.coords:
-            here = self._ds.get_index("neuron")
-            both = here[here.isin(fitted.get_index("neuron"))]
-            fitted = fitted.sel(neuron=both) if len(both) else fitted
-        return predict(fitted, check(self._ds, "stimulus")["stimulus"], float(self._ds.attrs["dt_ms"]))
+        cube = check(self._ds, "stimulus")
+        neurons = cube.get_index("neuron").tolist() if "neuron" in cube.coords else None
+        return predict(fitted, cube["stimulus"], float(cube.attrs["dt_ms"]), neurons)
 
     @property
     def plot(self) -> Plots:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from strfcube import limits
+from strfcube.analysis.matching import told
 from strfcube.analysis.transform import blockwise
 from strfcube.errors import UsageError
 from strfcube.grid import LABEL_SLACK
@@ -42,16 +44,21 @@ def lagged(
     Raises
     ------
     UsageError
-        If `lag_ms` holds no bin, `silence` is of other bands, or a sound has a gap.
+        If `lag_ms` is no time, `silence` is of other bands, a sound has a gap or an infinite value, or a pool has
+        sounds of other bands or units than others.
     """
+    stimulus = of_one_axis(stimulus)
     steps, whole = lags(lag_ms, dt_ms), starts_at_onset(stimulus, dt_ms)
-    least = quietest(stimulus)
-    level = least if silence is None else xr.zeros_like(least) + silence
+    least, dtype = quietest(stimulus), stimulus.dtype if stimulus.dtype.kind == "f" else np.dtype(np.float32)
+    try:
+        level = least if silence is None else (xr.zeros_like(least) + silence).astype(dtype)
+    except (TypeError, ValueError):
+        raise UsageError(f"lagged: silence={told(silence)}: expected a number, or one of each band") from None
     if level.sizes != least.sizes:
         raise UsageError("lagged: silence is of other frequencies than the spectrograms")
 
     def table(sounds: NDArray[Any], quiet: NDArray[Any]) -> NDArray[Any]:
-        out = np.full((*sounds.shape[:-1], len(steps), sounds.shape[-1]), np.nan, sounds.dtype)
+        out = np.full((*sounds.shape[:-1], len(steps), sounds.shape[-1]), np.nan, dtype)
         for at in np.ndindex(sounds.shape[:-2]):
             known = heard(sounds[at])
             out[at][..., :known] = past(sounds[at][:, :known], steps, quiet, whole=whole)
@@ -59,7 +66,7 @@ def lagged(
 
     sizes = {"frequency": stimulus.sizes["frequency"], "lag": len(steps), "time": stimulus.sizes["time"]}
     core = [["frequency", "time"], ["frequency"]]
-    out = blockwise(table, [stimulus, level.astype(stimulus.dtype)], core, sizes, stimulus.dtype)
+    out = blockwise(table, [stimulus.astype(dtype, copy=False), level.astype(dtype)], core, sizes, dtype)
     return out.assign_coords(stimulus.coords | lag_axis(steps, dt_ms)).assign_attrs(stimulus.attrs).rename("lagged")
 
 
@@ -69,14 +76,14 @@ def lags(lag_ms: float, dt_ms: float) -> NDArray[np.int64]:
     Raises
     ------
     UsageError
-        If it is no time of a bin or more.
+        If it is no time above 0.
     """
     try:
-        count = 0 if isinstance(lag_ms, bool) else round(float(lag_ms) / dt_ms)
+        count = 0 if isinstance(lag_ms, bool) else math.ceil(float(lag_ms) / dt_ms - 1e-6)
     except (TypeError, ValueError, OverflowError):
         count = 0
     if count < 1 or count * dt_ms > limits.SECONDS * 1000:
-        raise UsageError(f"lag_ms={lag_ms!r}: expected a time in ms, of a bin ({dt_ms:g} ms) or more")
+        raise UsageError(f"lag_ms={lag_ms!r}: expected a time in ms, more than 0")
     return np.arange(count)
 
 
@@ -91,6 +98,27 @@ def quietest(stimulus: xr.DataArray) -> xr.DataArray:
     return found.drop_vars([n for n, c in found.coords.items() if not c.dims])
 
 
+def of_one_axis(stimulus: xr.DataArray) -> xr.DataArray:
+    """Spectrograms whose bands and unit are the same in all sounds, in a pool that goes by numbers of bands as well.
+
+    Raises
+    ------
+    UsageError
+        If they are not.
+    """
+    if "band_frequency" not in stimulus.coords:
+        return stimulus
+    bands, unit = stimulus["band_frequency"].transpose("stim", "frequency"), str(stimulus.attrs.get("units", ""))
+    units = set(stimulus["stimulus_units"].values.tolist()) if "stimulus_units" in stimulus.coords else {unit}
+    if not np.allclose(bands, bands[:1], rtol=1e-4, atol=0) or (unit == "mixed" and len(units) > 1):
+        raise UsageError(
+            "the sounds of this pool are of different bands or units, and no receptive field is of several: take those "
+            "of one of its cubes, ds.strf.sel(stim_dataset=...)"
+        )
+    one = stimulus.drop_vars("band_frequency").assign_coords(frequency=("frequency", bands.values[0], bands.attrs))
+    return one.assign_attrs(units=units.pop() if unit == "mixed" else unit)
+
+
 def starts_at_onset(stimulus: xr.DataArray, dt_ms: float) -> bool:
     """Whether nothing came before the first bin."""
     return "time" not in stimulus.coords or float(stimulus["time"][0]) * 1000 < LABEL_SLACK * dt_ms
@@ -102,8 +130,13 @@ def heard(sound: NDArray[Any], name: str = "of a stimulus") -> int:
     Raises
     ------
     UsageError
-        If it has a gap.
+        If it has a gap, or an infinite value.
     """
+    if np.isinf(sound).any():
+        raise UsageError(
+            f"the spectrogram {name} has infinite values, such as the logarithm of 0; put a floor under it before: "
+            "numpy.log(ds.stimulus + 1e-3), say"
+        )
     there = np.isfinite(sound).any(0)
     known = int(there.sum())
     if not there[:known].all():

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from strfcube.blas import one_thread
 from strfcube.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,9 +65,9 @@ class Ridge:
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
-        from threadpoolctl import threadpool_limits
+        import scipy.linalg  # noqa: F401  (it has a BLAS of its own, which is there only then)
 
-        self._open.enter_context(threadpool_limits(1))
+        self._open.enter_context(one_thread())
         self._pool = self._open.enter_context(ThreadPoolExecutor(max(1, min(self.parts, os.cpu_count() or 1))))
         return self
 
@@ -95,12 +96,13 @@ class Ridge:
 
     def _add(self, stim: int, rate: NDArray[Any]) -> None:
         table, part = self.table(stim), self.part[stim]
+        rounding = 4 * np.finfo(np.result_type(rate, np.float32)).eps  # of means of the same over fewer repeats
         rate = rate[:, : table.shape[1]].astype(np.float64)
         seen = np.isfinite(rate) & np.isfinite(table).all(0)
         bins = seen.sum(1)
         mean = np.where(seen, rate, 0).sum(1) / np.maximum(bins, 1)
         about = np.where(seen, rate - mean[:, None], 0)
-        about[np.abs(about).max(1, initial=0) <= 1e-9 * np.abs(mean)] = 0  # a constant but for rounding
+        about[np.abs(about).max(1, initial=0) <= rounding * np.abs(mean)] = 0  # a constant
         self.cross[part] += np.nan_to_num(table, copy=False) @ about.T
         self.power[part] += np.vecdot(about, about)
         self.bins[stim], self.mean[stim] = bins, mean

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from strfcube.analysis.lags import heard, lag_axis, lags, past, quietest, starts_at_onset
-from strfcube.analysis.matching import in_order
+from strfcube.analysis.lags import heard, lag_axis, lags, of_one_axis, past, quietest, starts_at_onset
+from strfcube.analysis.matching import in_order, told
 from strfcube.analysis.ridge import Ridge
 from strfcube.analysis.transform import blockwise
 from strfcube.errors import UsageError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("strfcube")
 
 ALPHAS = tuple(10.0**k for k in np.arange(-5, 1.5, 0.5))
+_OWN = ("weights", "offset", "alpha", "cc", "silence")
 _READ = 64_000_000  # bytes of PSTHs that are read at a time
 
 
@@ -48,7 +49,7 @@ def fit(
         Lags go from 0 up to, and without, this many ms.
     alphas : float or sequence of float
         Penalties to choose from: ``alpha n |w|^2`` is added to the squared errors of n bins, w being the weights of
-        bands that are scaled to a standard deviation of 1.
+        bands that are scaled to a standard deviation of 1. The one with the highest ``cc`` is taken.
     folds : int, or sequence or xarray.DataArray [shape=(stim,)]
         Into how many parts the stimuli are divided in turn, or the part that each belongs to. Each part is predicted
         from the others.
@@ -65,10 +66,13 @@ def fit(
     Raises
     ------
     UsageError
-        If a parameter is none, no stimulus has both a spectrogram and a response, or a sound has a gap.
+        If a parameter is none, no stimulus has both a spectrogram and a response, the stimuli or times of the two
+        differ, a sound has a gap or an infinite value, or a pool has sounds of other bands or units than others.
     SelectionError
         If `folds` has labels that are not those of the stimuli.
     """
+    stimulus = of_one_axis(stimulus)
+    _refuse_others(psth, stimulus)
     penalties, part, steps = _penalties(alphas), _parts(folds, psth), lags(lag_ms, dt_ms)
     quiet = quietest(stimulus)
     sounds = _Sounds.of(stimulus, steps, quiet.values, whole=starts_at_onset(stimulus, dt_ms))
@@ -79,7 +83,8 @@ def fit(
         for first in range(0, len(part), many):
             ridge.add(first, psth.isel(stim=slice(first, first + many)).values)
         if not ridge.bins.any():
-            raise UsageError("fit_strf: no stimulus has both a spectrogram and a response")
+            cut = "" if sounds.whole else f" after the first {len(steps) - 1} bins, whose past was cut off"
+            raise UsageError(f"fit_strf: no stimulus has both a spectrogram and a response{cut}")
         weights, offset, alpha, cc = ridge.solve(penalties)
     strf = weights.T.reshape(count, bands, len(steps)) / sounds.deviation[:, None]
     offset = offset - strf.sum(2) @ sounds.mean  # the tables are of bands about their means
@@ -93,14 +98,15 @@ def fit(
             "cc": ("neuron", cc, {"long_name": "CC with stimuli that were left out", "units": "1"}),
             "silence": ("frequency", quiet.values, {"long_name": "level of silence", "units": of_sound}),
         },
-        {n: c for n, c in psth.coords.items() if c.dims == ("neuron",)} | lag_axis(steps, dt_ms),
+        {n: c.variable for n, c in psth.coords.items() if c.dims == ("neuron",) and n not in _OWN}
+        | lag_axis(steps, dt_ms),
         {
             "estimator": f"ridge regression, alpha of {part.max() + 1}-fold cross-validation over stimuli",
-            "dt_ms": dt_ms, "units": unit, "stimulus_units": of_sound,
+            "psth": str(psth.attrs.get("estimator", "")), "dt_ms": dt_ms, "units": unit, "stimulus_units": of_sound,
         },
     )  # fmt: skip
     if "frequency" in stimulus.coords:
-        result = result.assign_coords(frequency=stimulus["frequency"])
+        result = result.assign_coords(frequency=stimulus["frequency"].variable)
     if lost := int(np.isnan(alpha).sum()):
         log.warning(
             "fit_strf: %d of %d neurons are NaN: they heard stimuli of one part alone, or none; other folds may divide "
@@ -109,7 +115,9 @@ def fit(
     return result
 
 
-def predict(fitted: xr.Dataset, stimulus: xr.DataArray, dt_ms: float) -> xr.DataArray:
+def predict(
+    fitted: xr.Dataset, stimulus: xr.DataArray, dt_ms: float, neurons: Sequence[str] | None = None
+) -> xr.DataArray:
     """What STRFs say of sounds.
 
     Parameters
@@ -120,6 +128,8 @@ def predict(fitted: xr.Dataset, stimulus: xr.DataArray, dt_ms: float) -> xr.Data
         Of the same bands, in the same unit.
     dt_ms : float
         Bin width in ms, the same.
+    neurons : sequence of str, optional
+        Labels, in order; those that were not fitted are passed over. Default, and where none was: all of `fitted`.
 
     Returns
     -------
@@ -130,15 +140,25 @@ def predict(fitted: xr.Dataset, stimulus: xr.DataArray, dt_ms: float) -> xr.Data
     Raises
     ------
     UsageError
-        If `fitted` is no such Dataset, or is of other bands, bins or units; if a sound has a gap.
+        If `fitted` is no such Dataset, or is of other bands, bins or units; if a sound has a gap or an infinite value.
     """
     needed = ("weights", "offset", "silence")
     if not isinstance(fitted, xr.Dataset) or not all(n in fitted for n in needed):
         raise UsageError(f"predict: expected what ds.strf.fit_strf gave, a Dataset with {', '.join(needed)}")
+    stimulus = of_one_axis(stimulus)
+    if "neuron" not in fitted["weights"].dims:  # a single one
+        fitted = fitted.expand_dims("neuron").assign(silence=fitted["silence"])
+    if neurons is not None and "neuron" in fitted.coords:
+        there = fitted.get_index("neuron")
+        if not there.is_unique:
+            raise UsageError(f"predict: labels of neurons come twice, such as {there[there.duplicated()][0]!r}")
+        at = there.get_indexer(neurons)
+        fitted = fitted.isel(neuron=at[at >= 0]) if (at >= 0).any() else fitted
     for name, there, here in (
         ("dt_ms", fitted.attrs.get("dt_ms"), dt_ms),
         ("the unit of the spectrograms", fitted.attrs.get("stimulus_units"), str(stimulus.attrs.get("units", ""))),
     ):
+        there = there.item() if isinstance(there, np.generic) else there
         if there is not None and there != here:
             raise UsageError(f"predict: {name} was {there!r} where the STRFs were fitted, and is {here!r} here")
     if not _same_bands(fitted, stimulus):
@@ -166,6 +186,16 @@ def predict(fitted: xr.Dataset, stimulus: xr.DataArray, dt_ms: float) -> xr.Data
     return out.assign_coords(coords).rename("prediction").assign_attrs(attrs)
 
 
+def _refuse_others(psth: xr.DataArray, stimulus: xr.DataArray) -> None:
+    """Rows and bins are taken by position, which is right where both have the same."""
+    for dim in ("stim", "time"):
+        same = psth.sizes[dim] == stimulus.sizes[dim]
+        if same and dim in psth.coords and dim in stimulus.coords:
+            same = psth.get_index(dim).equals(stimulus.get_index(dim))
+        if not same:
+            raise UsageError(f"fit_strf: labels of '{dim}' of the PSTHs and of the spectrograms differ, or their order")
+
+
 def _same_bands(fitted: xr.Dataset, stimulus: xr.DataArray) -> bool:
     if fitted.sizes["frequency"] != stimulus.sizes["frequency"]:
         return False
@@ -191,7 +221,9 @@ def _parts(folds: Any, psth: xr.DataArray) -> NDArray[np.intp]:
         return np.arange(count) % min(int(folds), count)
     given = np.asarray(in_order(folds, "stim", psth["stim"].values, "folds"))
     if given.shape != (count,):
-        raise UsageError(f"folds={folds!r}: expected a whole number, 2 or more, or the part of each of {count} stimuli")
+        raise UsageError(
+            f"folds={told(folds)}: expected a whole number, 2 or more, or the part of each of {count} stimuli"
+        )
     return np.unique(given.astype(str), return_inverse=True)[1]
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from strfcube.blas import one_thread
 from strfcube.errors import UsageError
 from strfcube.grid import NS_PER_S, Align, frame_starts
 from strfcube.sound.audio import to_float
@@ -270,8 +271,6 @@ def compute(
         Rounded to 16 significant bits (within 2^-16 of the value), which nearly halves what is stored; one BLAS thread,
         since products change with the number of threads.
     """
-    from threadpoolctl import threadpool_limits
-
     kernel = kernel or front_end.kernel(audio.rate, dt_ns)
     width = kernel.width
     parts = parts_of_a_bin(front_end, dt_ns)
@@ -279,7 +278,7 @@ def compute(
     samples = to_float(audio.samples)
     out = np.empty((kernel.bands, frames), np.float32)
     step = max(1, _BATCH // (width * parts))
-    with threadpool_limits(1):
+    with one_thread():
         for first in range(0, frames, step):
             index = starts[first * parts : (first + step) * parts, None] + np.arange(width)
             inside = (index >= 0) & (index < len(samples))

@@ -7,7 +7,9 @@ import pytest
 import xarray as xr
 from cubes import make_cube
 
+import strfcube
 from strfcube import simulate
+from strfcube.analysis import strf
 from strfcube.errors import SelectionError, UsageError
 
 LAGS = 4
@@ -149,6 +151,16 @@ def test_what_came_before_a_part_in_time_is_not_known():
         np.testing.assert_allclose(fitted["offset"][n], offset, rtol=1e-6)
 
 
+def test_a_constant_is_one_over_fewer_repeats_too():
+    cube = make_cube(stim=4, neuron=2, holes=False, bins=60, trace=(0, 1))
+    level = cube["response"].copy(data=np.where(cube["response"].isnull(), np.nan, np.float32(-60.1)))
+    level[:, :, 1:, 20:] = np.nan
+    fitted = cube.assign(response=level).strf.fit_strf(20)
+    assert abs(fitted["weights"]).max() < 1e-6
+    assert fitted["cc"].isnull().all()
+    np.testing.assert_allclose(fitted["offset"], -60.1, rtol=1e-6)
+
+
 def test_folds_are_numbers_or_parts_by_label(caplog):
     cube = make_cube(stim=6, neuron=3, holes=False, bins=60)
     kinds = cube["stim_type"]
@@ -186,7 +198,7 @@ def test_predictions_are_of_the_neurons_of_the_cube():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"lag_ms": 0}, r"lag_ms=0: expected a time in ms, of a bin \(5 ms\) or more"),
+        ({"lag_ms": 0}, r"lag_ms=0: expected a time in ms, more than 0"),
         ({"lag_ms": "long"}, "lag_ms='long'"),
         ({"lag_ms": np.inf}, "lag_ms=inf"),
         ({"lag_ms": 1e12}, "lag_ms=1000000000000.0"),
@@ -216,6 +228,85 @@ def test_cubes_that_cannot_be_fitted_are_refused():
         cube.assign(stimulus=cube["stimulus"] * np.nan).strf.fit_strf()
 
 
+def test_lags_are_those_below_the_longest():
+    cube = make_cube(stim=2, neuron=1, bins=20)
+    for lag_ms, lags in ((1, [0]), (5, [0]), (12, [0, 5, 10]), (12.5, [0, 5, 10]), (15, [0, 5, 10])):
+        assert cube.strf.lagged(lag_ms)["lag"].values.tolist() == [k / 1000 for k in lags]
+    assert make_cube(stim=2, neuron=1, bins=20, dt_ms=0.7).strf.lagged(7).sizes["lag"] == 10
+
+
+def test_infinite_levels_are_refused():
+    cube = make_cube()
+    with np.errstate(divide="ignore"):
+        level = np.log((cube["stimulus"] - cube["stimulus"].min()).rename("stimulus"))
+    logarithm = cube.assign(stimulus=level.assign_attrs(units="log"))
+    assert np.isinf(logarithm["stimulus"]).sum() == 1
+    fitted = cube.assign(stimulus=cube["stimulus"].assign_attrs(units="log")).strf.fit_strf(20)
+    for call in (logarithm.strf.fit_strf, lambda: logarithm.chunk().strf.lagged().compute(),
+                 lambda: logarithm.strf.predict(fitted)):  # fmt: skip
+        with pytest.raises(UsageError, match="has infinite values, such as the logarithm of 0"):
+            call()
+
+
+def test_spectrograms_in_whole_numbers_are_as_good():
+    cube = make_cube(stim=4, neuron=2, holes=False, bins=30)
+    levels = (cube["stimulus"].fillna(0) * 100).round()
+    whole = cube.assign(stimulus=levels.astype("i2"))
+    np.testing.assert_array_equal(whole.strf.lagged(20), cube.assign(stimulus=levels).strf.lagged(20))
+    cut = whole.isel(time=slice(10, None)).strf.lagged(20)
+    assert cut[0, :, 1, 0].isnull().all()
+
+
+def test_arrays_of_other_stimuli_or_times_are_refused():
+    cube = make_cube(stim=4, neuron=2, holes=False, bins=30)
+    psth, stimulus = cube.strf.psth(), cube["stimulus"]
+    for rates, sounds, dim in (
+        (psth[::-1], stimulus, "stim"),
+        (psth[1:], stimulus, "stim"),
+        (psth[..., 5:], stimulus, "time"),
+        (psth[..., :-5], stimulus[..., 5:], "time"),
+    ):
+        with pytest.raises(
+            UsageError, match=f"fit_strf: labels of '{dim}' of the PSTHs and of the spectrograms differ"
+        ):
+            strf.fit(rates, sounds, 5.0)
+
+
+def test_a_fit_of_one_neuron_and_coordinates_of_its_names():
+    cube = make_cube(stim=6, neuron=4, holes=False, bins=60)
+    fitted = cube.strf.fit_strf(20)
+    whole = cube.strf.predict(fitted)
+    for one in (fitted.isel(neuron=2), fitted.sel(neuron=cube["neuron"].values[2])):
+        xr.testing.assert_equal(cube.strf.predict(one).reset_coords(drop=True), whole[:, [2]].reset_coords(drop=True))
+    scored = cube.assign_coords(cc=fitted["cc"], alpha=fitted["alpha"])
+    xr.testing.assert_identical(scored.strf.fit_strf(20), fitted)
+    assert cube.strf.plot.strf(fitted).axes[0].get_title() == "cell000"
+    with pytest.raises(UsageError, match="predict: labels of neurons come twice, such as 'cell001'"):
+        cube.strf.predict(fitted.isel(neuron=[1, 1]))
+    with pytest.raises(UsageError, match="lagged: silence='none': expected a number, or one of each band"):
+        cube.strf.lagged(silence="none")
+
+
+def test_pools_by_numbers_of_bands_are_fitted_cube_by_cube():
+    low = make_cube(stim=6, neuron=3, holes=False, bins=60)
+    levels = (low["stimulus"] * 10 - 80).assign_attrs(units="dB")
+    high = low.assign(stimulus=levels).assign_coords(frequency=low["frequency"] * 2)
+    pool = strfcube.concat([low, high], ["low", "high"], bands="by_number", duplicates="keep")
+    alone = high.strf.fit_strf(20)
+    for call in (pool.strf.fit_strf, pool.strf.lagged, lambda: pool.strf.predict(alone)):
+        with pytest.raises(UsageError, match="the sounds of this pool are of different bands or units"):
+            call()
+    part = pool.strf.sel(dataset="high")
+    fitted = part.strf.fit_strf(20)
+    np.testing.assert_allclose(fitted["weights"], alone["weights"])
+    np.testing.assert_allclose(fitted["frequency"], high["frequency"])
+    assert fitted.attrs["stimulus_units"] == "dB"
+    assert high.strf.predict(fitted).shape == part.strf.predict(alone).shape
+    assert part.strf.plot.strf(fitted)._supylabel.get_text() == "frequency (kHz)"
+    with pytest.raises(UsageError, match="was 'dB' where"):
+        pool.strf.sel(dataset="low").strf.predict(fitted)
+
+
 def test_predictions_of_other_sounds_are_refused():
     cube = make_cube()
     fitted = cube.strf.fit_strf(20)
@@ -233,8 +324,6 @@ def test_predictions_of_other_sounds_are_refused():
 
 
 def test_the_receptive_fields_of_simulated_birds_are_found(demo):
-    import strfcube
-
     ds = strfcube.open(demo)
     train, test = ds.strf.isel(stim=slice(0, None, 2)), ds.strf.isel(stim=slice(1, None, 2))
     fitted = train.strf.fit_strf(lag_ms=60)

@@ -208,7 +208,8 @@ def prediction(
 
 
 def strf(
-    ds: xr.Dataset, weights: xr.DataArray, neuron: str | int | Sequence[str | int] | None = None, columns: int = 4, *,
+    ds: xr.Dataset, weights: xr.DataArray | xr.Dataset, neuron: str | int | Sequence[str | int] | None = None,
+    columns: int = 4, *,
     width_mm: float = PAGE_MM, figure: FigureBase | None = None,
 ) -> Figure:  # fmt: skip
     """Spectro-temporal receptive fields, each on its own symmetric scale.
@@ -217,7 +218,8 @@ def strf(
     ----------
     ds : xarray.Dataset
         A cube; the weights need not be of all of its neurons.
-    weights : xarray.DataArray [dims=(frequency, lag) or (neuron, frequency, lag)]
+    weights : xarray.DataArray [dims=(frequency, lag) or (neuron, frequency, lag)], or xarray.Dataset
+        What ``ds.strf.fit_strf`` gave, or weights of another model.
         Coordinates ``frequency`` in Hz and ``lag`` in s (what came before the response is positive). Lags may be
         unevenly spaced: a cell reaches half way to its neighbours.
     neuron : str or int, or sequence of them, optional
@@ -265,7 +267,7 @@ def strf(
             if "neuron" in fields.coords:
                 ax.set_title(str(fields["neuron"].values[i]), fontsize="small")
             ax.tick_params(labelbottom=i + columns >= count)
-        numbered = "band_frequency" in ds.coords  # a pool that goes by numbers of bands
+        numbered = "band_frequency" in ds.coords and np.array_equal(fields["frequency"], ds["frequency"])
         if not numbered:
             axes[0, 0].set_yticks(*frequency_ticks(fields["frequency"].values.astype(float) / 1000))
         few(axes[0, 0].xaxis, 4)
@@ -298,9 +300,10 @@ def _edges(centres: NDArray[np.float64], width: float) -> NDArray[np.float64]:
                            [centres[-1] + steps[-1] / 2]])  # fmt: skip
 
 
-def _fields(ds: xr.Dataset, weights: xr.DataArray, neuron: Any) -> tuple[xr.DataArray, str]:
+def _fields(ds: xr.Dataset, weights: Any, neuron: Any) -> tuple[xr.DataArray, str]:
     """The fields to draw [dims=(neuron, frequency, lag)], and what is said of those that are not."""
-    if not hasattr(weights, "dims"):
+    weights = weights["weights"] if isinstance(weights, xr.Dataset) and "weights" in weights else weights
+    if not isinstance(weights, xr.DataArray):
         raise UsageError(
             f"weights: expected a DataArray with dims ('frequency', 'lag'), got {type(weights).__name__}; label it: "
             "xr.DataArray(weights, {'frequency': ds.frequency, 'lag': seconds}, ('frequency', 'lag'))"
