@@ -1,7 +1,7 @@
 """Spectro-temporal receptive fields (STRFs): ridge regression of PSTHs on the recent past of a sound.
 
-``r(t) = offset + sum over f, k of strf(f, k) s(f, t - k)``, with a penalty on the size of the weights. Machens, Wehr and
-Zador (2004, doi 10.1523/JNEUROSCI.4445-03.2004) penalise their roughness as well.
+``r(t) = offset + sum over f, k of strf(f, k) s(f, t - k)``, with a penalty on the size of the weights. Machens, Wehr
+and Zador (2004, doi 10.1523/JNEUROSCI.4445-03.2004) penalise their roughness as well.
 """
 
 from __future__ import annotations
