@@ -393,3 +393,15 @@ def test_the_digest_of_the_values_knows_nothing_of_the_metadata(made, tmp_path):
     again = strfcube.build(random_toy(tmp_path / "raw")[0], out=tmp_path / "again.zarr", **FAST)
     one, other = (strfcube.open(p).attrs for p in (made, again))
     assert one["digest"] == other["digest"]
+
+
+def test_want_of_memory_is_no_damage(tmp_path, monkeypatch):
+    path = strfcube.build(random_toy(tmp_path / "raw")[0], out=tmp_path / "cube.zarr", **FAST)
+
+    def no_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("strfcube.cube.recount.recount", no_memory)
+    verdict = examine(path, deep=True)
+    assert verdict.damaged == []
+    assert verdict.refused == ["'trials' cannot be counted again (there is not enough memory)"]
