@@ -13,12 +13,12 @@ from strfcube.cube import digest, metadata
 from strfcube.cube.files import listing, told
 from strfcube.cube.groups import see_file
 from strfcube.cube.metadata import NO_FILE, Root
+from strfcube.cube.opened import Store
 from strfcube.cube.schema import problems
 from strfcube.cube.shard_reader import ShardedArray
 from strfcube.cube.shard_writer import in_order
 from strfcube.cube.store import cube_root, digest_of_attributes, locate
 from strfcube.errors import StoreError, refusal
-from strfcube.transport.connect import connect
 from strfcube.transport.remote_files import Remote
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def verify(store: str | os.PathLike[str], dt: float | None = None, *, deep: bool
     Raises
     ------
     StoreError
-        If there is no cube to verify, or its server cannot be reached.
+        If there is no cube to verify, another one was put in its place meanwhile, or its server cannot be reached.
     """
     return examine(store, dt, deep=deep).sentences
 
@@ -99,7 +99,8 @@ def verify(store: str | os.PathLike[str], dt: float | None = None, *, deep: bool
 def examine(store: str | os.PathLike[str], dt: float | None = None, *, deep: bool = False) -> Verdict:
     """As `verify`, with what is damaged, what cannot be read and what was added kept apart."""
     path = locate(store, dt)
-    files, root = connect(path, cache_dir=""), cube_root(path)
+    here = Store.opened(path, cache_dir="")
+    files, root = here.files, cube_root(path)
     expected, damaged = _expected(root)
     verdict = Verdict(damaged)
     for sentence in root.altered():
@@ -114,6 +115,8 @@ def examine(store: str | os.PathLike[str], dt: float | None = None, *, deep: boo
         _contract(files, root, verdict)
     if deep and not damaged and not verdict.refused:
         _made_again(files, root, verdict)
+    if verdict.sentences:
+        here.check()
     for found in (damaged, verdict.refused, verdict.added):
         found[:] = [sentence if len(sentence) <= _LONG else f"{sentence[:_LONG]} ..." for sentence in found]
     return verdict

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from toy import FAST, make_neuron, make_stim, random_toy, spikes, write_toy
 
 import strfcube
 from strfcube.builder.save import save as write
-from strfcube.cube import digest
+from strfcube.cube import digest, store, verify
 from strfcube.cube.metadata import Root
 from strfcube.cube.shard_reader import ShardedArray
 from strfcube.cube.shard_writer import Layout, write_shard
@@ -405,3 +406,30 @@ def test_want_of_memory_is_no_damage(tmp_path, monkeypatch):
     verdict = examine(path, deep=True)
     assert verdict.damaged == []
     assert verdict.refused == ["'trials' cannot be counted again (there is not enough memory)"]
+
+
+def test_a_cube_that_is_replaced_meanwhile_is_not_damaged(tmp_path, monkeypatch):
+    """Another recipe's arrays are held against the digests of this one; so are those that `open` reads."""
+    pipeline = random_toy(tmp_path / "raw")[0]
+    build = partial(strfcube.build, pipeline, out=tmp_path / "cube.zarr", **FAST)
+    path = build()
+
+    def replaced_within(where, function):
+        real = getattr(where, function)
+
+        def later(*args):
+            monkeypatch.setattr(where, function, real)
+            build(dt=10 if strfcube.open(path).attrs["dt_ms"] == 5 else 5, force=True)
+            return real(*args)
+
+        monkeypatch.setattr(where, function, later)
+
+    for read, where, function in (
+        (strfcube.open, store, "_opened"),
+        (strfcube.verify, verify, "_nodes"),
+        (partial(strfcube.verify, deep=True), verify, "_made_again"),
+    ):
+        replaced_within(where, function)
+        with pytest.raises(StoreError, match="was built again while it was open: open it again"):
+            read(path)
+    assert strfcube.verify(path, deep=True) == []
