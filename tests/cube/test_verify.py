@@ -410,16 +410,18 @@ def test_want_of_memory_is_no_damage(tmp_path, monkeypatch):
 
 def test_a_cube_that_is_replaced_meanwhile_is_not_damaged(tmp_path, monkeypatch):
     """Another recipe's arrays are held against the digests of this one; so are those that `open` reads."""
-    pipeline = random_toy(tmp_path / "raw")[0]
-    build = partial(strfcube.build, pipeline, out=tmp_path / "cube.zarr", **FAST)
-    path = build()
+    pipeline = random_toy(tmp_path / "raw", n_stims=2, n_neurons=2, n_sources=1)[0]
+    path, other, aside = (str(tmp_path / f"{name}.zarr") for name in ("cube", "other", "aside"))
+    strfcube.build(pipeline, out=path, **FAST)
+    strfcube.build(pipeline, out=other, dt=10, **FAST)
 
     def replaced_within(where, function):
         real = getattr(where, function)
 
         def later(*args):
             monkeypatch.setattr(where, function, real)
-            build(dt=10 if strfcube.open(path).attrs["dt_ms"] == 5 else 5, force=True)
+            for old, new in ((path, aside), (other, path), (aside, other)):
+                os.rename(old, new)
             return real(*args)
 
         monkeypatch.setattr(where, function, later)
