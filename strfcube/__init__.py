@@ -6,8 +6,9 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from strfcube.starting import interrupts_end
+from strfcube.starting import interrupts_end, see_assertions
 
+see_assertions()
 interrupts_end()  # before anything that takes time
 
 # ruff: noqa: E402

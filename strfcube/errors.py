@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 _REFUSED = ("EACCES", "EPERM"), "give yourself permission to read it"
 _TOO_MANY = ("EMFILE", "ENFILE"), "let fewer programs run, or raise the limit of open files (`ulimit -n`)"
 _FULL = ("ENOSPC", "EDQUOT"), "make room"
+_NO_MEMORY = ("ENOMEM",), "let fewer programs run, or give this one more memory"
 _FAILED = (
     ("EIO", "EBUSY", "EAGAIN", "ENXIO", "ENODEV", "ESTALE", "ETIMEDOUT", "EREMOTEIO", "ENETDOWN", "ENETUNREACH",
      "ENOTCONN", "ECONNRESET", "ECONNABORTED", "EHOSTDOWN", "EHOSTUNREACH"),
@@ -19,10 +20,18 @@ _FAILED = (
 )  # fmt: skip
 _REMEDIES = {
     getattr(errno, name): remedy
-    for names, remedy in (_REFUSED, _TOO_MANY, _FULL, _FAILED)
+    for names, remedy in (_REFUSED, _TOO_MANY, _FULL, _NO_MEMORY, _FAILED)
     for name in names
     if hasattr(errno, name)
 }
+# What Python, the loader of libraries and HDF5 say where the system gives no memory, in errors of other kinds
+_STARVED = ("can't start new thread", "failed to map segment", "unable to allocate memory", "memory allocation failed")
+
+
+def starved(error: BaseException) -> bool:
+    """Whether an error says that there was no memory for something."""
+    told = isinstance(error, (ImportError, KeyError, OSError, RuntimeError)) and any(w in str(error) for w in _STARVED)
+    return told or isinstance(error, MemoryError)
 
 
 def refusal(error: BaseException | None) -> str:
@@ -41,6 +50,8 @@ def refusal(error: BaseException | None) -> str:
     while error is not None:
         if isinstance(error, OSError) and error.errno in _REMEDIES:
             return f"{os.strerror(int(error.errno or 0))}; {_REMEDIES[error.errno]}"
+        if starved(error):
+            return f"there is not enough memory; {_NO_MEMORY[1]}"
         error = error.__cause__
     return ""
 

@@ -1,8 +1,9 @@
-"""Locks that a process that forks does not leave locked behind."""
+"""What a process that forks would leave to its child useless: locks that are held, and the threads of dask."""
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from typing import Self
@@ -40,6 +41,10 @@ _LOCKS: weakref.WeakSet[OwnLock] = weakref.WeakSet()
 def _renew_all() -> None:
     for lock in _LOCKS:
         lock.renew()
+    # Only the thread that forks lives on; dask would hand its tasks to the others, and wait for ever
+    if threaded := sys.modules.get("dask.threaded"):
+        vars(threaded).update(default_pool=None, pools_lock=threading.Lock())
+        threaded.pools.clear()
 
 
 if hasattr(os, "register_at_fork"):

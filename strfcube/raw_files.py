@@ -9,13 +9,13 @@ import errno
 import os
 import sys
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, Literal
 
-from strfcube.errors import RawDataError, StrfcubeError, refusal
+from strfcube.errors import RawDataError, StrfcubeError, refusal, starved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -53,7 +53,7 @@ def see_readable(error: BaseException, file: Any) -> None:
     StrfcubeError
         If it was the system.
     """
-    if what := refusal(error):
+    if not (_claimed and starved(error)) and (what := refusal(error)):
         place = getattr(error, "filename", None) or file
         raise StrfcubeError(f"{place} cannot be read: {what}, then give the same command") from error
 
@@ -166,6 +166,7 @@ def _is_cube(folder: Path | str, entries: list[os.DirEntry[str]]) -> bool:
 
 _ROOM, _RATIO = 200_000_000, 300  # bytes, and bytes for each of a file's: packed numbers, objects of Python
 _bounding = threading.RLock()
+_claimed = False  # whether it is for what a file claims that there is no memory now
 _note: int | None = None  # descriptor of the file in which this process notes what it reads
 _without: Mapping[str, str] = {}
 
@@ -215,21 +216,37 @@ def bounded(size: int) -> Iterator[None]:
 
     Libraries make room for what a damaged file claims, some of them without end, until the system ends a process for
     want of memory; here they fail. On Linux; of all threads, since nobody counts the memory of one.
+
+    Raises
+    ------
+    ValueError
+        If they do. Where the process may have less anyway, nothing is known of the file, and their error stays.
     """
-    if sys.platform != "linux":
-        yield
-        return
+    global _claimed
+    with _bounding, ExitStack() as after:
+        before, _claimed = _claimed, sys.platform != "linux" or _claimed or _tightened(size, after)
+        try:
+            yield
+        except Exception as error:
+            if _claimed and starved(error):
+                raise ValueError(f"it claims more memory than it can need: {error or 'MemoryError'}") from None
+            raise
+        finally:
+            _claimed = before
+
+
+def _tightened(size: int, after: ExitStack) -> bool:
+    """Set the limit; whether it is the closer one, and not what the process may have anyway."""
     import resource
 
-    with _bounding:
-        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        most = used + _ROOM + _RATIO * size
-        try:
-            resource.setrlimit(resource.RLIMIT_AS, (most if soft == resource.RLIM_INFINITY else min(most, soft), hard))
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    most = used + _ROOM + _RATIO * size
+    if soft != resource.RLIM_INFINITY and soft <= most:
+        return False
+    after.callback(resource.setrlimit, resource.RLIMIT_AS, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    return True
 
 
 @dataclass(frozen=True)

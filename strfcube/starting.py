@@ -1,4 +1,4 @@
-"""Ctrl-C while the command line is still being imported: one line, as later on, and no traceback."""
+"""What ends the command line while it is still being imported, Ctrl-C above all: one line, and no traceback."""
 
 from __future__ import annotations
 
@@ -18,10 +18,29 @@ def interrupted(command: str = "") -> str:
     return "strfcube: interrupted" + ("; the same command goes on where this one ended" if command in _RESUMED else "")
 
 
+def _is_command() -> bool:
+    command = os.path.basename(sys.argv[0] if sys.argv else "").partition(".")[0]
+    return command in ("strfcube", "strfcube-script")
+
+
+def see_assertions() -> None:
+    """Refuse a Python without assertions: those of zarr do part of its work, and it takes every cube for damaged.
+
+    Raises
+    ------
+    ImportError
+        If this is such a Python.
+    """
+    if not __debug__:
+        what = "strfcube needs Python's assertions, which zarr cannot read without: leave out -O, and PYTHONOPTIMIZE"
+        if _is_command():
+            sys.exit(f"strfcube: error: {what}")
+        raise ImportError(what)
+
+
 def interrupts_end() -> None:
     """Let Ctrl-C end this process in one line, if it is the command line and has just begun."""
-    command = os.path.basename(sys.argv[0] if sys.argv else "").partition(".")[0]
-    if command not in ("strfcube", "strfcube-script") or threading.current_thread() is not threading.main_thread():
+    if not _is_command() or threading.current_thread() is not threading.main_thread():
         return
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)

@@ -2,10 +2,14 @@
 
 import os
 import pickle
+import signal
 import threading
 
+import numpy as np
 import pytest
+from cubes import make_cube
 
+import strfcube
 from strfcube.forks import OwnLock
 
 
@@ -58,3 +62,15 @@ def test_a_lock_that_another_thread_holds_is_free_in_a_fork():
     assert os.waitstatus_to_exitcode(status) == 7
     with lock:  # the parent's own is what it was
         pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_measures_in_a_fork_of_a_process_that_has_measured(tmp_path):
+    """As in a pool of multiprocessing, which forks; dask hung there."""
+    ds = strfcube.open(strfcube.save(make_cube(), tmp_path / "cube.zarr"))
+    expected = ds.strf.psth().values  # by threads of dask
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        os._exit(0 if np.array_equal(ds.strf.psth().values, expected, equal_nan=True) else 1)
+    assert os.waitpid(child, 0)[1] == 0

@@ -110,3 +110,9 @@ def test_a_forbidden_import_is_refused(installed, tmp_path, module, line, contra
     broken = [text for text in done.stdout.splitlines() if " BROKEN" in text]
     assert done.returncode != 0
     assert any(text.startswith(contract) for text in broken), done.stdout
+
+
+def test_python_without_assertions_is_refused():
+    """Zarr's do part of its work: every cube would be called damaged."""
+    done = subprocess.run([sys.executable, "-O", "-c", "import strfcube"], capture_output=True, text=True)
+    assert "leave out -O" in done.stderr.splitlines()[-1]

@@ -2,12 +2,17 @@
 
 import errno
 import os
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.io import wavfile
 
 from strfcube.errors import RawDataError, StrfcubeError
-from strfcube.raw_files import Missing, RawFile, see_readable, walk
+from strfcube.raw_files import Missing, RawFile, bounded, see_readable, walk
 from strfcube.records import Pipeline
+from strfcube.sound.audio import read_wav
 
 
 def names(folder):
@@ -126,3 +131,39 @@ def test_what_the_system_refuses_is_no_damage(code):
 @pytest.mark.parametrize("error", [OSError("truncated"), FileNotFoundError(errno.ENOENT, ""), ValueError("bad header")])
 def test_what_a_file_holds_is_for_its_reader_to_tell(error):
     see_readable(error, "a.mat")
+
+
+@pytest.fixture
+def scarce():
+    """Leave this process so many bytes more than it has."""
+    resource = pytest.importorskip("resource")
+    if sys.platform != "linux":
+        pytest.skip("limits the memory of a process")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+
+    def limit(room):
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + room, before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def test_want_of_memory_says_nothing_of_a_file(tmp_path, scarce):
+    wav = tmp_path / "long.wav"
+    wavfile.write(wav, 44100, np.zeros(30_000_000, "i2"))
+    scarce(20_000_000)
+    with pytest.raises(StrfcubeError, match=r"long\.wav cannot be read: there is not enough memory") as raised:
+        read_wav(wav)
+    assert not isinstance(raised.value, RawDataError)
+    with pytest.raises(MemoryError), bounded(10**9):  # the process may have less than such a file can need
+        np.empty(10**9, "u1")
+
+
+def test_a_file_that_claims_more_than_it_can_need():
+    with bounded(0):
+        see_readable(MemoryError(), "x")  # is the file's fault
+    with pytest.raises(StrfcubeError, match="not enough memory"):
+        see_readable(MemoryError(), "x")
+    with pytest.raises(ValueError, match="it claims more memory than it can need"), bounded(0):
+        np.empty(10**10, "u1")

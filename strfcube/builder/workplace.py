@@ -182,7 +182,7 @@ def see_whole(source: str) -> None:
     if wrong := verdict.damaged or verdict.refused:
         more = f"; and {len(wrong) - 3} more (strfcube verify)" if len(wrong) > 3 else ""
         what, then = ("is damaged", "build it again with --force") if verdict.damaged else (
-            "cannot be read whole", "give yourself permission to read its files"
+            "cannot be read whole", "give yourself permission to read its files, or more memory"
         )  # fmt: skip
         raise StoreError(f"{source} {what}, and nothing is made of it: {'; '.join(wrong[:3])}{more}; {then}")
 

@@ -300,7 +300,7 @@ def condition(verdict: Verdict, path: str) -> str:
     if verdict.refused:
         parts.append(
             f"cannot be read whole, which is no damage: {'; '.join(verdict.refused)}; give yourself permission to read "
-            "its files, or see that its disk is well, and verify it again"
+            "its files, or see that its disk is well and memory free, and verify it again"
         )
     if verdict.added:
         whole = "" if parts else "is as it was built, and "

@@ -36,7 +36,7 @@ from strfcube.cli.describe import (
 from strfcube.cli.plot import plot
 from strfcube.cli.report import report as page
 from strfcube.cli.score import score
-from strfcube.errors import SelectionError, StrfcubeError, UsageError
+from strfcube.errors import SelectionError, StrfcubeError, UsageError, refusal
 from strfcube.fetching.fetch import JOBS
 from strfcube.progress import Display, for_reader
 from strfcube.starting import INTERRUPTED, interrupted, interrupts_raise
@@ -413,8 +413,8 @@ def main(args: Sequence[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         code = _end(words)
     except Exception as error:
-        code = _fail(f"{type(error).__name__}: {error}; this is a fault of strfcube: report it, with the output of "
-                     "the same command under STRFCUBE_DEBUG=1", 1)  # fmt: skip
+        fault = "this is a fault of strfcube: report it, with the output of the same command under STRFCUBE_DEBUG=1"
+        code = _fail(refusal(error) or f"{type(error).__name__}: {error}; {fault}", 1)
     sys.exit(code)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from strfcube.errors import StoreError, StrfcubeError
+from strfcube.errors import StoreError, StrfcubeError, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +31,8 @@ def readable(place: str) -> Iterator[None]:
     except StrfcubeError:
         raise
     except Exception as error:
+        if what := refusal(error):
+            raise StoreError(f"{place} cannot be read: {what}") from error
         text = " ".join(str(error).split())[:200]
         raise StoreError(f"{place} cannot be read ({type(error).__name__}: {text}); run strfcube verify") from error
 

@@ -76,6 +76,21 @@ class Store:
         if not self.digest or attrs.get("digest") != self.digest:
             raise StoreError(f"{self.path} was built again while it was open: open it again")
 
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Let what cannot be read be the fault of another cube that was put there meanwhile, if one was.
+
+        Raises
+        ------
+        StoreError
+            As `check`, instead of another one.
+        """
+        try:
+            yield
+        except StoreError:
+            self.check()
+            raise
+
     def sounds(self) -> Sounds | None:
         """Its waveforms; None where it was built without.
 

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
+    from strfcube.cube.opened import Store
     from strfcube.cube.stored_rows import Rows
+    from strfcube.transport.connect import Transport
 
 REPLACED = "replaced"  # in a work folder: the old cube, while a build puts the new one into its place
 BEGUN = "begun.json"  # in the folder of an unfinished build at a URL: what is built there
@@ -192,14 +194,7 @@ def opened(path: str, drop: Sequence[str] = (), cache_dir: str | None = None) ->
     StoreError
         If it is no cube that this strfcube reads.
     """
-    from xarray.core.indexing import LazilyIndexedArray
-
-    from strfcube.cube.groups import open_group
-    from strfcube.cube.guarded import readable
-    from strfcube.cube.lazy_array import LazyRows
-    from strfcube.cube.opened import Store, StoredArray
-    from strfcube.cube.shard_reader import stored_array
-    from strfcube.cube.stored_rows import Rows
+    from strfcube.cube.opened import Store
 
     # Before anything is read: what is put there from now on is found out
     files = connect(path, cache_dir)
@@ -207,7 +202,22 @@ def opened(path: str, drop: Sequence[str] = (), cache_dir: str | None = None) ->
     here = Store.opened(path, cache_dir) if found is None else Store(path, found[1], cache_dir=cache_dir)
     root = cube_root(path, None if found is None else found[0])
     here = replace(here, digest=str(root.attrs.get("digest", "")))
-    bare: xr.Dataset = open_group(path, "", cache_dir, root).drop_vars(list(drop), errors="ignore")
+    with here.unchanged():
+        return _opened(here, files, root, drop)
+
+
+def _opened(here: Store, files: Transport, root: Root, drop: Sequence[str]) -> tuple[xr.Dataset, dict[str, Rows]]:
+    from xarray.core.indexing import LazilyIndexedArray
+
+    from strfcube.cube.groups import open_group
+    from strfcube.cube.guarded import readable
+    from strfcube.cube.lazy_array import LazyRows
+    from strfcube.cube.opened import StoredArray
+    from strfcube.cube.shard_reader import stored_array
+    from strfcube.cube.stored_rows import Rows
+
+    path = here.path
+    bare: xr.Dataset = open_group(path, "", here.cache_dir, root).drop_vars(list(drop), errors="ignore")
     small = [str(name) for name in bare.variables if name not in ("response", "stimulus")]
     loaded = {}
     for name in small:

@@ -13,12 +13,12 @@ from strfcube.cube import digest, metadata
 from strfcube.cube.files import listing, told
 from strfcube.cube.groups import see_file
 from strfcube.cube.metadata import NO_FILE, Root
+from strfcube.cube.opened import Store
 from strfcube.cube.schema import problems
 from strfcube.cube.shard_reader import ShardedArray
 from strfcube.cube.shard_writer import in_order
 from strfcube.cube.store import cube_root, digest_of_attributes, locate
 from strfcube.errors import StoreError, refusal
-from strfcube.transport.connect import connect
 from strfcube.transport.remote_files import Remote
 
 if TYPE_CHECKING:
@@ -58,12 +58,12 @@ class Verdict:
         """All of them."""
         return [*self.damaged, *self.refused, *self.added]
 
-    def unread(self, what: str, error: Exception, why: str) -> None:
-        """Enter what could not be read, as what it is."""
+    def failed(self, what: str, error: Exception, why: str) -> None:
+        """Enter what could not be done, as what it is."""
         if said := refusal(error):
-            self.refused.append(f"{what} cannot be read ({said.partition('; ')[0]})")
+            self.refused.append(f"{what} ({said.partition('; ')[0]})")
         else:
-            self.damaged.append(f"{what} cannot be read{why}")
+            self.damaged.append(f"{what}{why}")
 
 
 def verify(store: str | os.PathLike[str], dt: float | None = None, *, deep: bool = False) -> list[str]:
@@ -91,7 +91,7 @@ def verify(store: str | os.PathLike[str], dt: float | None = None, *, deep: bool
     Raises
     ------
     StoreError
-        If there is no cube to verify, or its server cannot be reached.
+        If there is no cube to verify, another one was put in its place meanwhile, or its server cannot be reached.
     """
     return examine(store, dt, deep=deep).sentences
 
@@ -99,7 +99,8 @@ def verify(store: str | os.PathLike[str], dt: float | None = None, *, deep: bool
 def examine(store: str | os.PathLike[str], dt: float | None = None, *, deep: bool = False) -> Verdict:
     """As `verify`, with what is damaged, what cannot be read and what was added kept apart."""
     path = locate(store, dt)
-    files, root = connect(path, cache_dir=""), cube_root(path)
+    here = Store.opened(path, cache_dir="")
+    files, root = here.files, cube_root(path)
     expected, damaged = _expected(root)
     verdict = Verdict(damaged)
     for sentence in root.altered():
@@ -111,25 +112,25 @@ def examine(store: str | os.PathLike[str], dt: float | None = None, *, deep: boo
     nodes = _nodes(files, root, [*expected], verdict)
     _values(files, root, nodes, expected, verdict)
     if not verdict.sentences:
-        damaged += _contract(files, root)
+        _contract(files, root, verdict)
     if deep and not damaged and not verdict.refused:
-        damaged += _made_again(files, root)
+        _made_again(files, root, verdict)
+    if verdict.sentences:
+        here.check()
     for found in (damaged, verdict.refused, verdict.added):
         found[:] = [sentence if len(sentence) <= _LONG else f"{sentence[:_LONG]} ..." for sentence in found]
     return verdict
 
 
-def _made_again(files: Transport, root: Root) -> list[str]:
+def _made_again(files: Transport, root: Root, verdict: Verdict) -> None:
     from strfcube.cube.recompute import recompute
     from strfcube.cube.recount import recount
 
-    found = []
     for again, what in ((recount, "'trials' cannot be counted"), (recompute, "'stimulus' cannot be computed")):
         try:
-            found += again(files, root)
+            verdict.damaged += again(files, root)
         except Exception as error:  # values that are those of the digests, and make no sense
-            found.append(f"{what} again ({_line(error)})")
-    return found
+            verdict.failed(f"{what} again", error, f" ({_line(error)})")
 
 
 def _expected(root: Root) -> tuple[dict[str, str], list[str]]:
@@ -158,7 +159,7 @@ def _nodes(files: Transport, root: Root, others: list[str], verdict: Verdict) ->
         listed = root.nodes.get(name)
         if text is None or isinstance(text, StoreError):
             if text is not None:
-                verdict.unread(f"'{name}/zarr.json'", text, f" ({text})")
+                verdict.failed(f"'{name}/zarr.json' cannot be read", text, f" ({text})")
             elif listed is not None:
                 found.append(f"'{name}/zarr.json' is missing")
             own = None
@@ -212,11 +213,11 @@ def _values(
         try:
             arrays[name] = _array(place, name, node)
         except Exception as error:  # whatever damaged metadata lead to
-            found.append(f"'{name}' cannot be read: its metadata ({_line(error)})")
+            verdict.failed(f"'{name}' cannot be read", error, f": its metadata ({_line(error)})")
             continue
         value, why, raised = _digest(files, name, node, arrays[name])
         if raised is not None:
-            verdict.unread(f"'{name}'", raised, f": {why}")
+            verdict.failed(f"'{name}' cannot be read", raised, f": {why}")
         else:
             actual[name] = value
     if sound and not found and not verdict.refused and digest_of_attributes(arrays) != attributes:
@@ -247,15 +248,15 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-def _contract(files: Transport, root: Root) -> list[str]:
+def _contract(files: Transport, root: Root, verdict: Verdict) -> None:
     import xarray as xr
 
     from strfcube.cube.zarr_store import zarr_store
 
     try:
-        return problems(xr.open_zarr(zarr_store(files, root, *_GROUPS), chunks=None))
+        verdict.damaged += problems(xr.open_zarr(zarr_store(files, root, *_GROUPS), chunks=None))
     except Exception as error:  # whatever xarray makes of what it does not expect
-        return [f"xarray cannot open it: {_line(error)}"]
+        verdict.failed("xarray cannot open it", error, f": {_line(error)}")
 
 
 def _array(place: Any, name: str, meta: dict[str, Any]) -> zarr.Array[Any]:

@@ -96,6 +96,7 @@ def read_wav(path: Path | str | IO[bytes], rate: float | None = None, *, lazy: b
         see_readable(error, label)
         raise RawDataError(f"expected a whole RIFF/WAVE file, but {error}; fetch it again", label) from error
     except Exception as error:  # whatever a bad header leads scipy to: no channels, samples of 512 bytes
+        see_readable(error, label)
         raise RawDataError("expected a whole RIFF/WAVE file, but its header is bad; fetch it again", label) from error
     if not header_rate:
         raise RawDataError("expected a sampling rate, but the wav's header says 0 Hz; fetch it again", label)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from strfcube.errors import FetchError
+from strfcube.errors import refusal as refused
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,5 +30,7 @@ def refusal(archive: Path, what: str, todo: str = "do not use this archive") -> 
 
 def damaged(archive: Path, what: str, error: Exception) -> FetchError:
     """The error of an archive that cannot be read to its end."""
+    if why := refused(error):  # which says nothing of what is in it
+        return FetchError(f"{archive} cannot be read: {why}, then give the same command")
     detail = " ".join(str(error).split())[:120] or type(error).__name__
     return refusal(archive, f"{what} is damaged or cut off ({detail})", AGAIN)

@@ -1,7 +1,9 @@
 """The report as a file: what is in it is what is in the cube, whatever kind of cube it is, and nothing in it runs."""
 
 import json
+import os
 import re
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -305,6 +307,11 @@ def test_what_cannot_be_written(demo, tmp_path, target, options, error, said):
     (tmp_path / "folder.html").mkdir()
     with pytest.raises(error, match=said):
         strfcube.report(demo, tmp_path / target, **options)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text there")
+def test_a_name_that_is_no_text(saved, tmp_path):
+    assert "odd\\xff.zarr" in written(saved(make_cube(), os.fsdecode(b"odd\xff")), tmp_path).text
 
 
 def test_no_such_cube(tmp_path):

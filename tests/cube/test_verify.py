@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from toy import FAST, make_neuron, make_stim, random_toy, spikes, write_toy
 
 import strfcube
 from strfcube.builder.save import save as write
-from strfcube.cube import digest
+from strfcube.cube import digest, store, verify
 from strfcube.cube.metadata import Root
 from strfcube.cube.shard_reader import ShardedArray
 from strfcube.cube.shard_writer import Layout, write_shard
@@ -393,3 +394,44 @@ def test_the_digest_of_the_values_knows_nothing_of_the_metadata(made, tmp_path):
     again = strfcube.build(random_toy(tmp_path / "raw")[0], out=tmp_path / "again.zarr", **FAST)
     one, other = (strfcube.open(p).attrs for p in (made, again))
     assert one["digest"] == other["digest"]
+
+
+def test_want_of_memory_is_no_damage(tmp_path, monkeypatch):
+    path = strfcube.build(random_toy(tmp_path / "raw")[0], out=tmp_path / "cube.zarr", **FAST)
+
+    def no_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("strfcube.cube.recount.recount", no_memory)
+    verdict = examine(path, deep=True)
+    assert verdict.damaged == []
+    assert verdict.refused == ["'trials' cannot be counted again (there is not enough memory)"]
+
+
+def test_a_cube_that_is_replaced_meanwhile_is_not_damaged(tmp_path, monkeypatch):
+    """Another recipe's arrays are held against the digests of this one; so are those that `open` reads."""
+    pipeline = random_toy(tmp_path / "raw", n_stims=2, n_neurons=2, n_sources=1)[0]
+    path, other, aside = (str(tmp_path / f"{name}.zarr") for name in ("cube", "other", "aside"))
+    strfcube.build(pipeline, out=path, **FAST)
+    strfcube.build(pipeline, out=other, dt=10, **FAST)
+
+    def replaced_within(where, function):
+        real = getattr(where, function)
+
+        def later(*args):
+            monkeypatch.setattr(where, function, real)
+            for old, new in ((path, aside), (other, path), (aside, other)):
+                os.rename(old, new)
+            return real(*args)
+
+        monkeypatch.setattr(where, function, later)
+
+    for read, where, function in (
+        (strfcube.open, store, "_opened"),
+        (strfcube.verify, verify, "_nodes"),
+        (partial(strfcube.verify, deep=True), verify, "_made_again"),
+    ):
+        replaced_within(where, function)
+        with pytest.raises(StoreError, match="was built again while it was open: open it again"):
+            read(path)
+    assert strfcube.verify(path, deep=True) == []

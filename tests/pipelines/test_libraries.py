@@ -39,7 +39,7 @@ def test_a_matlab_file_that_claims_to_be_large(tmp_path):
     assert data.count(struct.pack("<4I", 5, 8, 1, 3)) == 1  # the size of the array: 1 x 3
     file.write_bytes(data.replace(struct.pack("<4I", 5, 8, 1, 3), struct.pack("<4I", 5, 8, 1, 10**8)))
     before = resource.getrlimit(resource.RLIMIT_AS)
-    with pytest.raises(RawDataError, match=r"cut short or damaged \((Unable to allocate|MemoryError)"):
+    with pytest.raises(RawDataError, match=r"cut short or damaged \(it claims more memory than it can need"):
         matlab.load(file, "x")
     assert resource.getrlimit(resource.RLIMIT_AS) == before
 

@@ -1,6 +1,7 @@
 """Archives: good ones of each kind, hostile ones, killed unpackings, and several into one folder."""
 
 import bz2
+import errno
 import gzip
 import hashlib
 import io
@@ -24,6 +25,7 @@ from hostile import CASES, DATA, GOOD, info, tarred, zipped
 
 from strfcube import FetchError
 from strfcube.unpacking import bounds
+from strfcube.unpacking.refusals import Damaged, damaged
 from strfcube.unpacking.unpack import ArchiveWarning, settle, unpack
 
 HERE = str(Path(__file__).parent)
@@ -632,3 +634,12 @@ def test_processes_at_once(tmp_path, same):
     assert [(child.communicate(timeout=120)[1], child.returncode) for child in children] == [("", 0)] * 4
     assert content(into) == wanted
     assert [p.name for p in into.parent.iterdir()] == ["raw"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), MemoryError()])
+def test_what_the_system_refuses_to_read_is_no_damaged_archive(tmp_path, error):
+    """Of a damaged one whose digest nobody published, fetching removes what was downloaded."""
+    told = damaged(tmp_path / "a.tar", "it", error)
+    assert not isinstance(told, Damaged)
+    assert "cannot be read" in str(told)
+    assert "delete" not in str(told)

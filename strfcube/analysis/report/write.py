@@ -138,7 +138,7 @@ def _parts(
     attrs = ds.attrs
     entry = entries().get(str(attrs.get("dataset", "")))
     own = f"strfcube {__version__}: recordings of auditory neurons as labelled, analysis-ready cubes (software)."
-    name = path.rstrip("/").rpartition("/")[2]
+    name = os.fsencode(path.rstrip("/").rpartition("/")[2]).decode("utf-8", "backslashreplace")
     return {
         "summary": _summary(ds, responses.repeats),
         "description": f"<p>{escape(_about(entry, ds))}</p>" if entry else "",
