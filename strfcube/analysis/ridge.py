@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,17 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 _KEPT = 500_000_000  # bytes of products that are kept for the next neurons
+_ROOM = 64_000_000  # bytes of a table at a time
+
+
+class Tables(Protocol):
+    """Columns that responses are fitted to."""
+
+    def usable(self, stim: int) -> NDArray[np.bool_]:
+        """Which bins of a stimulus count [shape=(bin,)]."""
+
+    def table(self, stim: int, bins: slice) -> Floats:
+        """Columns in some of its bins [shape=(column, bin)]; anything in those that do not count."""
 
 
 class Ridge:
@@ -36,8 +47,8 @@ class Ridge:
     ----------
     part : ndarray of int [shape=(stim,)]
         The part of the stimuli that each belongs to, from 0.
-    table : callable
-        Gives, of the position of a stimulus, its columns [shape=(column, bin)]; NaN in bins that do not count.
+    tables : Tables
+        Those of the stimuli.
     columns, neurons : int
         How many.
 
@@ -54,10 +65,10 @@ class Ridge:
     """
 
     def __init__(
-        self, part: NDArray[np.intp], table: Callable[[int], Floats], columns: int, neurons: int
+        self, part: NDArray[np.intp], tables: Tables, columns: int, neurons: int
     ) -> None:  # fmt: skip
         self.parts, shape = int(part.max(initial=-1)) + 1, (len(part), neurons)
-        self.part, self.table, self.columns = part, table, columns
+        self.part, self.tables, self.columns = part, tables, columns
         self.bins, self.mean = np.zeros(shape, np.int64), np.zeros(shape)
         self.cross, self.power = np.zeros((self.parts, columns, neurons)), np.zeros((self.parts, neurons))
         self.seen: list[NDArray[np.bool_]] = [np.zeros((1, 0), bool)] * len(part)
@@ -95,19 +106,25 @@ class Ridge:
         self._side_by_side(of_part, range(self.parts))
 
     def _add(self, stim: int, rate: NDArray[Any]) -> None:
-        table, part = self.table(stim), self.part[stim]
+        usable, part = self.tables.usable(stim), self.part[stim]
         rounding = 4 * np.finfo(np.result_type(rate, np.float32)).eps  # of means of the same over fewer repeats
-        rate = rate[:, : table.shape[1]].astype(np.float64)
-        seen = np.isfinite(rate) & np.isfinite(table).all(0)
+        rate = rate[:, : len(usable)].astype(np.float64)
+        seen = np.isfinite(rate) & usable
         bins = seen.sum(1)
         mean = np.where(seen, rate, 0).sum(1) / np.maximum(bins, 1)
         about = np.where(seen, rate - mean[:, None], 0)
         about[np.abs(about).max(1, initial=0) <= rounding * np.abs(mean)] = 0  # a constant
-        self.cross[part] += np.nan_to_num(table, copy=False) @ about.T
+        for span in self._spans(len(usable)):
+            self.cross[part] += np.nan_to_num(self.tables.table(stim, span), copy=False) @ about[:, span].T
         self.power[part] += np.vecdot(about, about)
         self.bins[stim], self.mean[stim] = bins, mean
         _, first, pattern = np.unique(np.packbits(seen, axis=1), axis=0, return_index=True, return_inverse=True)
         self.seen[stim], self.pattern[stim] = seen[first], pattern.ravel()
+
+    def _spans(self, bins: int) -> list[slice]:
+        """Bins of a stimulus, as many at a time as there is room for."""
+        step = max(1, _ROOM // (8 * self.columns))
+        return [slice(first, min(first + step, bins)) for first in range(0, bins, step)]
 
     def solve(self, penalties: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Weights [shape=(column, neuron)], and of each neuron its offset, penalty and CC; NaN where there is none.
@@ -124,8 +141,13 @@ class Ridge:
 
         @lru_cache(maxsize=_KEPT // (8 * self.columns**2) if len(groups) > 1 else 0)
         def products(stim: int, pattern: int) -> tuple[Floats, Floats]:
-            used = self.table(stim)[:, self.seen[stim][pattern]]
-            return used @ used.T, used.sum(1)
+            seen = self.seen[stim][pattern]
+            square, total = np.zeros((self.columns, self.columns)), np.zeros(self.columns)
+            for span in self._spans(len(seen)):
+                used = self.tables.table(stim, span)[:, seen[span]]
+                square += used @ used.T
+                total += used.sum(1)
+            return square, total
 
         for neurons in groups:
             heard = self.bins[:, neurons[0]] > 0

@@ -79,7 +79,7 @@ def fit(
     psth = psth.transpose("stim", "neuron", "time")
     count, bands = psth.sizes["neuron"], stimulus.sizes["frequency"]
     many = max(1, _READ * len(part) // max(1, psth.nbytes))
-    with Ridge(part, sounds.table, bands * len(steps), count) as ridge:
+    with Ridge(part, sounds, bands * len(steps), count) as ridge:
         for first in range(0, len(part), many):
             ridge.add(first, psth.isel(stim=slice(first, first + many)).values)
         if not ridge.bins.any():
@@ -233,8 +233,9 @@ class _Sounds:
 
     Attributes
     ----------
-    labels : ndarray [shape=(stim,)]
     values : ndarray of float [shape=(stim, frequency, time)]
+    bins : list of int
+        Of each stimulus.
     steps : ndarray of int [shape=(lag,)]
     quiet, mean, deviation : ndarray of float [shape=(frequency,)]
         Infinite is the deviation of a band that says nothing.
@@ -242,8 +243,8 @@ class _Sounds:
         Whether nothing came before the first bin.
     """
 
-    labels: NDArray[Any]
     values: NDArray[Any]
+    bins: list[int]
     steps: NDArray[np.int64]
     quiet: NDArray[Any]
     mean: NDArray[np.float64]
@@ -253,17 +254,24 @@ class _Sounds:
     @classmethod
     def of(cls, stimulus: xr.DataArray, steps: NDArray[np.int64], quiet: NDArray[Any], *, whole: bool) -> _Sounds:
         """Spectrograms of a cube."""
-        values = stimulus.transpose("stim", "frequency", "time").values
+        values, labels = stimulus.transpose("stim", "frequency", "time").values, stimulus["stim"].values
+        bins = [heard(sound, f"of stim={label!r}") for sound, label in zip(values, labels, strict=True)]
         bands = [band[np.isfinite(band)].astype(np.float64) for band in np.moveaxis(values, 1, 0)]
         mean = np.array([band.mean() if len(band) else 0.0 for band in bands])
         deviation = np.array([band.std() if len(band) else 0.0 for band in bands])
         deviation = np.where(deviation > 1e-6 * np.abs(mean), deviation, np.inf)
-        return cls(stimulus["stim"].values, values, steps, quiet, mean, deviation, whole)
+        return cls(values, bins, steps, quiet, mean, deviation, whole)
 
-    def table(self, stim: int) -> NDArray[np.float64]:
-        """Of one stimulus [shape=(frequency * lag, bin)]; NaN in bins whose past is not known."""
-        sound = self.values[stim]
-        known = heard(sound, f"of stim={self.labels[stim]!r}")
-        scaled = (sound[:, :known] - self.mean[:, None]) / self.deviation[:, None]
-        rows = past(scaled, self.steps, (self.quiet - self.mean) / self.deviation, whole=self.whole)
-        return rows.reshape(len(self.mean) * len(self.steps), known)
+    def usable(self, stim: int) -> NDArray[np.bool_]:
+        """Bins of a stimulus whose past is known [shape=(bin,)]."""
+        known = np.ones(self.bins[stim], bool)
+        known[: 0 if self.whole else len(self.steps) - 1] = False
+        return known
+
+    def table(self, stim: int, bins: slice) -> NDArray[np.float64]:
+        """Some bins of one stimulus [shape=(frequency * lag, bin)]; NaN where the past is not known."""
+        start = max(0, bins.start - len(self.steps) + 1)
+        scaled = (self.values[stim][:, start : bins.stop] - self.mean[:, None]) / self.deviation[:, None]
+        quiet = (self.quiet - self.mean) / self.deviation
+        rows = past(scaled, self.steps, quiet, whole=self.whole and not start)[..., bins.start - start :]
+        return rows.reshape(len(self.mean) * len(self.steps), -1)
