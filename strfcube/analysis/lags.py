@@ -17,6 +17,8 @@ from strfcube.grid import LABEL_SLACK
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+ROOM = 64_000_000  # bytes of a table at a time
+
 
 def lagged(
     stimulus: xr.DataArray, dt_ms: float, lag_ms: float = 100.0, silence: float | xr.DataArray | None = None
@@ -144,7 +146,10 @@ def heard(sound: NDArray[Any], name: str = "of a stimulus") -> int:
     return known
 
 
-def past(sound: NDArray[Any], steps: NDArray[np.int64], quiet: NDArray[Any], *, whole: bool) -> NDArray[Any]:
+def past(
+    sound: NDArray[Any], steps: NDArray[np.int64], quiet: NDArray[Any], *, whole: bool, bins: slice | None = None,
+    mean: NDArray[Any] | None = None, deviation: NDArray[Any] | None = None,
+) -> NDArray[Any]:  # fmt: skip
     """A sound, and what it was each number of bins ago [shape=(frequency, lag, time)].
 
     Parameters
@@ -156,9 +161,23 @@ def past(sound: NDArray[Any], steps: NDArray[np.int64], quiet: NDArray[Any], *, 
         In bands that it lacks, and before it.
     whole : bool
         Whether it was quiet before its first bin; else nobody knows, and that is NaN.
+    bins : slice, optional
+        Which bins of it; default: all.
+    mean, deviation : ndarray [shape=(frequency,)], optional
+        What is subtracted from each band, and what it is divided by then.
     """
-    before, bins = len(steps) - 1, sound.shape[1]
-    full = np.empty((len(sound), before + bins), sound.dtype)
+    first, last = (0, sound.shape[1]) if bins is None else (bins.start, bins.stop)
+    before = max(0, len(steps) - 1 - first)  # bins of the past that lie before the sound
+    heard_then = sound[:, first - (len(steps) - 1 - before) : last]
+    full = np.empty((len(sound), before + heard_then.shape[1]), sound.dtype)
     full[:, :before] = quiet[:, None] if whole else np.nan
-    full[:, before:] = np.where(np.isfinite(sound), sound, quiet[:, None])
-    return np.array(np.lib.stride_tricks.sliding_window_view(full, bins, axis=1)[:, ::-1])
+    full[:, before:] = np.where(np.isfinite(heard_then), heard_then, quiet[:, None])
+    if mean is not None and deviation is not None:
+        full = (full - mean[:, None]) / deviation[:, None]
+    return np.array(np.lib.stride_tricks.sliding_window_view(full, last - first, axis=1)[:, ::-1])
+
+
+def pieces(bins: int, columns: int) -> list[slice]:
+    """Bins of a sound, as many at a time as there is room for in a table of some columns."""
+    step = max(1, ROOM // (8 * columns))
+    return [slice(first, min(first + step, bins)) for first in range(0, bins, step)]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from strfcube.analysis.lags import pieces
 from strfcube.blas import one_thread
 from strfcube.errors import UsageError
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 _KEPT = 500_000_000  # bytes of products that are kept for the next neurons
-_ROOM = 64_000_000  # bytes of a table at a time
 
 
 class Tables(Protocol):
@@ -114,17 +114,12 @@ class Ridge:
         mean = np.where(seen, rate, 0).sum(1) / np.maximum(bins, 1)
         about = np.where(seen, rate - mean[:, None], 0)
         about[np.abs(about).max(1, initial=0) <= rounding * np.abs(mean)] = 0  # a constant
-        for span in self._spans(len(usable)):
+        for span in pieces(len(usable), self.columns):
             self.cross[part] += np.nan_to_num(self.tables.table(stim, span), copy=False) @ about[:, span].T
         self.power[part] += np.vecdot(about, about)
         self.bins[stim], self.mean[stim] = bins, mean
         _, first, pattern = np.unique(np.packbits(seen, axis=1), axis=0, return_index=True, return_inverse=True)
         self.seen[stim], self.pattern[stim] = seen[first], pattern.ravel()
-
-    def _spans(self, bins: int) -> list[slice]:
-        """Bins of a stimulus, as many at a time as there is room for."""
-        step = max(1, _ROOM // (8 * self.columns))
-        return [slice(first, min(first + step, bins)) for first in range(0, bins, step)]
 
     def solve(self, penalties: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Weights [shape=(column, neuron)], and of each neuron its offset, penalty and CC; NaN where there is none.
@@ -143,7 +138,7 @@ class Ridge:
         def products(stim: int, pattern: int) -> tuple[Floats, Floats]:
             seen = self.seen[stim][pattern]
             square, total = np.zeros((self.columns, self.columns)), np.zeros(self.columns)
-            for span in self._spans(len(seen)):
+            for span in pieces(len(seen), self.columns):
                 used = self.tables.table(stim, span)[:, seen[span]]
                 square += used @ used.T
                 total += used.sum(1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from strfcube.analysis.lags import heard, lag_axis, lags, of_one_axis, past, quietest, starts_at_onset
+from strfcube.analysis.lags import heard, lag_axis, lags, of_one_axis, past, pieces, quietest, starts_at_onset
 from strfcube.analysis.matching import in_order, told
 from strfcube.analysis.ridge import Ridge
 from strfcube.analysis.transform import blockwise
@@ -173,9 +173,9 @@ def predict(
     def said(sounds: NDArray[Any]) -> NDArray[np.float32]:
         out = np.full((*sounds.shape[:-2], len(weights), sounds.shape[-1]), np.nan, np.float32)
         for at in np.ndindex(sounds.shape[:-2]):
-            known = heard(sounds[at])
-            rows = past(sounds[at][:, :known].astype(np.float64), steps, quiet, whole=whole)
-            out[at][:, :known] = weights @ rows.reshape(weights.shape[1], known) + offset[:, None]
+            for bins in pieces(heard(sounds[at]), weights.shape[1]):
+                rows = past(sounds[at], steps, quiet, whole=whole, bins=bins).astype(np.float64)
+                out[at][:, bins] = weights @ rows.reshape(weights.shape[1], -1) + offset[:, None]
         return out
 
     sizes = {"neuron": len(weights), "time": stimulus.sizes["time"]}
@@ -270,8 +270,8 @@ class _Sounds:
 
     def table(self, stim: int, bins: slice) -> NDArray[np.float64]:
         """Some bins of one stimulus [shape=(frequency * lag, bin)]; NaN where the past is not known."""
-        start = max(0, bins.start - len(self.steps) + 1)
-        scaled = (self.values[stim][:, start : bins.stop] - self.mean[:, None]) / self.deviation[:, None]
-        quiet = (self.quiet - self.mean) / self.deviation
-        rows = past(scaled, self.steps, quiet, whole=self.whole and not start)[..., bins.start - start :]
+        rows = past(
+            self.values[stim], self.steps, self.quiet, whole=self.whole, bins=bins, mean=self.mean,
+            deviation=self.deviation,
+        )  # fmt: skip
         return rows.reshape(len(self.mean) * len(self.steps), -1)

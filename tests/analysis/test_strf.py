@@ -122,10 +122,12 @@ def test_lagged_spectrograms_are_the_design_matrix():
 def test_long_sounds_are_taken_in_pieces(monkeypatch):
     cube = gappy()
     whole = cube.strf.fit_strf(20), cube.isel(time=slice(5, None)).strf.fit_strf(20)
-    monkeypatch.setattr("strfcube.analysis.ridge._ROOM", 8 * 24 * 7)  # bins
+    said = cube.strf.predict(whole[0])
+    monkeypatch.setattr("strfcube.analysis.lags.ROOM", 8 * 24 * 7)  # bins
     pieces = cube.strf.fit_strf(20), cube.isel(time=slice(5, None)).strf.fit_strf(20)
     for one, other in zip(whole, pieces, strict=True):
         xr.testing.assert_allclose(one, other, rtol=1e-9)
+    xr.testing.assert_allclose(cube.strf.predict(whole[0]), said, rtol=1e-5)
     with pytest.raises(AssertionError):  # which would be those of the same sums
         xr.testing.assert_equal(whole[0], pieces[0])
 
