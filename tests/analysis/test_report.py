@@ -311,7 +311,9 @@ def test_what_cannot_be_written(demo, tmp_path, target, options, error, said):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are text there")
 def test_a_name_that_is_no_text(saved, tmp_path):
-    assert "odd\\xff.zarr" in written(saved(make_cube(), os.fsdecode(b"odd\xff")), tmp_path).text
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff.zarr")
+    os.rename(saved(make_cube(), "plain"), odd)  # saved there, it would be logged, which no report of tests can hold
+    assert "odd\\xff.zarr" in written(odd, tmp_path).text
 
 
 def test_no_such_cube(tmp_path):
