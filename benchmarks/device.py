@@ -16,7 +16,6 @@ with that of the host.
     python benchmarks/device.py --part 8           every eighth stimulus, not compared: to see that it runs
 """
 
-import argparse
 import gc
 import json
 import os
@@ -30,7 +29,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(Path(__file__).parent))
-from epoch import DATASETS, write_cube
+from epoch import DATASETS, arguments, write_cube
 
 from strfcube import CubeDataset
 
@@ -288,8 +287,7 @@ device memory over stored counts | a batch on the device: operations / waits / p
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*DATASETS, []], help="sizes; default all")
+    parser = arguments(__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--times", type=int, help="epochs, of which the best is taken; default 7, on the CPU 1")
     parser.add_argument("--no-check", action="store_true", help="do not compare the batches with the host's")

@@ -249,9 +249,15 @@ print((peak() - base) * 1024 / 1e6)
     )
 
 
+def arguments(doc, default="all"):
+    """A command line that takes some of the sizes."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[*DATASETS, []], help=f"sizes; default {default}")
+    return parser
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*DATASETS, []], help="sizes; default all")
+    parser = arguments(__doc__)
     parser.add_argument("--store", help="measure this cube instead")
     parser.add_argument("--batch", type=int, default=8)
     given = parser.parse_args()

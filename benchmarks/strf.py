@@ -9,7 +9,6 @@ the PSTHs takes.
     python benchmarks/strf.py --store CUBE  a cube of one's own
 """
 
-import argparse
 import resource
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
-from epoch import DATASETS, write_cube
+from epoch import DATASETS, arguments, write_cube
 
 import strfcube
 
@@ -58,8 +57,7 @@ def measure(name, path, rate):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*DATASETS, []], help="sizes; default all")
+    parser = arguments(__doc__)
     parser.add_argument("--store", help="measure this cube instead")
     given = parser.parse_args()
     rate = speed()

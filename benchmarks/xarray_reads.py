@@ -8,7 +8,6 @@ every chunk once, writing every value of the responses once as float32, dask's o
     python benchmarks/xarray_reads.py nat4 --plain    and plain xr.open_zarr
 """
 
-import argparse
 import dataclasses
 import resource
 import statistics
@@ -19,7 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from epoch import DATASETS, write_cube
+from epoch import DATASETS, arguments, write_cube
 
 
 def processor():
@@ -121,8 +120,7 @@ def measure(path, batch, *, plain, whole):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*DATASETS, []], help="sizes; default nat4 and aa4")
+    parser = arguments(__doc__, "nat4 and aa4")
     parser.add_argument("--part", type=int, default=1, help="one in so many stimuli")
     parser.add_argument("--plain", action="store_true", help="plain xr.open_zarr too: slow")
     parser.add_argument("--store", help="measure this cube instead")

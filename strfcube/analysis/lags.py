@@ -51,12 +51,14 @@ def lagged(
     """
     stimulus = of_one_axis(stimulus)
     steps, whole = lags(lag_ms, dt_ms), starts_at_onset(stimulus, dt_ms)
-    least, dtype = quietest(stimulus), stimulus.dtype if stimulus.dtype.kind == "f" else np.dtype(np.float32)
+    dtype = stimulus.dtype if stimulus.dtype.kind == "f" else np.dtype(np.float32)
+    bands = {"frequency": stimulus["frequency"].variable} if "frequency" in stimulus.coords else {}
+    zero = xr.DataArray(np.zeros(stimulus.sizes["frequency"]), bands, ["frequency"])
     try:
-        level = least if silence is None else (xr.zeros_like(least) + silence).astype(dtype)
+        level = quietest(stimulus) if silence is None else (zero + silence).astype(dtype)
     except (TypeError, ValueError):
         raise UsageError(f"lagged: silence={told(silence)}: expected a number, or one of each band") from None
-    if level.sizes != least.sizes:
+    if level.sizes != zero.sizes:
         raise UsageError("lagged: silence is of other frequencies than the spectrograms")
 
     def table(sounds: NDArray[Any], quiet: NDArray[Any]) -> NDArray[Any]:

@@ -212,19 +212,16 @@ def _table_command(what: str, last: tuple[str, ...], example: str) -> None:
     @click.option("--csv", is_flag=True, help="Every column, as comma-separated values.")
     def command(store: str, dt: float | None, sort: str | None, csv: bool, quality: bool = False) -> None:
         from strfcube.analysis import tables
-        from strfcube.cli.tables import fitted, sorted_by
+        from strfcube.cli.tables import sorted_by, written
         from strfcube.cube.store import open
 
         ds = open(store, dt)
-        table, shown = getattr(tables, what)(ds), last
-        if quality:
-            measures = ds.strf.quality()
-            table, shown = table.assign(**{name: measures[name].values for name in measures}), (*last, *_MEASURES)
+        table = getattr(tables, what)(ds)
+        measures = {str(name): values.values for name, values in ds.strf.quality().items()} if quality else {}
+        table = table.assign(**measures)
         if sort is not None:
             table = sorted_by(table, sort)
-        if quality and not csv:  # to be looked at
-            table = table.assign(**{n: [float(f"{v:.3g}") for v in table[n]] for n in measures})
-        click.echo(table.to_csv(lineterminator="\n") if csv else fitted(table, shown, WIDTH), nl=not csv)
+        click.echo(written(table, (*last, *_MEASURES) if quality else last, WIDTH, list(measures), csv=csv))
 
     if what == "neurons":
         flag = "Also how reliable each is: SNR, CCmax and p_signal; with --csv also the powers. Reads all responses."

@@ -38,18 +38,16 @@ def score(store: str, predictions: str, dt: float | None, sort: str | None, csv:
       strfcube score demo prediction.nc
       strfcube score demo prediction.nc --csv > scores.csv
     """
-    from strfcube.cli.tables import fitted, sorted_by
+    from strfcube.cli.tables import sorted_by, written
     from strfcube.cube.store import open
 
     ds = open(store, dt)
     table, models = scored(ds, read("PREDICTIONS", predictions, "prediction"))
     if sort is not None:
         table = sorted_by(table, sort)
+    click.echo(written(table, ("stimuli", "trials", *models, *_SCORES), WIDTH, _SCORES, csv=csv))
     if csv:
-        click.echo(table.to_csv(lineterminator="\n"), nl=False)
         return
-    shown = table.assign(**{name: [float(f"{v:.3g}") for v in table[name]] for name in _SCORES})
-    click.echo(fitted(shown, ("stimuli", "trials", *models, *_SCORES), WIDTH))
     for model, rows in table.groupby(models, sort=False) if models else [((), table)]:
         name = "".join(f" of {value}" for value in model)
         click.echo(f"median{name}: " + ", ".join(f"{score} {rows[score].median():.3g}" for score in _SCORES))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from strfcube.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
 _MOST = 22  # characters of a cell
@@ -69,6 +71,13 @@ def fitted(table: pd.DataFrame, last: tuple[str, ...], width: int) -> str:
         told = ", ".join(f"{name} {_range(table[name])}".replace(" ", _TIED) for name in left_out)
         lines += [line.replace(_TIED, " ") for line in _wrapped(f"more columns, with --csv: {told}", width)]
     return "\n".join(lines)
+
+
+def written(table: pd.DataFrame, last: tuple[str, ...], width: int, measured: Sequence[str], *, csv: bool) -> str:
+    """A table for a program, exact, or for a terminal, as `fitted` draws it, with three digits of what was measured."""
+    if csv:
+        return str(table.to_csv(lineterminator="\n")).removesuffix("\n")
+    return fitted(table.assign(**{n: [float(f"{v:.3g}") for v in table[n]] for n in measured}), last, width)
 
 
 def sorted_by(table: pd.DataFrame, key: str) -> pd.DataFrame:

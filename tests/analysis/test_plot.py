@@ -71,10 +71,12 @@ def test_a_text_stays_a_text_in_every_format_of_vectors(cube, tmp_path):
     for ending in ("pdf", "svg", "eps"):
         figure.savefig(tmp_path / f"picture.{ending}")
     assert ">CCmax</text>" in (tmp_path / "picture.svg").read_text("utf-8")
-    assert b"/FontType 42" in (tmp_path / "picture.eps").read_bytes()
-    written = (tmp_path / "picture.pdf").read_bytes()
-    assert b"/FontFile2" in written
-    assert not re.search(rb"/Type3\b", written)  # outlines of letters, which journals refuse
+    for ending in ("pdf", "eps"):  # outlines of letters, which journals refuse, are fonts of type 3
+        written = (tmp_path / f"picture.{ending}").read_bytes()
+        # Matplotlib 3.9 lets a printer that draws no TrueType take its font for one of these
+        written = re.sub(rb"\{/TrueDict where.{,100}?/FontType 3 def", b"", written, flags=re.DOTALL)
+        assert re.search(rb"/(FontFile2|FontType 42)", written)
+        assert not re.search(rb"/(Type3|FontType 3)\b", written)
 
 
 def test_a_spike_is_drawn_in_the_middle_of_its_bin(cube):

@@ -437,15 +437,20 @@ def test_powers_of_nat4(raw, written, tmp_path):
         view.batch(range(len(view)))
 
 
-@pytest.mark.parametrize("decimals", [15, 6, 2])
-def test_epochs_of_nat4_that_are_listed_twice(raw, written, tmp_path, decimals):
-    """As where tables of two signals, which round otherwise, were joined: each presentation is one trial."""
-    folder = raw("nat4")
+def unpacked_site(folder):
+    """A site of NAT4, whose archive of sites is unpacked for it."""
     archive = folder / "A1_single_sites.zip"
     with zipfile.ZipFile(archive) as opened:
         opened.extractall(folder)
     archive.unlink()
-    site = pick(folder / "A1_single_sites", "*ARM029a*.tgz")[0]
+    return pick(folder / "A1_single_sites", "*ARM029a*.tgz")[0]
+
+
+@pytest.mark.parametrize("decimals", [15, 6, 2])
+def test_epochs_of_nat4_that_are_listed_twice(raw, written, tmp_path, decimals):
+    """As where tables of two signals, which round otherwise, were joined: each presentation is one trial."""
+    folder = raw("nat4")
+    site = unpacked_site(folder)
 
     def again(name, content):
         if not name.endswith("epoch.csv"):
@@ -475,11 +480,7 @@ def test_epochs_of_nat4_that_are_listed_twice(raw, written, tmp_path, decimals):
 @pytest.mark.parametrize("seconds", [0, 100])
 def test_epochs_of_nat4(raw, written, tmp_path, seconds):
     folder = raw("nat4")
-    archive = folder / "A1_single_sites.zip"
-    with zipfile.ZipFile(archive) as opened:
-        opened.extractall(folder)
-    archive.unlink()
-    site = pick(folder / "A1_single_sites", "*ARM029a*.tgz")[0]
+    site = unpacked_site(folder)
     lines = []
 
     def change(name, content):
